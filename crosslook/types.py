@@ -1,0 +1,219 @@
+"""The wire types: what requests and responses of the native routes hold, for the server and for every client.
+
+Conventions, the same everywhere:
+
+* Positions on the image are floats in pixels of the original image after its EXIF rotation.
+* Spans are half-open ``(start, end)`` in Unicode code points of the text exactly as it was sent.
+* A map's ``values`` (or ``data``) cover ``attention.region`` cut evenly into ``attention.grid``; row 0 is the top.
+* Keys never vanish: what does not apply is ``null`` or an empty list.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MapKind = Literal["raw", "gradient", "rollout", "similarity"]
+"""``raw``: attention of the very pass that made the answer. ``gradient``, ``rollout``: a second pass with the same
+weights. ``similarity``: no attention at all, a cosine between a token and each patch."""
+
+MapEncoding = Literal["float", "u8"]
+MapChoice = Literal["float", "u8", "none"]
+ScoreOver = Literal["vocabulary", "candidates", "sequence"]
+
+
+class WireModel(BaseModel):
+    """Base of all wire types. Unknown keys of a *response* are ignored, so that an old client reads a newer server."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ModelRef(WireModel):
+    """Which model answered. ``revision`` changes whenever its weights or configuration do."""
+
+    id: str
+    revision: str
+
+
+class ImageRef(WireModel):
+    """The image as the server saw it: its id (stands for the bytes in later requests) and size in pixels."""
+
+    id: str
+    width: int
+    height: int
+
+
+class Grid(WireModel):
+    """How many cells a map has."""
+
+    rows: int
+    columns: int
+
+
+class Region(WireModel):
+    """The rectangle of the original image that the grid covers, in pixels. May exceed the image where a model pads."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Attention(WireModel):
+    """How every map of one response was made and how to place it on the image."""
+
+    kind: MapKind
+    layers: list[int]
+    layer_reduction: str
+    head_reduction: str
+    encoding: MapEncoding
+    grid: Grid
+    region: Region
+
+
+class FloatMap(WireModel):
+    """A map as numbers of 4 significant digits. Raw maps: ``values`` and ``elsewhere`` together sum to 1."""
+
+    values: list[list[float]]
+    elsewhere: float
+
+
+class U8Map(WireModel):
+    """A map as bytes: base64 of rows x columns bytes, row-major; a cell's value is its byte times ``scale``."""
+
+    data: str
+    scale: float
+    elsewhere: float
+
+
+Map = FloatMap | U8Map
+
+
+class Token(WireModel):
+    """One token of a text. ``span`` is null for tokens that are not in the text (``special`` ones)."""
+
+    text: str
+    span: tuple[int, int] | None
+    special: bool
+    map: Map | None
+
+
+class Word(WireModel):
+    """One word of a text and the indices of its tokens. Its map is the mean of theirs."""
+
+    text: str
+    span: tuple[int, int]
+    tokens: list[int]
+
+
+class RankedAnswer(WireModel):
+    """An answer and its probability."""
+
+    answer: str
+    score: float
+
+
+class AnswerResult(WireModel):
+    """What the model says to one question.
+
+    ``score_over`` names what ``score`` is a probability over: the model's whole answer ``vocabulary``, the request's
+    ``candidates``, or the generated ``sequence``. ``rest`` is the probability the ranking leaves to other answers (null
+    for a sequence). ``answer_map`` is where the answer itself was read from; ``answer_tokens`` and ``answer_words``
+    are filled by models that generate.
+    """
+
+    question: str
+    answer: str
+    score: float
+    score_over: ScoreOver
+    ranking: list[RankedAnswer]
+    rest: float | None
+    question_tokens: list[Token]
+    question_words: list[Word]
+    answer_map: Map | None
+    answer_tokens: list[Token]
+    answer_words: list[Word]
+
+
+class AnswerResponse(WireModel):
+    """The body of ``POST /v1/answer``. ``results`` are in the order of the questions."""
+
+    model: ModelRef
+    image: ImageRef
+    attention: Attention | None
+    results: list[AnswerResult]
+
+
+class AnswerOptions(WireModel):
+    """Options of an answer request, the same in JSON and in multipart fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
+    top_k: int = Field(5, ge=1, le=50, description="How many answers the ranking holds at most.")
+    candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+        None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
+    )
+    maps: MapChoice = Field("float", description="Encoding of the maps, or none.")
+    map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
+    layers: list[int] | None = Field(None, min_length=1, description="Fusion layers to average; default: the model's.")
+
+
+class AnswerRequest(AnswerOptions):
+    """The JSON body of ``POST /v1/answer``: one image (by value or by id) and one or more questions."""
+
+    image: str | None = Field(None, description="Base64, a data URI or, where the operator allows it, a URL.")
+    image_id: str | None = Field(None, description="The id of an image sent before, in place of `image`.")
+    questions: list[str] = Field(min_length=1)
+
+
+class ModelLimits(WireModel):
+    """What one request may hold."""
+
+    questions: int
+    question_characters: int
+    question_tokens: int
+    image_bytes: int
+    image_pixels: int
+    image_side: int
+
+
+class ModelCard(WireModel):
+    """One entry of ``GET /v1/models``: OpenAI's fields, then what this model can do."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    revision: str
+    tasks: list[Literal["answer", "caption", "match"]]
+    map_kinds: list[MapKind]
+    default_map_kind: MapKind | None
+    layers: list[int]
+    grid: Grid
+    limits: ModelLimits
+
+
+class ModelList(WireModel):
+    """The body of ``GET /v1/models``, in OpenAI's shape."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ErrorInfo(WireModel):
+    """What went wrong. ``code`` is one of `crosslook.errors.CODES`; ``param`` names the field, with its index."""
+
+    code: str
+    message: str
+    type: str
+    param: str | None
+    request_id: str | None
+    detail: dict[str, object] | None
+
+
+class ErrorBody(WireModel):
+    """The body of every error of the native and OpenAI routes."""
+
+    error: ErrorInfo

@@ -1,0 +1,215 @@
+"""What every model family implements, made so that an image is encoded once and asked many times.
+
+The three steps, in the order of the data flow:
+
+1. ``info.preprocess(image) -> Pixels``: cheap, no torch, runs in any process (the service's parent decodes and
+   preprocesses; pixels travel to the worker).
+2. ``encode(list[Pixels]) -> list[EncodedImage]``: the expensive vision pass. What comes out is opaque to the engine
+   but for ``nbytes``, ``geometry`` and ``batch_key``; it is what the cache keeps.
+3. ``run(task, list[Item]) -> list[Output | ItemError]``: questions against encoded images, batched.
+
+This module imports neither torch nor anything of the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Task = Literal["answer", "caption", "match"]
+MapKind = Literal["raw", "gradient", "rollout", "similarity"]
+ScoreOver = Literal["vocabulary", "candidates", "sequence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle of the original image, in its pixels; may exceed the image where a model pads."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the patch grid lies: the original image's size, the grid, and the rectangle that the grid covers."""
+
+    width: int
+    height: int
+    rows: int
+    columns: int
+    region: Region
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An image made ready for one model: ``values`` uint8 ``[height, width, 3]`` RGB, and its geometry."""
+
+    values: NDArray[np.uint8]
+    geometry: Geometry
+
+
+Preprocess = Callable[[Image.Image], Pixels]
+"""RGB image, upright -> pixels. Picklable and free of torch."""
+
+
+class EncodedImage(Protocol):
+    """An image after the vision pass. Only images of equal ``batch_key`` may share a call of ``run``."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def geometry(self) -> Geometry: ...
+    @property
+    def batch_key(self) -> Hashable: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MapRequest:
+    """Which maps to make: ``None`` stands for the model's default kind and layers."""
+
+    kind: MapKind | None = None
+    layers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One encoded image and the texts to run against it, kept together as a group.
+
+    ``texts`` are the questions (answer), prompts (caption) or the texts to compare with each other (match).
+    ``maps`` None means no maps, at no cost.
+    """
+
+    image: EncodedImage
+    texts: tuple[str, ...]
+    candidates: tuple[str, ...] | None = None
+    top_k: int = 5
+    maps: MapRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Where one token looked: ``values`` float32 ``[rows, columns]``, ``elsewhere`` what went to keys that are no
+    place. Raw maps are non-negative and the two sum to 1."""
+
+    values: NDArray[np.float32]
+    elsewhere: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text; ``span`` half-open in code points of the text as sent, None for special tokens."""
+
+    text: str
+    span: tuple[int, int] | None
+    special: bool
+    map: Map | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a text and the indices of its tokens."""
+
+    text: str
+    span: tuple[int, int]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """An answer (or a matched text) and its probability."""
+
+    answer: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextOutput:
+    """What came of one text. ``tokens``, ``words`` and the maps are filled only where maps were asked for.
+
+    ``ranking`` is best first (answer, caption) or the text itself with its probability (match). ``rest`` is the
+    probability that the ranking leaves, None for a sequence.
+    """
+
+    ranking: tuple[Ranked, ...]
+    score_over: ScoreOver
+    rest: float | None
+    tokens: tuple[Token, ...] = ()
+    words: tuple[Word, ...] = ()
+    answer_map: Map | None = None
+    answer_tokens: tuple[Token, ...] = ()
+    answer_words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """How the maps of an output were made."""
+
+    kind: MapKind
+    layers: tuple[int, ...]
+    layer_reduction: str = "mean"
+    head_reduction: str = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What came of one item: one `TextOutput` a text, in order."""
+
+    texts: tuple[TextOutput, ...]
+    maps: MapInfo | None = None
+
+
+ItemErrorCode = Literal[
+    "question_empty", "question_too_long", "question_not_understood", "task_not_supported", "map_not_supported"
+]
+
+
+class ItemError(Exception):
+    """One item cannot be run; the others of its batch can. ``code`` is an error code of the wire, ``index`` the text at
+    fault (None where it is the whole item), ``detail`` figures of the case. Returned by ``run``, not raised."""
+
+    def __init__(
+        self, code: ItemErrorCode, message: str, index: int | None = None, detail: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(code, message, index, detail)  # all of them, so that it pickles
+        self.code: ItemErrorCode = code
+        self.message = message
+        self.index = index
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the service needs to know of a loaded model. Picklable: the worker sends it to its parent when ready."""
+
+    id: str
+    revision: str
+    tasks: tuple[Task, ...]
+    map_kinds: tuple[MapKind, ...]
+    default_map_kind: MapKind | None
+    layers: tuple[int, ...]
+    rows: int
+    columns: int
+    max_tokens: int
+    preprocess: Preprocess = field(repr=False)
+
+
+class Model(Protocol):
+    """A loaded model. Not thread-safe: one caller at a time."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """Run the vision pass over a batch of images."""
+        ...
+
+    def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
+        """Run texts against encoded images of one ``batch_key``. The result has one entry an item, in order."""
+        ...
