@@ -1,33 +1,58 @@
 """Error codes of the wire, and the exceptions that the client raises for them.
 
-The table `CODES` is the only place where a code meets its HTTP status: the server answers from it and the client maps
-it back.
+The table `CODES` is the only place where a code meets its HTTP status and its exception: the server answers from it
+and the client maps it back. Every code has a class of its own; the classes above them group what is handled alike.
 
 The exception tree::
 
-    CrosslookError                    everything this package raises
-    ├── ConnectionFailed              no response: refused, reset, DNS, broken in the middle
-    ├── TimedOut                      no response in time
-    ├── BadResponse                   a response that is not ours (wrong content type, cut short, unknown shape)
-    └── APIError                      the server said no: .code .status .param .request_id .detail .retry_after
-        ├── BadRequest                400, 405, 413, 415, 422: the request must change
-        │   └── ImageRejected         ... because of its image
-        ├── AuthenticationFailed      401
-        ├── NotFound                  404
-        │   └── ImageNotFound         the image_id is unknown here or was evicted: send the bytes again
-        ├── RateLimited               429
-        ├── Unavailable               503: overloaded, starting, restarting or shutting down
-        ├── DeadlineExceeded          504
-        └── ServerFailed              500
+    CrosslookError                      everything this package raises of its own
+    ├── ConnectionFailed                no response: refused, reset, name not found, broken in the middle
+    ├── TimedOut                        no response in time
+    ├── BadResponse                     a response that is not ours: wrong content type, cut short, unknown shape
+    └── APIError                        the server said no: .code .status .param .request_id .detail .retry_after
+        ├── BadRequest                  the request must change
+        │   ├── MalformedRequest            400 malformed_request
+        │   ├── MethodNotAllowed            405 method_not_allowed
+        │   ├── BodyTooLarge                413 body_too_large
+        │   ├── UnsupportedMediaType        415 unsupported_media_type
+        │   ├── InvalidRequest              422 invalid_request
+        │   ├── TaskNotSupported            422 task_not_supported
+        │   ├── MapNotSupported             422 map_not_supported
+        │   ├── QuestionRejected        ... because of its text
+        │   │   ├── QuestionEmpty           422 question_empty
+        │   │   ├── QuestionTooLong         422 question_too_long
+        │   │   ├── QuestionNotUnderstood   422 question_not_understood
+        │   │   └── TooManyQuestions        422 too_many_questions
+        │   └── ImageRejected           ... because of its image
+        │       ├── InvalidBase64           400 invalid_base64
+        │       ├── ImageTooLarge           413 image_too_large
+        │       ├── UnsupportedImage        415 unsupported_image
+        │       ├── ImageBroken             422 image_broken
+        │       ├── ImageTooSmall           422 image_too_small
+        │       ├── URLNotAllowed           422 url_not_allowed
+        │       └── URLFetchFailed          422 url_fetch_failed
+        ├── AuthenticationFailed            401 invalid_api_key
+        ├── NotFound                        404 not_found
+        │   ├── ModelNotFound               404 model_not_found
+        │   └── ImageNotFound               404 image_not_found: send the bytes again
+        ├── RateLimited                     429 rate_limited
+        ├── ServerFailed                    500 internal_error
+        ├── Unavailable                 try again a little later
+        │   ├── Overloaded                  503 overloaded
+        │   ├── NotReady                    503 not_ready
+        │   ├── ShuttingDown                503 shutting_down
+        │   └── WorkerFailed                503 worker_failed
+        └── DeadlineExceeded                504 deadline_exceeded
 """
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 
 
 class CrosslookError(Exception):
-    """Everything that this package raises."""
+    """Everything that this package raises of its own."""
 
 
 class ConnectionFailed(CrosslookError):
@@ -71,19 +96,99 @@ class APIError(CrosslookError):
 
 
 class BadRequest(APIError):
-    """400, 405, 413, 415 or 422: the request must change."""
+    """The request must change."""
+
+
+class MalformedRequest(BadRequest):
+    """The body is not the JSON or multipart it claims to be."""
+
+
+class MethodNotAllowed(BadRequest):
+    """The route exists, but not with this method."""
+
+
+class BodyTooLarge(BadRequest):
+    """The request body has more bytes than this server takes."""
+
+
+class UnsupportedMediaType(BadRequest):
+    """The Content-Type is neither JSON nor multipart."""
+
+
+class InvalidRequest(BadRequest):
+    """A field is missing, unknown or out of range."""
+
+
+class TaskNotSupported(BadRequest):
+    """The model lacks that task."""
+
+
+class MapNotSupported(BadRequest):
+    """The model lacks that map kind or layer."""
+
+
+class QuestionRejected(BadRequest):
+    """A question cannot be put to the model."""
+
+
+class QuestionEmpty(QuestionRejected):
+    """A question has no text."""
+
+
+class QuestionTooLong(QuestionRejected):
+    """A question has more text than the model takes."""
+
+
+class QuestionNotUnderstood(QuestionRejected):
+    """Most of the question is unknown to the model."""
+
+
+class TooManyQuestions(QuestionRejected):
+    """More questions than one request may hold."""
 
 
 class ImageRejected(BadRequest):
-    """The image is broken, too large, too small, of an unsupported format or not to be fetched."""
+    """The image cannot be used."""
+
+
+class InvalidBase64(ImageRejected):
+    """The image is neither base64, a data URI nor a URL."""
+
+
+class ImageTooLarge(ImageRejected):
+    """The image has more bytes or pixels than this server takes."""
+
+
+class UnsupportedImage(ImageRejected):
+    """The bytes are no image of a supported format."""
+
+
+class ImageBroken(ImageRejected):
+    """The image is truncated or damaged."""
+
+
+class ImageTooSmall(ImageRejected):
+    """The image is too small to look at."""
+
+
+class URLNotAllowed(ImageRejected):
+    """Image URLs are switched off, or this address is refused."""
+
+
+class URLFetchFailed(ImageRejected):
+    """The server could not fetch the image URL."""
 
 
 class AuthenticationFailed(APIError):
-    """401: no API key, or an unknown one."""
+    """No API key, or an unknown one."""
 
 
 class NotFound(APIError):
-    """404: no such route, model or image."""
+    """No such route, model or image."""
+
+
+class ModelNotFound(NotFound):
+    """This server does not serve that model."""
 
 
 class ImageNotFound(NotFound):
@@ -91,19 +196,35 @@ class ImageNotFound(NotFound):
 
 
 class RateLimited(APIError):
-    """429: too many requests for this key."""
-
-
-class Unavailable(APIError):
-    """503: overloaded, starting, restarting or shutting down."""
-
-
-class DeadlineExceeded(APIError):
-    """504: the work did not finish before the request's deadline."""
+    """Too many requests for this key."""
 
 
 class ServerFailed(APIError):
-    """500: a fault of the server."""
+    """A fault of the server."""
+
+
+class Unavailable(APIError):
+    """The server cannot take the request now; a little later it may."""
+
+
+class Overloaded(Unavailable):
+    """The server's queue is full."""
+
+
+class NotReady(Unavailable):
+    """The model is starting or restarting."""
+
+
+class ShuttingDown(Unavailable):
+    """The server is draining."""
+
+
+class WorkerFailed(Unavailable):
+    """The server's worker died while it held the request."""
+
+
+class DeadlineExceeded(APIError):
+    """The work did not finish before the request's deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +233,7 @@ class Code:
 
     status: int
     type: str
-    exception: type[APIError]
+    exception: builtins.type[APIError]
     meaning: str
     retry: bool = False
 
@@ -120,33 +241,39 @@ class Code:
 _INVALID = "invalid_request_error"
 
 CODES: dict[str, Code] = {
-    "malformed_request": Code(400, _INVALID, BadRequest, "The body is not the JSON or multipart it claims to be."),
-    "invalid_base64": Code(400, _INVALID, ImageRejected, "The image is neither base64, a data URI nor a URL."),
+    "malformed_request": Code(
+        400, _INVALID, MalformedRequest, "The body is not the JSON or multipart it claims to be."
+    ),
+    "invalid_base64": Code(400, _INVALID, InvalidBase64, "The image is neither base64, a data URI nor a URL."),
     "invalid_api_key": Code(401, "authentication_error", AuthenticationFailed, "The API key is missing or unknown."),
     "not_found": Code(404, "not_found_error", NotFound, "No such route."),
-    "model_not_found": Code(404, "not_found_error", NotFound, "This server does not serve that model."),
+    "model_not_found": Code(404, "not_found_error", ModelNotFound, "This server does not serve that model."),
     "image_not_found": Code(404, "not_found_error", ImageNotFound, "That image_id is unknown here or was evicted."),
-    "method_not_allowed": Code(405, _INVALID, BadRequest, "The route exists, but not with this method."),
-    "body_too_large": Code(413, _INVALID, BadRequest, "The request body has more bytes than this server takes."),
-    "image_too_large": Code(413, _INVALID, ImageRejected, "The image has more bytes or pixels than this server takes."),
-    "unsupported_media_type": Code(415, _INVALID, BadRequest, "The Content-Type is neither JSON nor multipart."),
-    "unsupported_image": Code(415, _INVALID, ImageRejected, "The bytes are no image of a supported format."),
-    "invalid_request": Code(422, _INVALID, BadRequest, "A field is missing, unknown or out of range."),
-    "image_broken": Code(422, _INVALID, ImageRejected, "The image is truncated or damaged."),
-    "image_too_small": Code(422, _INVALID, ImageRejected, "The image is too small to look at."),
-    "url_not_allowed": Code(422, _INVALID, ImageRejected, "Image URLs are switched off, or this address is refused."),
-    "url_fetch_failed": Code(422, _INVALID, ImageRejected, "The image URL could not be fetched."),
-    "question_empty": Code(422, _INVALID, BadRequest, "A question has no text."),
-    "question_too_long": Code(422, _INVALID, BadRequest, "A question has more text than the model takes."),
-    "question_not_understood": Code(422, _INVALID, BadRequest, "Most of the question is unknown to the model."),
-    "too_many_questions": Code(422, _INVALID, BadRequest, "More questions than one request may hold."),
-    "task_not_supported": Code(422, _INVALID, BadRequest, "This model lacks that task."),
-    "map_not_supported": Code(422, _INVALID, BadRequest, "This model lacks that map kind or layer."),
+    "method_not_allowed": Code(405, _INVALID, MethodNotAllowed, "The route exists, but not with this method."),
+    "body_too_large": Code(413, _INVALID, BodyTooLarge, "The request body has more bytes than this server takes."),
+    "image_too_large": Code(413, _INVALID, ImageTooLarge, "The image has more bytes or pixels than this server takes."),
+    "unsupported_media_type": Code(
+        415, _INVALID, UnsupportedMediaType, "The Content-Type is neither JSON nor multipart."
+    ),
+    "unsupported_image": Code(415, _INVALID, UnsupportedImage, "The bytes are no image of a supported format."),
+    "invalid_request": Code(422, _INVALID, InvalidRequest, "A field is missing, unknown or out of range."),
+    "image_broken": Code(422, _INVALID, ImageBroken, "The image is truncated or damaged."),
+    "image_too_small": Code(422, _INVALID, ImageTooSmall, "The image is too small to look at."),
+    "url_not_allowed": Code(422, _INVALID, URLNotAllowed, "Image URLs are switched off, or this address is refused."),
+    "url_fetch_failed": Code(422, _INVALID, URLFetchFailed, "The image URL could not be fetched."),
+    "question_empty": Code(422, _INVALID, QuestionEmpty, "A question has no text."),
+    "question_too_long": Code(422, _INVALID, QuestionTooLong, "A question has more text than the model takes."),
+    "question_not_understood": Code(
+        422, _INVALID, QuestionNotUnderstood, "Most of the question is unknown to the model."
+    ),
+    "too_many_questions": Code(422, _INVALID, TooManyQuestions, "More questions than one request may hold."),
+    "task_not_supported": Code(422, _INVALID, TaskNotSupported, "This model lacks that task."),
+    "map_not_supported": Code(422, _INVALID, MapNotSupported, "This model lacks that map kind or layer."),
     "rate_limited": Code(429, "rate_limit_error", RateLimited, "Too many requests for this key.", retry=True),
     "internal_error": Code(500, "server_error", ServerFailed, "A fault of the server; the request id finds its log."),
-    "overloaded": Code(503, "server_error", Unavailable, "The queue is full.", retry=True),
-    "not_ready": Code(503, "server_error", Unavailable, "The model is starting or restarting.", retry=True),
-    "shutting_down": Code(503, "server_error", Unavailable, "This server is draining.", retry=True),
-    "worker_failed": Code(503, "server_error", Unavailable, "The worker died while it held this request.", retry=True),
+    "overloaded": Code(503, "server_error", Overloaded, "The queue is full.", retry=True),
+    "not_ready": Code(503, "server_error", NotReady, "The model is starting or restarting.", retry=True),
+    "shutting_down": Code(503, "server_error", ShuttingDown, "This server is draining.", retry=True),
+    "worker_failed": Code(503, "server_error", WorkerFailed, "The worker died while it held this request.", retry=True),
     "deadline_exceeded": Code(504, "server_error", DeadlineExceeded, "Not finished before the deadline.", retry=True),
 }

@@ -145,27 +145,115 @@ class AnswerResponse(WireModel):
     results: list[AnswerResult]
 
 
-class AnswerOptions(WireModel):
-    """Options of an answer request, the same in JSON and in multipart fields."""
+class MapOptions(WireModel):
+    """Options that every task takes, the same in JSON and in multipart fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
-    top_k: int = Field(5, ge=1, le=50, description="How many answers the ranking holds at most.")
-    candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
-        None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
-    )
     maps: MapChoice = Field("float", description="Encoding of the maps, or none.")
     map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
     layers: list[int] | None = Field(None, min_length=1, description="Fusion layers to average; default: the model's.")
 
 
-class AnswerRequest(AnswerOptions):
-    """The JSON body of ``POST /v1/answer``: one image (by value or by id) and one or more questions."""
+class ImageInput(WireModel):
+    """The image of a JSON request: by value, or by the id that an earlier response gave it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str | None = Field(None, description="Base64, a data URI or, where the operator allows it, a URL.")
     image_id: str | None = Field(None, description="The id of an image sent before, in place of `image`.")
+
+
+class AnswerOptions(MapOptions):
+    """Options of an answer request, the same in JSON and in multipart fields."""
+
+    top_k: int = Field(5, ge=1, le=50, description="How many answers the ranking holds at most.")
+    candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+        None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
+    )
+
+
+class AnswerRequest(AnswerOptions, ImageInput):
+    """The JSON body of ``POST /v1/answer``: one image (by value or by id) and one or more questions."""
+
     questions: list[str] = Field(min_length=1)
+
+
+class MatchResult(WireModel):
+    """How well one text fits the image: ``score`` is a probability over the request's texts (``candidates``).
+
+    ``text_map`` is where the score itself was read from.
+    """
+
+    text: str
+    score: float
+    score_over: ScoreOver
+    text_map: Map | None
+    text_tokens: list[Token]
+    text_words: list[Word]
+
+
+class MatchResponse(WireModel):
+    """The body of ``POST /v1/match``. ``results`` are in the order of the texts; their scores sum to 1."""
+
+    model: ModelRef
+    image: ImageRef
+    attention: Attention | None
+    results: list[MatchResult]
+
+
+class MatchRequest(MapOptions, ImageInput):
+    """The JSON body of ``POST /v1/match``: one image and the texts to compare with each other."""
+
+    texts: list[Annotated[str, Field(max_length=2000)]] = Field(min_length=1, max_length=200)
+
+
+class CaptionResult(WireModel):
+    """One generated description of the image; ``score`` is the probability of the whole ``sequence``.
+
+    ``prompt`` is the beginning that was given (empty when none was) and is part of ``caption``; spans are in
+    ``caption``. ``caption_map`` is where the caption as a whole was read from.
+    """
+
+    prompt: str
+    caption: str
+    score: float
+    score_over: ScoreOver
+    caption_map: Map | None
+    caption_tokens: list[Token]
+    caption_words: list[Word]
+
+
+class CaptionResponse(WireModel):
+    """The body of ``POST /v1/caption``. ``results`` are in the order of the prompts."""
+
+    model: ModelRef
+    image: ImageRef
+    attention: Attention | None
+    results: list[CaptionResult]
+
+
+class CaptionRequest(MapOptions, ImageInput):
+    """The JSON body of ``POST /v1/caption``: one image and how its captions shall begin."""
+
+    prompts: list[Annotated[str, Field(max_length=2000)]] = Field(
+        default_factory=lambda: [""], min_length=1, max_length=16, description="One caption each; an empty one is free."
+    )
+
+
+class ImageUploadRequest(WireModel):
+    """The JSON body of ``POST /v1/images``; multipart takes an ``image`` file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field(description="Base64, a data URI or, where the operator allows it, a URL.")
+
+
+class ImageUploadResponse(WireModel):
+    """The body of ``POST /v1/images``: ``image.id`` stands for the bytes until the server needs their place."""
+
+    image: ImageRef
 
 
 class ModelLimits(WireModel):
