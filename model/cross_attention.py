@@ -74,7 +74,7 @@ class CrossAttention(nn.Module):
         return output, attended.map
 
     def project(self, kv: Tensor) -> KeysValues:
-        """Keys and values of ``kv`` ``[batch, patches, dim_kv]``: made once an image, used for any question about it."""
+        """Keys and values of ``kv`` ``[batch, patches, dim_kv]``: made once, used for any question."""
         self._check("kv", kv, "patches", self.dim_kv)
         return KeysValues(self._split(self.wk(kv)), self._split(self.wv(kv)))
 
@@ -92,20 +92,22 @@ def _nothing_to_attend(mask: Tensor) -> Tensor:
     """Which tokens have every patch masked in every head: bool, broadcastable to ``[batch, tokens, dim_q]``."""
     if mask.dtype == torch.bool:
         return ~mask.any(dim=-1)[:, None, None]
-    dead = (mask == -torch.inf).all(dim=-1)  # up to [batch, heads, tokens]
-    return dead.all(dim=1)[..., None] if mask.ndim == 4 else dead[..., None]
+    dead = (mask == -torch.inf).all(dim=-1)  # at most [batch, heads, tokens]
+    return (dead.all(dim=-2) if mask.ndim > 2 else dead)[..., None]
 
 
 def project_all(layers: Sequence[CrossAttention], kv: Tensor) -> list[KeysValues]:
     """`CrossAttention.project` of several layers over the same ``kv`` ``[batch, patches, dim_kv]``, in one product.
 
-    Raises ValueError where the layers differ in ``dim_kv``.
+    Raises ValueError where the layers differ in ``dim_kv`` or in having a bias.
     """
     if not layers:
         return []
     for layer in layers:
         layer._check("kv", kv, "patches", layer.dim_kv)
     linears = [linear for layer in layers for linear in (layer.wk, layer.wv)]
+    if len({linear.bias is None for linear in linears}) > 1:
+        raise ValueError("layers with and without bias cannot be projected together")
     weight = torch.cat([linear.weight for linear in linears])
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
     parts = torch.split(F.linear(kv, weight, bias), [linear.out_features for linear in linears], dim=-1)

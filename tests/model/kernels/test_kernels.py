@@ -1,0 +1,168 @@
+"""The reference and the blocked kernel against the float64 formula, and the choice between kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.testing import assert_close
+
+from model.kernels import KERNELS, attention_map, blocked, cross_attention
+from tests.model.kernels.cases import MASKS, Case, cases, formula, make_case
+
+CPU_KERNELS = ("reference", "blocked")
+
+
+def run(case: Case, **options: object):
+    return cross_attention(case.q, case.k, case.v, mask=case.mask, **options)
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+@given(case=cases())
+@settings(max_examples=60, deadline=None)
+def test_equals_the_formula(kernel: str, case: Case) -> None:
+    output, map_, lse = formula(case)
+    got = run(case, need_map=True, need_lse=True, kernel=kernel)
+    assert_close(got.output.double(), output, atol=1e-5, rtol=0)
+    assert_close(got.map.double(), map_, atol=1e-6, rtol=0)
+    assert_close(got.lse.double(), lse, atol=1e-5, rtol=0)
+    assert got.output.dtype == got.map.dtype == torch.float32
+    rows = got.map.sum(-1)
+    seen = (lse > -torch.inf).float().mean(1)  # heads may differ in what they see
+    assert_close(rows, seen.float(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_no_map_and_lse_unless_asked(kernel: str) -> None:
+    got = run(make_case(), kernel=kernel)
+    assert got.map is None
+    assert got.lse is None
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_blocked_in_many_chunks(mask: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(H=4, Hkv=2, Tq=13, Tk=11, mask=mask)
+    whole = run(case, need_map=True, need_lse=True, kernel="blocked")
+    monkeypatch.setattr(blocked, "SCRATCH_ELEMENTS", 4 * 11 * 3)  # three rows at once
+    for a, b in zip(run(case, need_map=True, need_lse=True, kernel="blocked"), whole, strict=True):
+        assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_half_types_differ_by_rounding_alone(kernel: str, dtype: torch.dtype) -> None:
+    case = make_case(Tq=6, Tk=50, mask="keys").to(dtype)
+    output, map_, _ = formula(case)
+    got = run(case, need_map=True, kernel=kernel)
+    assert got.output.dtype == dtype
+    assert got.map.dtype == torch.float32
+    assert_close(got.output.double(), output, atol=torch.finfo(dtype).eps, rtol=torch.finfo(dtype).eps)
+    assert_close(got.map.double(), map_, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_huge_scores_stay_finite(kernel: str) -> None:
+    case = make_case(d=16, scale=50.0)  # scores of some 1e4
+    assert (case.q @ case.k.transpose(-1, -2) / 4).abs().max() > 5e3
+    got = run(case, need_map=True, kernel=kernel)
+    assert got.output.isfinite().all()
+    assert_close(got.map.sum(-1), torch.ones(2, 5))
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_an_item_alone_equals_it_in_a_batch(kernel: str) -> None:
+    case = make_case(B=3, mask="keys")
+    together = run(case, need_map=True, kernel=kernel)
+    for b in range(3):
+        one = run(Case(*(x[b : b + 1] for x in (case.q, case.k, case.v, case.mask))), need_map=True, kernel=kernel)
+        assert_close(one.output[0], together.output[b], atol=1e-6, rtol=0)
+        assert_close(one.map[0], together.map[b], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_questions_side_by_side_equal_questions_alone(kernel: str) -> None:
+    case = make_case(B=1, Tq=9)
+    together = run(case, need_map=True, kernel=kernel)
+    for rows in (slice(0, 4), slice(4, 9)):
+        one = run(Case(case.q[:, :, rows], case.k, case.v), need_map=True, kernel=kernel)
+        assert_close(one.output, together.output[:, :, rows], atol=1e-6, rtol=0)
+        assert_close(one.map, together.map[:, rows], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_gradcheck_through_output_and_map(mask: str | None) -> None:
+    case = make_case(B=2, H=2, Hkv=1, Tq=2, Tk=3, d=2, mask=mask).to(torch.float64)
+    leaves = tuple(x.requires_grad_() for x in (case.q, case.k, case.v))
+
+    def run_all(*qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return cross_attention(*qkv, mask=case.mask, need_map=True)[:2]
+
+    assert torch.autograd.gradcheck(run_all, leaves)
+
+
+def test_a_float_mask_has_a_gradient() -> None:
+    case = make_case(B=1, H=2, Tq=2, Tk=3, d=2).to(torch.float64)
+    bias = torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda m: run(Case(case.q, case.k, case.v, m), need_map=True)[:2], (bias,))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("columns", [None, slice(2, 5), torch.tensor([6, 0, 3])])
+def test_attention_map_from_the_log_sum_exp(mask: str | None, columns: slice | torch.Tensor | None) -> None:
+    case = make_case(H=4, Hkv=2, mask=mask)
+    got = run(case, need_map=True, need_lse=True)
+    want = got.map if columns is None else got.map[:, :, columns]
+    assert_close(attention_map(case.q, case.k, got.lse, columns, mask=case.mask), want, atol=1e-6, rtol=0)
+
+
+def test_auto_never_takes_the_kernel_without_a_gradient_where_one_is_needed() -> None:
+    case = make_case()
+    case.q.requires_grad_()
+    run(case).output.sum().backward()
+    assert case.q.grad is not None
+    with torch.no_grad():
+        assert not run(case).output.requires_grad
+
+
+def test_blocked_refuses_to_lose_a_gradient() -> None:
+    case = make_case()
+    case.v.requires_grad_()
+    with pytest.raises(RuntimeError, match="no gradient"):
+        run(case, kernel="blocked")
+
+
+def test_unknown_kernel() -> None:
+    with pytest.raises(ValueError, match=", ".join(KERNELS)):
+        run(make_case(), kernel="flash")
+
+
+T = torch.zeros
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "mask", "message"),
+    [
+        (T(2, 4, 8), T(2, 4, 8), T(2, 4, 8), None, "head-split"),
+        (T(2, 4, 3, 8), T(1, 4, 5, 8), T(1, 4, 5, 8), None, "batch"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 6), T(2, 4, 5, 6), None, "head_dim"),
+        (T(2, 4, 3, 8), T(2, 3, 5, 8), T(2, 3, 5, 8), None, "shared out"),
+        (T(2, 4, 3, 8), T(2, 4, 0, 8), T(2, 4, 0, 8), None, "no keys"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 8), T(2, 4, 6, 8), None, "values"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 8).double(), T(2, 4, 5, 8).double(), None, "one dtype"),
+        (T(2, 4, 3, 8).long(), T(2, 4, 5, 8).long(), T(2, 4, 5, 8).long(), None, "floating point"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 8), T(2, 4, 5, 8), T(2, 4).bool(), "bool mask"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 8), T(2, 4, 5, 8), T(2, 5).long(), "a mask is"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 8), T(2, 4, 5, 8), T(2, 5), "broadcast"),
+        (T(2, 4, 3, 8), T(2, 4, 5, 8), T(2, 4, 5, 8), T(1, 2, 1, 3, 5), "broadcast"),
+    ],
+)
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_inputs_that_do_not_fit(q, k, v, mask, message: str, kernel: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cross_attention(q, k, v, mask=mask, kernel=kernel)
+
+
+def test_attention_map_wants_a_fitting_lse() -> None:
+    case = make_case()
+    with pytest.raises(ValueError, match="lse"):
+        attention_map(case.q, case.k, torch.zeros(2, 4, 6))
