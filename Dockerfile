@@ -1,6 +1,6 @@
 # crosslook with its default model inside: answers with no network.
 #   docker build -t crosslook .
-#   docker run -p 8000:8000 crosslook
+#   docker run -p 8080:8080 crosslook
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -34,10 +34,10 @@ COPY app app
 COPY model model
 COPY examples examples
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    HF_HUB_OFFLINE=1 CROSSLOOK_HOST=0.0.0.0 CROSSLOOK_PORT=8000
+    HF_HUB_OFFLINE=1 CROSSLOOK_HOST=0.0.0.0 CROSSLOOK_PORT=8080
 USER 10001:10001
-EXPOSE 8000
+EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"CROSSLOOK_PORT\"]}/health/ready', timeout=4)"]
 CMD ["python", "-m", "app.cli", "serve"]
