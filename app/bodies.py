@@ -1,0 +1,109 @@
+"""Request bodies of the native routes: the same fields as JSON or as multipart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import RequestError, validation_error
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+_MOST_PARTS = 1000
+_LONGEST_FIELD = 64 * 1024 * 1024  # an image may be a field, as base64; the body limit is the one that counts
+
+
+class _InMemory(MultiPartParser):
+    """Starlette's parser, but files stay in memory: bodies are bounded already, and a disk is slower."""
+
+    spool_max_size = 1 << 62
+
+
+async def read(request: Request, kind: type[M], *, repeated: Mapping[str, str]) -> tuple[M, bytes | None]:
+    """The body as ``kind`` and the bytes of the uploaded ``image`` file, if there is one.
+
+    ``repeated`` maps the multipart names of list fields to theirs in JSON, such as ``question`` to ``questions``.
+
+    Raises: `RequestError` ``unsupported_media_type``, ``malformed_request``, ``invalid_request``.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if content_type == "application/json":
+            return kind.model_validate_json(await request.body()), None
+        if content_type == "multipart/form-data":
+            form = await _form(request)
+            try:
+                fields, file = await _fields(form, repeated)
+            finally:
+                await form.close()
+            return kind.model_validate(fields), file
+    except ValidationError as error:
+        raise validation_error(error.errors(include_url=False, include_input=False)) from None
+    message = "Content-Type must be application/json or multipart/form-data."
+    raise RequestError("unsupported_media_type", message)
+
+
+async def _form(request: Request) -> FormData:
+    parser = _InMemory(
+        request.headers, request.stream(), max_files=1, max_fields=_MOST_PARTS, max_part_size=_LONGEST_FIELD
+    )
+    try:
+        return await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        message = getattr(error, "message", "")
+        raise RequestError("malformed_request", f"The multipart body cannot be read. {message}".strip()) from None
+
+
+async def _fields(form: FormData, repeated: Mapping[str, str]) -> tuple[dict[str, Any], bytes | None]:
+    fields: dict[str, Any] = {}
+    file: bytes | None = None
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "image":
+                raise RequestError("invalid_request", f"Unknown file: {name[:100]}.", param=name[:100])
+            file = await value.read()
+            continue
+        if name in repeated:
+            fields.setdefault(repeated[name], []).append(value)
+        elif name in fields:
+            raise RequestError("invalid_request", f"Field given twice: {name[:100]}.", param=name[:100])
+        else:
+            fields[name] = value
+    return fields, file
+
+
+class ClientGone(ClientDisconnect):
+    """The client closed the connection before its answer was ready."""
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Await ``work``, but cancel it when the client leaves. The body must have been read.
+
+    Raises: `ClientGone`, and what ``work`` raises.
+    """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    async def do() -> T:
+        return await work
+
+    working, leaving = asyncio.create_task(do()), asyncio.create_task(leave())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait((working,))

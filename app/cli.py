@@ -1,0 +1,105 @@
+"""``crosslook-server serve | eval | train``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+from app.telemetry import configure_logging
+
+_EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] in (["eval"], ["train"]):  # they parse their own options, and need torch
+        name = {"eval": "evaluate", "train": "train"}[arguments[0]]
+        command = importlib.import_module(f"model.training.{name}")
+        return int(command.main(arguments[1:]) or 0)
+    parser = argparse.ArgumentParser(prog="crosslook-server", description="Answers questions about images over HTTP.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve the model (every other setting: CROSSLOOK_*, docs/operations.md)")
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
+    serve.add_argument("--model", help="compact, tiny, a folder or a hub name")
+    serve.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    serve.add_argument("--workers", type=int, help="worker processes, each with its own copy of the model")
+    serve.add_argument("--threads", type=int, help="CPU threads of each worker")
+    commands.add_parser("eval", help="accuracy on a data set, in the documented format", add_help=False)
+    commands.add_parser("train", help="train the compact model", add_help=False)
+    options = vars(parser.parse_args(arguments))
+    del options["command"]
+    return run(Settings(**{name: value for name, value in options.items() if value is not None}))
+
+
+def run(settings: Settings, **options: Any) -> int:
+    """Serve until SIGTERM or SIGINT; 1 when the model cannot be loaded. ``options`` go to `create_app`."""
+    configure_logging(settings.log_level, settings.log_format)
+    config = uvicorn.Config(
+        create_app(settings, **options),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        timeout_graceful_shutdown=int(settings.drain_seconds) or 1,
+    )
+    # uvicorn raises the signals that ended it again when it is done; that a server was told to stop is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    sockets = [config.bind_socket()]
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(_serve(uvicorn.Server(config), config, sockets))
+
+
+async def _serve(server: uvicorn.Server, config: uvicorn.Config, sockets: list[socket.socket]) -> int:
+    serving = asyncio.create_task(server.serve(sockets))
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.02)
+    if serving.done():
+        await serving
+        return 1
+    engine = config.app.state.engine  # type: ignore[union-attr]
+    ready = asyncio.create_task(engine.wait_ready())
+    await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
+    failed = ready.done() and not ready.result()
+    if ready.done() and not failed:
+        host, port = sockets[0].getsockname()[:2]
+        print(greeting("127.0.0.1" if host in ("0.0.0.0", "::") else host, port), flush=True)  # noqa: S104
+    elif failed:
+        print("crosslook cannot load its model; the log says why.", file=sys.stderr, flush=True)
+        server.should_exit = True
+    ready.cancel()
+    await serving
+    return 1 if failed else 0
+
+
+def greeting(host: str, port: int) -> str:
+    """What to say when the service is up: where it is, and one example to paste."""
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    image = next(iter(sorted(_EXAMPLES.glob("cat.*")) or sorted(_EXAMPLES.glob("*.[jp][pn]g"))), Path("image.jpg"))
+    try:
+        shown = image.relative_to(Path.cwd())
+    except ValueError:
+        shown = image
+    return (
+        f"crosslook is up: {url}  (API: {url}/docs)\n"
+        f"Try: curl -s -F image=@{shown} -F 'question=What animal is this?' -F maps=none {url}/v1/answer"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

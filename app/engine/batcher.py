@@ -1,0 +1,148 @@
+"""What the model does next: jobs waiting, and the choice of those that share a call.
+
+A call starts as soon as the worker is free, so an idle server adds no wait and a busy one fills its batches by itself.
+The request that came first goes first, whether it needs an encode or a run; others join it where they cost least.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from app.engine.worker import Encoded, RunItem
+from model.interface import Output, Pixels, Task
+
+
+@dataclass(eq=False, slots=True)
+class EncodeJob:
+    """One image to encode. ``arrival`` is the loop time at which its request came; ``started`` and ``seconds`` are
+    set by the dispatcher: when its call began and how long it took."""
+
+    key: str
+    pixels: Pixels
+    arrival: float
+    future: asyncio.Future[Encoded]
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class RunJob:
+    """One request's texts against one encoded image; never split."""
+
+    task: Task
+    item: RunItem
+    batch_key: Hashable
+    arrival: float
+    future: asyncio.Future[Output]
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def group(self) -> Hashable:
+        """Jobs of one group may share a call."""
+        maps = self.item.maps
+        second_pass = maps.kind if maps is not None and maps.kind in ("gradient", "rollout") else None
+        return (self.task, self.batch_key, second_pass)
+
+    @property
+    def bucket(self) -> int:
+        """Texts of one bucket pad each other little: the power of two above the longest text's characters, 64 up."""
+        longest = max(len(text) for text in self.item.texts)
+        return max(6, longest.bit_length())
+
+
+Job = EncodeJob | RunJob
+
+
+class Batcher:
+    """Two queues, images to encode and texts to run, and the choice of the next batch."""
+
+    def __init__(self, *, encode_batch: int, run_batch: int, on_drop: Callable[[Job], None]) -> None:
+        self.encode_batch = encode_batch
+        self.run_batch = run_batch
+        self._on_drop = on_drop
+        self._encode: deque[EncodeJob] = deque()
+        self._run: deque[RunJob] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, job: Job) -> None:
+        """Queue a job."""
+        if isinstance(job, EncodeJob):
+            self._encode.append(job)
+        else:
+            self._run.append(job)
+        self._arrived.set()
+
+    @property
+    def encodes(self) -> int:
+        return len(self._encode)
+
+    @property
+    def texts(self) -> int:
+        return sum(len(job.item.texts) for job in self._run)
+
+    async def wait(self, seconds: float) -> None:
+        """Until another job is put, or for ``seconds``."""
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    def take(self) -> list[EncodeJob] | list[RunJob]:
+        """The next batch, taken from the queues; empty when nothing waits. Abandoned jobs are dropped on the way."""
+        self._encode = self._living(self._encode)
+        self._run = self._living(self._run)
+        if not self._run and not self._encode:
+            return []
+        if not self._encode or (self._run and self._run[0].arrival <= self._encode[0].arrival):
+            return self._take_runs()
+        count = min(self.encode_batch, len(self._encode))
+        return [self._encode.popleft() for _ in range(count)]
+
+    def encode_is_next(self) -> bool:
+        """Whether `take` would return encodes, and fewer than a full batch of them."""
+        return bool(self._encode) and not self._run and len(self._encode) < self.encode_batch
+
+    def _take_runs(self) -> list[RunJob]:
+        first = self._run[0]
+
+        def rank(job: RunJob) -> int:  # the same image costs least, then the same length
+            return 0 if job.item.key == first.item.key else 1
+
+        fitting = [
+            job
+            for job in self._run
+            if job.group == first.group and (job.item.key == first.item.key or job.bucket == first.bucket)
+        ]
+        fitting.sort(key=rank)  # stable: first come, first served within a rank
+        batch, texts = [first], len(first.item.texts)
+        for job in fitting[1:]:
+            if texts + len(job.item.texts) <= self.run_batch:
+                batch.append(job)
+                texts += len(job.item.texts)
+        taken = set(map(id, batch))
+        self._run = deque(job for job in self._run if id(job) not in taken)
+        return batch
+
+    def drain(self) -> list[Job]:
+        """All waiting jobs, taken out: their worker is gone."""
+        jobs: list[Job] = [*self._encode, *self._run]
+        self._encode.clear()
+        self._run.clear()
+        return jobs
+
+    def _living(self, queue: deque[Any]) -> deque[Any]:
+        """The jobs that somebody still waits for: the rest were cancelled or ran out of time."""
+        living: deque[Any] = deque()
+        for job in queue:
+            if job.future.done():
+                self._on_drop(job)
+            else:
+                living.append(job)
+        return living

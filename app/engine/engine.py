@@ -1,0 +1,205 @@
+"""The engine as the routes see it. This side never imports torch."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+from app.engine.lane import Lane, LaneOptions, Observer, Stages
+from app.engine.queue import Backlog
+from app.engine.worker import Load, RunItem
+from app.errors import RequestError
+from app.settings import Settings
+from model.interface import Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Task
+
+__all__ = ["Answered", "Engine", "ImageSource", "Observer", "Stages"]
+
+logger = logging.getLogger(__name__)
+
+LOADER = "model.registry:load_model"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image of a request: its ``content`` hash and how to get pixels (called in a thread, only if it must be), or
+    the ``image_id`` of an image sent before. ``scope`` tells whose ids may be used: the API key's name."""
+
+    content: bytes = b""
+    load: Callable[[Preprocess], Pixels] | None = None
+    image_id: str | None = None
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of one request. ``cache`` is ``hit``, ``shared`` (joined another request's encode) or ``miss``."""
+
+    output: Output | None
+    image_id: str
+    geometry: Geometry
+    cache: str
+    stages: Stages
+
+
+class Engine:
+    """The model as a service. One event loop; `start` and `stop` once each."""
+
+    def __init__(self, settings: Settings, *, loader: str = LOADER, observer: Observer | None = None) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = settings.threads or max(1, cores // settings.workers)
+        decoders = settings.decode_threads or cores
+        self.settings = settings
+        self.draining = False
+        self.info: ModelInfo | None = None
+        self.backlog = Backlog(
+            settings.queue_items, settings.queue_bytes, settings.queue_seconds, lanes=settings.workers
+        )
+        self._observer = observer or Observer()
+        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        arguments = {"device": settings.device, "threads": threads, "kernel": settings.kernel}
+        load = Load(loader, {"name": settings.model, **arguments}, settings.log_level)
+        options = LaneOptions(
+            load=load,
+            # Threads of a worker that wait must not spin on cores that other processes need.
+            environment={"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
+            cache_bytes=settings.cache_bytes // settings.workers,
+            cache_seconds=settings.cache_seconds,
+            encode_batch=settings.encode_batch,
+            run_batch=settings.run_batch,
+            batch_wait=settings.batch_wait,
+            decode_ahead=decoders + 2 * settings.encode_batch,
+            call_seconds=settings.worker_seconds,
+            load_seconds=settings.load_seconds,
+        )
+        self.lanes = [
+            Lane(options, self.backlog, self._decoders, self._observer, self._on_change)
+            for _ in range(settings.workers)
+        ]
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers. Returns at once; `ready` tells when the first of them can answer."""
+        self._tasks = [asyncio.create_task(lane.live()) for lane in self.lanes]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request that comes now can be answered."""
+        return not self.draining and any(lane.state == "ready" for lane in self.lanes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether no worker can load the model: waiting will not help."""
+        return all(lane.state == "failed" for lane in self.lanes)
+
+    @property
+    def encoded(self) -> int:
+        """Images that went through the vision encoder since the start."""
+        return sum(lane.encoded for lane in self.lanes)
+
+    def _on_change(self) -> None:
+        self.info = next((lane.info for lane in self.lanes if lane.info is not None), None)
+        self._changed.set()
+
+    async def wait_ready(self) -> bool:
+        """Until a worker is ready (True) or all have failed (False)."""
+        while not self.ready and not self.failed:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.ready
+
+    async def stop(self) -> None:
+        """Refuse new work, finish what was accepted (for ``drain_seconds`` at most), end the workers."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self.backlog.idle.wait()
+        except TimeoutError:
+            logger.warning("%d items were not finished in time", self.backlog.items)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def image_id(self, content: bytes) -> str:
+        """The id of an image: its bytes, and the model and preprocessing that encode it.
+
+        Raises: `RequestError` ``not_ready``.
+        """
+        info = self._require_info()
+        key = hashlib.sha256(content + info.revision.encode()).digest()
+        return "img_" + base64.urlsafe_b64encode(key[:24]).decode()
+
+    def _require_info(self) -> ModelInfo:
+        if self.draining:
+            raise RequestError("shutting_down", "This server is shutting down.", retry_after=5.0)
+        if self.info is None:
+            raise RequestError("not_ready", "The model is starting.", retry_after=5.0)
+        return self.info
+
+    def _lane(self, key: str) -> Lane:
+        """Where the image is, or else the least busy worker."""
+        ready = [lane for lane in self.lanes if lane.state == "ready"]
+        if not ready:
+            raise RequestError("not_ready", "The worker is starting.", retry_after=5.0)
+        for lane in ready:
+            if lane.cache.peek(key) is not None:
+                return lane
+        return min(ready, key=lambda lane: lane.load)
+
+    async def run(
+        self,
+        task: Task,
+        image: ImageSource,
+        texts: Sequence[str],
+        *,
+        candidates: Sequence[str] | None = None,
+        top_k: int = 5,
+        maps: MapRequest | None = None,
+        seconds: float | None = None,
+    ) -> Answered:
+        """Run texts against an image; no texts only encodes it.
+
+        ``seconds`` is the request's deadline (never later than the server's own).
+
+        Raises: `ItemError` for a text that the model cannot take, `RequestError` for anything else.
+        """
+        info = self._require_info()
+        arrival = perf_counter()
+        key = image.image_id or self.image_id(image.content)
+        lane = self._lane(key)
+        entry = lane.cache.peek(key)
+        known = entry is not None and (image.load is not None or image.scope in entry.scopes)
+        if image.load is None and not known:
+            raise RequestError("image_not_found", "No such image is kept here; send its bytes.", param="image_id")
+        cache = "miss" if entry is None else ("hit" if entry.ready else "shared")
+        load = image.load
+        pixels = None if load is None else lambda: load(info.preprocess)
+        stages = Stages()
+        limit = min(self.settings.request_seconds, seconds or self.settings.request_seconds)
+        try:
+            with self.backlog.hold(images=int(cache == "miss"), texts=len(texts)):
+                async with asyncio.timeout(limit), lane.hold(key, pixels, stages) as held:
+                    held.scopes.add(image.scope)
+                    output = None
+                    if texts:
+                        chosen = None if candidates is None else tuple(candidates)
+                        item = RunItem(key, tuple(texts), chosen, top_k, maps)
+                        output = await lane.run(task, item, held, arrival, stages)
+                    geometry = held.geometry
+        except TimeoutError:
+            raise RequestError("deadline_exceeded", f"Not finished within {limit:g} s.") from None
+        if geometry is None:
+            raise RequestError("worker_failed", "The worker died while it held this request.")
+        return Answered(output, key, geometry, cache, stages)

@@ -1,0 +1,329 @@
+"""One worker with its cache and its queues, kept alive.
+
+A lane is what a device (or, on a CPU, a share of the cores) adds to the service: lanes share nothing, so one that
+fails takes only its own requests with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal
+
+from app.engine.batcher import Batcher, EncodeJob, Job, RunJob
+from app.engine.cache import Entry, ImageCache
+from app.engine.process import ModelNotLoaded, WorkerDied, WorkerProcess
+from app.engine.queue import Backlog
+from app.engine.worker import Encode, Encoded, Failure, Load, Reply, Run, RunItem
+from app.errors import RequestError
+from model.interface import ItemError, ModelInfo, Output, Pixels, Task
+
+logger = logging.getLogger(__name__)
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+_LONGEST_PAUSE = 30.0
+_DIED = "The worker died while it held this request."
+
+
+@dataclass(slots=True)
+class LaneOptions:
+    """What a lane needs to know; see `app.settings.Settings` for the meanings."""
+
+    load: Load
+    environment: dict[str, str]
+    cache_bytes: int
+    cache_seconds: float
+    encode_batch: int
+    run_batch: int
+    batch_wait: float
+    decode_ahead: int
+    call_seconds: float
+    load_seconds: float
+
+
+@dataclass(slots=True)
+class Observer:
+    """Where a lane reports what it does; the telemetry fills the fields that it wants."""
+
+    batch: Callable[[str, int, float], None] = lambda kind, size, seconds: None
+    waited: Callable[[str, float], None] = lambda kind, seconds: None
+    dropped: Callable[[str], None] = lambda kind: None
+    restarted: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True)
+class Stages:
+    """Seconds that one request spent in each stage; the image's are zero where it was known already."""
+
+    decode: float = 0.0
+    encode_wait: float = 0.0
+    encode: float = 0.0
+    run_wait: float = 0.0
+    run: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """A worker, supervised: started again when it dies, with longer and longer pauses."""
+
+    options: LaneOptions
+    backlog: Backlog
+    decoders: Executor
+    observer: Observer
+    on_change: Callable[[], None]
+    state: State = "starting"
+    info: ModelInfo | None = None
+    encoded: int = 0
+    """Images that went through the vision encoder since the start."""
+    restarts: int = 0
+    decoding: int = 0
+    worker: WorkerProcess = field(default_factory=WorkerProcess)
+    cache: ImageCache = field(init=False)
+    batcher: Batcher = field(init=False)
+    _ahead: asyncio.Semaphore = field(init=False)
+    _forget: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cache = ImageCache(self.options.cache_bytes, self.options.cache_seconds)
+        self.batcher = Batcher(
+            encode_batch=self.options.encode_batch, run_batch=self.options.run_batch, on_drop=self._dropped
+        )
+        self._ahead = asyncio.Semaphore(self.options.decode_ahead)
+
+    @property
+    def load(self) -> int:
+        """How busy the lane is, to choose between lanes."""
+        return 4 * (self.decoding + self.batcher.encodes) + self.batcher.texts
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Keep a worker running and its queue moving, until cancelled."""
+        pause = 0.0
+        try:
+            while True:
+                began = perf_counter()
+                try:
+                    await self._live_once()
+                except ModelNotLoaded as error:
+                    logger.error("the model cannot be loaded: %s", error)
+                    self._enter("failed")
+                    return
+                except (WorkerDied, OSError) as error:
+                    logger.error("worker lost: %s", error)
+                except Exception:  # a fault of our own must not end the service
+                    logger.exception("the dispatcher failed")
+                self._enter("restarting")
+                self.restarts += 1
+                self.observer.restarted()
+                self._fail_all(RequestError("worker_failed", _DIED))
+                await self.worker.stop(grace=0.0)
+                self.worker = WorkerProcess()
+                if perf_counter() - began > 60.0:
+                    pause = 0.0
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE, 2 * pause + 0.5)
+        finally:
+            if self.state != "failed":
+                self._enter("stopped")
+            self._fail_all(RequestError("shutting_down", "This server is shutting down."))
+            await self.worker.stop()
+
+    async def _live_once(self) -> None:
+        """One worker's life. Raises when it ends: `WorkerDied`, `ModelNotLoaded`."""
+        options = self.options
+        self.info = await self.worker.start(options.load, seconds=options.load_seconds, environment=options.environment)
+        self._enter("ready")
+        dispatching = asyncio.create_task(self._dispatch())
+        ended = asyncio.create_task(self.worker.ended())
+        try:
+            await asyncio.wait((dispatching, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            dispatching.cancel()
+            await asyncio.wait((dispatching,))
+        if not dispatching.cancelled():
+            dispatching.result()  # raises what ended it
+        raise WorkerDied("the worker ended")
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.on_change()
+
+    def _fail_all(self, error: RequestError) -> None:
+        """The worker's images are gone, and with them whatever waits for them."""
+        for job in self.batcher.drain():
+            _fail(job, error)
+        for entry in list(self.cache):
+            if entry.loading is not None and not entry.ready:
+                entry.error = error
+                entry.loading.cancel()
+        self.cache.clear()
+        self._forget.clear()
+
+    def _dropped(self, job: Job) -> None:
+        self.observer.dropped("encode" if isinstance(job, EncodeJob) else "run")
+
+    # -- the worker's side of the queue ---------------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        """Send batch after batch. Raises: `WorkerDied`."""
+        while True:
+            if self.decoding and self.batcher.encode_is_next() and self.options.batch_wait:
+                await self.batcher.wait(self.options.batch_wait)  # images on their way may share the call
+            batch = self.batcher.take()
+            if not batch:
+                await self.batcher.wait(5.0)  # now and then even when idle, for images past their time
+                self._shrink()
+                continue
+            start = perf_counter()
+            for job in batch:
+                self.observer.waited("encode" if isinstance(job, EncodeJob) else "run", start - job.arrival)
+            evict = tuple(self._forget)
+            self._forget.clear()
+            message: Encode | Run
+            first = batch[0]
+            if isinstance(first, EncodeJob):
+                encodes = [job for job in batch if isinstance(job, EncodeJob)]
+                message = Encode(tuple((job.key, job.pixels) for job in encodes), evict)
+            else:
+                runs = [job for job in batch if isinstance(job, RunJob)]
+                message = Run(first.task, tuple(job.item for job in runs), evict)
+            try:
+                reply = await self.worker.call(message, seconds=self.options.call_seconds)
+            except BaseException:
+                for job in batch:
+                    _fail(job, RequestError("worker_failed", _DIED))
+                raise
+            self._settle(batch, reply, start)
+
+    def _settle(self, batch: list[EncodeJob] | list[RunJob], reply: Reply, start: float) -> None:
+        seconds = perf_counter() - start
+        kind = "encode" if isinstance(batch[0], EncodeJob) else "run"
+        count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in batch)
+        (self.backlog.encode if kind == "encode" else self.backlog.run).observe(count, seconds)
+        self.observer.batch(kind, count, reply.seconds)
+        if reply.batch_that_fits is not None:
+            self._fit(kind, reply.batch_that_fits)
+        job: Job
+        jobs: list[Job] = list(batch)
+        for job, result in zip(jobs, reply.results, strict=True):
+            job.started, job.seconds = start, seconds
+            if isinstance(job, EncodeJob) and isinstance(result, Encoded):
+                self.encoded += 1
+                if job.future.done():  # nobody waits any more, and so nobody would book it
+                    self._forget.append(job.key)
+            _settle(job, result)
+
+    def _fit(self, kind: str, size: int) -> None:
+        logger.warning("out of memory: %s batches are now at most %d", kind, size)
+        if kind == "encode":
+            self.batcher.encode_batch = min(self.batcher.encode_batch, size)
+        else:
+            self.batcher.run_batch = min(self.batcher.run_batch, size)
+
+    def _shrink(self) -> None:
+        self._forget.extend(self.cache.shrink(perf_counter()))
+
+    # -- the requests' side ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def hold(self, key: str, load: Callable[[], Pixels] | None, stages: Stages) -> AsyncIterator[Entry]:
+        """The image ``key``, encoded and kept until the block ends. Who asks for an image that is being loaded waits
+        for that; the loading is given up when nobody waits any more.
+
+        Raises: `RequestError`: what ``load`` raises, ``image_not_found`` when it is None and the image unknown.
+        """
+        entry = self.cache.peek(key)
+        if entry is None:
+            if load is None:
+                raise RequestError("image_not_found", f"No image {key} is kept here; send its bytes.", param="image_id")
+            entry = Entry(key)
+            self.cache.add(entry)
+            entry.loading = asyncio.create_task(self._load(entry, load, stages))
+            entry.loading.add_done_callback(_retrieve)
+        self.cache.pin(entry, perf_counter())
+        try:
+            if entry.loading is not None and not entry.ready:
+                await self._loaded(entry, entry.loading)
+            yield entry
+        finally:
+            self.cache.release(entry)
+            if not entry.ready:
+                if entry.users == 0:
+                    self.cache.drop(entry)
+                    if entry.loading is not None:
+                        entry.loading.cancel()
+            elif self.state == "ready":
+                self._shrink()
+
+    async def _loaded(self, entry: Entry, loading: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            if not loading.cancelled() or entry.error is None:
+                raise  # it was this request that was cancelled
+            raise RequestError("worker_failed", _DIED) from entry.error
+
+    async def _load(self, entry: Entry, load: Callable[[], Pixels], stages: Stages) -> None:
+        arrival = perf_counter()
+        try:
+            async with self._ahead:
+                self.decoding += 1
+                start = perf_counter()
+                try:
+                    pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, load)
+                finally:
+                    self.decoding -= 1
+                stages.decode = perf_counter() - start
+                job = EncodeJob(entry.key, pixels, arrival, asyncio.get_running_loop().create_future())
+                put = perf_counter()
+                self.batcher.put(job)
+                encoded = await job.future
+        except BaseException:
+            self.cache.drop(entry)  # who comes next tries again
+            raise
+        stages.encode_wait, stages.encode = job.started - put, job.seconds
+        self.cache.fill(entry, nbytes=encoded.nbytes, geometry=pixels.geometry, batch_key=encoded.batch_key)
+
+    async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
+        """Run texts against an image that is held.
+
+        Raises: `ItemError`, `RequestError`.
+        """
+        job = RunJob(task, item, entry.batch_key, arrival, asyncio.get_running_loop().create_future())
+        put = perf_counter()
+        self.batcher.put(job)
+        output = await job.future
+        stages.run_wait, stages.run = job.started - put, job.seconds
+        return output
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Mark a failed load as seen: each request that waited raises it for itself."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _fail(job: Job, error: BaseException) -> None:
+    if not job.future.done():
+        job.future.set_exception(error)
+
+
+def _settle(job: Job, result: object) -> None:
+    if job.future.done():
+        return
+    if isinstance(result, Failure):
+        if result.out_of_memory:
+            _fail(job, RequestError("overloaded", "The device has too little memory for this request."))
+        else:
+            _fail(job, RequestError("internal_error", "The model failed on this request."))
+    elif isinstance(result, ItemError):
+        _fail(job, result)
+    else:
+        job.future.set_result(result)  # type: ignore[arg-type]  # one type a kind of job

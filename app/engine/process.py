@@ -1,0 +1,131 @@
+"""The parent's end of one worker process: start, call, notice death, kill, stop.
+
+The worker is spawned by command, never forked: the parent must stay free of torch and of its threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.engine.worker import HEADER, Encode, Load, LoadFailed, Ready, Reply, Run
+from model.interface import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_BUFFER = 16 * 1024 * 1024
+
+
+class WorkerDied(Exception):
+    """The worker is gone or had to be killed; what it held is lost."""
+
+
+class ModelNotLoaded(Exception):
+    """The worker said that its model cannot be loaded; trying again will not help."""
+
+
+class WorkerProcess:
+    """One spawned worker. Calls are serial: the caller awaits one before it makes the next."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, message: Load, *, seconds: float, environment: dict[str, str] | None = None) -> ModelInfo:
+        """Spawn the process, load the model and warm it up.
+
+        Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            path = os.pathsep.join(part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-c", "import sys; from app.engine.worker import main; sys.exit(main(*map(int, sys.argv[1:])))"),
+                *(str(theirs.fileno()), str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **(environment or {}), "PYTHONPATH": path},
+            )
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER)
+        answer = await self._exchange(message, seconds)
+        if isinstance(answer, LoadFailed):
+            await self.stop()
+            raise ModelNotLoaded(answer.message)
+        if not isinstance(answer, Ready):
+            raise WorkerDied(f"the worker said {type(answer).__name__}")
+        logger.info("worker %d ready in %.1f s with %s", self.pid, answer.seconds, answer.info.id)
+        return answer.info
+
+    async def call(self, message: Encode | Run, *, seconds: float) -> Reply:
+        """Send one message and await its reply.
+
+        Raises: `WorkerDied`; when it took more than ``seconds`` seconds, the worker is killed first.
+        """
+        reply = await self._exchange(message, seconds)
+        if not isinstance(reply, Reply):
+            raise WorkerDied(f"the worker said {type(reply).__name__}")
+        return reply
+
+    async def _exchange(self, message: object, seconds: float) -> Any:
+        reader, writer = self._reader, self._writer
+        if reader is None or writer is None:
+            raise WorkerDied("the worker was never started")
+        try:
+            async with asyncio.timeout(seconds):
+                body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+                writer.write(HEADER.pack(len(body)))
+                writer.write(body)
+                await writer.drain()
+                head = await reader.readexactly(HEADER.size)
+                return pickle.loads(await reader.readexactly(HEADER.unpack(head)[0]))  # noqa: S301 - our own child
+        except TimeoutError:
+            logger.error("worker %s did not answer within %.0f s and is killed", self.pid, seconds)
+            self.kill()
+            raise WorkerDied("the worker was stuck") from None
+        except (OSError, EOFError) as error:  # IncompleteReadError is an EOFError
+            self.kill()
+            raise WorkerDied("the worker ended") from error
+        except asyncio.CancelledError:
+            self.kill()  # its reply would be taken for that of the next call
+            raise
+
+    async def ended(self) -> None:
+        """Until the process has ended, for whatever reason."""
+        if self._process is not None:
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self.alive and self._process is not None:
+            self._process.kill()
+
+    async def stop(self, *, grace: float = 5.0) -> None:
+        """Hang up and await the end; kill after ``grace`` seconds. Safe to call twice."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = self._reader = None
+        if self._process is None:
+            return
+        try:
+            async with asyncio.timeout(grace):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()

@@ -1,0 +1,269 @@
+"""The worker process: one model, a plain dict of encoded images, and obedience.
+
+`main` is given one end of a socket pair. Messages are pickles behind an 8-byte length. The parent
+(`app.engine.process`) sends a `Load` first and gets a `Ready` or a `LoadFailed` after the
+warm-up; then one `Encode` or `Run` at a time, each answered by a list with one entry an item. The parent alone decides
+what is kept: every message names the keys to forget before anything else is done.
+
+Nothing here may fail a batch for one item: an error halves the batch down to the guilty item, which gets a `Failure`.
+Nothing here logs a question or an image.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, TypeVar
+
+from PIL import Image
+
+from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, ModelInfo, Output, Pixels, Task
+
+logger = logging.getLogger("app.engine.worker")
+
+HEADER = struct.Struct("!Q")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """First message: ``loader`` is ``module:function``, called with ``arguments``; it returns a `Model`."""
+
+    loader: str
+    arguments: dict[str, Any]
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded and has answered once."""
+
+    info: ModelInfo
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model cannot be loaded; the process ends."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode images and keep them under their keys. Reply: one `Encoded` or `Failure` each."""
+
+    items: tuple[tuple[str, Pixels], ...]
+    evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the parent must know of a kept image."""
+
+    nbytes: int
+    batch_key: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class RunItem:
+    """`model.interface.Item` with the key of a kept image in the image's place."""
+
+    key: str
+    texts: tuple[str, ...]
+    candidates: tuple[str, ...] | None = None
+    top_k: int = 5
+    maps: MapRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run items of one task and batch key. Reply: one `Output`, `ItemError` or `Failure` each."""
+
+    task: Task
+    items: tuple[RunItem, ...]
+    evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The model raised on this very item, also when it was tried alone."""
+
+    out_of_memory: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Results of one message in order, and the largest batch that fitted in memory (None: no batch failed)."""
+
+    results: list[Any] = field(repr=False)
+    seconds: float
+    batch_that_fits: int | None = None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the batch was too large (torch's class is known by name: no import here)."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+class Server:
+    """Obeys messages against one model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.images: dict[str, EncodedImage] = {}
+        self.batch_that_fits: int | None = None
+
+    def handle(self, message: Encode | Run) -> Reply:
+        """Carry out one message."""
+        start = time.perf_counter()
+        self.batch_that_fits = None
+        for key in message.evict:
+            self.images.pop(key, None)
+        results: list[Any]
+        if isinstance(message, Encode):
+            results = self._attempt(message.items, self._encode)
+        else:
+            task = message.task
+            results = self._attempt(message.items, lambda items: self._run(task, items))
+        return Reply(results, time.perf_counter() - start, self.batch_that_fits)
+
+    def _encode(self, items: Sequence[tuple[str, Pixels]]) -> list[Encoded]:
+        images = self.model.encode([pixels for _, pixels in items])
+        self.images.update((key, image) for (key, _), image in zip(items, images, strict=True))
+        return [Encoded(image.nbytes, image.batch_key) for image in images]
+
+    def _run(self, task: Task, items: Sequence[RunItem]) -> list[Output | ItemError]:
+        whole = [Item(self.images[i.key], i.texts, i.candidates, i.top_k, i.maps) for i in items]
+        results = self.model.run(task, whole)
+        if len(results) != len(items):
+            raise RuntimeError(f"the model returned {len(results)} results for {len(items)} items")
+        return results
+
+    def _attempt(self, items: Sequence[T], call: Callable[[Sequence[T]], list[R]]) -> list[R | Failure]:
+        """``call`` on all the items; when that raises, on halves, down to single items."""
+        failure: Failure | None = None
+        try:
+            return list(call(items))
+        except Exception as error:
+            memory = out_of_memory(error)
+            if len(items) == 1:
+                logger.exception("the model failed on one item")
+            failure = Failure(memory, type(error).__name__)
+        # Out of the except block, so that the traceback no longer holds the tensors of the failed attempt.
+        if failure.out_of_memory:
+            free_memory()
+            self.batch_that_fits = max(1, len(items) // 2)
+        if len(items) > 1:
+            middle = len(items) // 2
+            return self._attempt(items[:middle], call) + self._attempt(items[middle:], call)
+        if failure.out_of_memory and isinstance(items[0], RunItem) and len(items[0].texts) > 1:
+            return self._split_texts(items[0], call)
+        return [failure]
+
+    def _split_texts(self, item: RunItem, call: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        """One request whose texts do not fit together: half of them at a time."""
+        middle = len(item.texts) // 2
+        parts = [replace(item, texts=item.texts[:middle]), replace(item, texts=item.texts[middle:])]
+        first, second = (self._attempt([part], call)[0] for part in parts)
+        if isinstance(first, Output) and isinstance(second, Output):
+            return [Output(first.texts + second.texts, first.maps)]
+        if isinstance(first, Output) and isinstance(second, ItemError):
+            index = None if second.index is None else second.index + middle
+            return [ItemError(second.code, second.message, index, second.detail)]
+        return [second if isinstance(first, Output) else first]
+
+
+def free_memory() -> None:
+    """Give cached device memory back, after an out-of-memory error."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def warm_up(model: Model) -> None:
+    """One image and one text through every task, so that the first request does not pay for lazy set-up."""
+    info = model.info
+    pixels = info.preprocess(Image.new("RGB", (64, 48), (127, 127, 127)))
+    for size in (1, 2):
+        images = model.encode([pixels] * size)
+        for task in info.tasks:
+            maps = None if info.default_map_kind is None else MapRequest()
+            results = model.run(task, [Item(image, ("what is this?",), maps=maps) for image in images])
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+
+
+def send(stream: BinaryIO, message: object) -> None:
+    """Write one message."""
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    stream.write(HEADER.pack(len(body)))
+    stream.write(body)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Any:
+    """Read one message; None at the end of the stream. Only our own parent is at the other end."""
+    head = stream.read(HEADER.size)
+    if len(head) < HEADER.size:
+        return None
+    body = stream.read(HEADER.unpack(head)[0])
+    return pickle.loads(body)  # noqa: S301
+
+
+def load(message: Load) -> Model:
+    """Import and call the loader."""
+    module, _, function = message.loader.partition(":")
+    loaded: Model = getattr(importlib.import_module(module), function)(**message.arguments)
+    return loaded
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, even in the middle of a call."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def main(fd: int, parent: int) -> int:
+    """Serve the parent at the other end of socket ``fd`` until it hangs up."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent drains, then hangs up
+        signal.signal(ignored, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with (
+        socket.socket(fileno=fd) as connection,
+        connection.makefile("rb") as incoming,
+        connection.makefile("wb") as out,
+    ):
+        message = receive(incoming)
+        if message is None:
+            return 0
+        logging.basicConfig(level=message.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        start = time.perf_counter()
+        try:
+            model = load(message)
+            warm_up(model)
+        except Exception as error:
+            logger.exception("the model cannot be loaded")
+            send(out, LoadFailed(f"{type(error).__name__}: {error}"))
+            return 1
+        send(out, Ready(model.info, time.perf_counter() - start))
+        server = Server(model)
+        while (message := receive(incoming)) is not None:
+            send(out, server.handle(message))
+    return 0

@@ -1,0 +1,140 @@
+"""Errors of the service: one exception, and the handlers that give every error the one body shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from crosslook.errors import CODES
+from crosslook.types import ErrorBody, ErrorInfo
+from model.interface import ItemError
+
+
+class RequestError(Exception):
+    """A request cannot be answered. ``code`` is a key of `crosslook.errors.CODES`, which knows the status.
+
+    ``param`` names the field at fault, with its index; ``detail`` holds figures of the case; ``retry_after`` is in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        detail: dict[str, object] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.detail = detail
+        self.retry_after = retry_after
+
+    @property
+    def status(self) -> int:
+        return CODES[self.code].status
+
+
+def item_error(error: ItemError, field: str) -> RequestError:
+    """What a model says of one item, as an error of the request: ``field`` is the list that holds its texts."""
+    param = field if error.index is None else f"{field}[{error.index}]"
+    if error.code == "map_not_supported":
+        param = "map_kind"
+    return RequestError(error.code, error.message, param=param, detail=error.detail)
+
+
+def validation_error(problems: Sequence[object]) -> RequestError:
+    """The first of pydantic's complaints, as an error of the request."""
+    first = problems[0] if problems else {}
+    problem: dict[str, object] = dict(first) if isinstance(first, dict) else {}
+    kind, message = str(problem.get("type", "")), str(problem.get("msg", "invalid"))
+    location = problem.get("loc", ())
+    param = field_name(location if isinstance(location, tuple | list) else ())
+    if kind == "json_invalid":
+        return RequestError("malformed_request", f"The body is not valid JSON: {message}.")
+    if kind == "extra_forbidden":
+        return RequestError("invalid_request", f"Unknown field: {param}.", param=param)
+    if kind == "missing":
+        return RequestError("invalid_request", f"Field required: {param}.", param=param)
+    return RequestError("invalid_request", f"{param or 'The body'}: {message}.", param=param)
+
+
+def field_name(location: Sequence[object]) -> str | None:
+    """A pydantic location as a path: ``("questions", 0)`` is ``questions[0]``."""
+    name = ""
+    for part in location:
+        if part in ("body", "query", "path", "header") and not name:
+            continue
+        name += f"[{part}]" if isinstance(part, int) else (f".{part}" if name else str(part))
+    return name or None
+
+
+def error_response(error: RequestError, request_id: str | None) -> Response:
+    """The response for an error: its body, status and headers."""
+    code = CODES[error.code]
+    info = ErrorInfo(
+        code=error.code,
+        message=error.message,
+        type=code.type,
+        param=error.param,
+        request_id=request_id,
+        detail=error.detail,
+    )
+    headers = {"X-Error-Code": error.code}
+    if code.retry:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after if error.retry_after is not None else 1.0)))
+    if code.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = ErrorBody(error=info).model_dump_json()
+    return Response(body, code.status, headers, "application/json")
+
+
+def _from_http(error: HTTPException, request: Request) -> RequestError:
+    path = request.url.path
+    if error.status_code == 404:
+        return RequestError("not_found", f"No such route: {path[:200]}.")
+    if error.status_code == 405:
+        return RequestError("method_not_allowed", f"{request.method} is not a method of {path[:200]}.")
+    if error.status_code == 413:
+        return RequestError("body_too_large", str(error.detail))
+    if error.status_code < 500:
+        return RequestError("malformed_request", str(error.detail))
+    return RequestError("internal_error", "A fault of the server.")
+
+
+def request_id_of(request: Request) -> str | None:
+    """The id that the telemetry middleware gave this request."""
+    found = getattr(request.state, "request_id", None)
+    return found if isinstance(found, str) else None
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers, so that every error leaves ``app`` as an `ErrorBody`."""
+
+    def on_request_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)  # noqa: S101 - narrows the type that the registration guarantees
+        return error_response(error, request_id_of(request))
+
+    def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        response = error_response(_from_http(error, request), request_id_of(request))
+        if error.headers and "allow" in {name.lower() for name in error.headers}:
+            response.headers["Allow"] = next(v for k, v in error.headers.items() if k.lower() == "allow")
+        return response
+
+    def on_validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError | ValidationError)  # noqa: S101
+        return error_response(validation_error(error.errors()), request_id_of(request))
+
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)

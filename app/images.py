@@ -1,0 +1,65 @@
+"""The image of a request, from whichever field it came in, as the engine takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from app import intake
+from app.engine.engine import ImageSource
+from app.errors import RequestError
+from app.intake import ImageLimits
+from model.interface import Geometry, Pixels, Preprocess, Region
+
+_DECODE_SIDE = 1024  # no model takes in more; a JPEG of twice that is decoded at a half
+
+
+def from_bytes(data: bytes, limits: ImageLimits, *, scope: str = "", param: str = "image") -> ImageSource:
+    """An image given by value. It is decoded only where the engine does not know it."""
+    if not data:
+        raise RequestError("image_broken", "The image is empty.", param=param)
+    intake.check_bytes(len(data), limits, param=param)
+    return ImageSource(intake.digest(data), loader(data, limits, param), scope=scope)
+
+
+def loader(data: bytes, limits: ImageLimits, param: str) -> Callable[[Preprocess], Pixels]:
+    """Decode, verify and preprocess: the work of a decoder thread."""
+
+    def load(preprocess: Preprocess) -> Pixels:
+        side = getattr(preprocess, "decode_side", _DECODE_SIDE)
+        image = intake.open_image(data, limits, side=side, param=param)
+        pixels = preprocess(image.image)
+        return replace(pixels, geometry=in_original(pixels.geometry, image.width, image.height))
+
+    return load
+
+
+def in_original(geometry: Geometry, width: int, height: int) -> Geometry:
+    """The geometry of an image that was decoded at a fraction of its size, in pixels of the original."""
+    if (geometry.width, geometry.height) == (width, height):
+        return geometry
+    x, y = width / geometry.width, height / geometry.height
+    region = geometry.region
+    scaled = Region(region.left * x, region.top * y, region.right * x, region.bottom * y)
+    return replace(geometry, width=width, height=height, region=scaled)
+
+
+def choose(
+    *, file: bytes | None, text: str | None, image_id: str | None, limits: ImageLimits, scope: str = ""
+) -> ImageSource:
+    """The one image among the fields of a native request.
+
+    Raises: `RequestError` ``invalid_request`` when there is none or more than one, and what `app.intake` raises.
+    """
+    given = sum(part is not None for part in (file, text, image_id))
+    if given != 1:
+        message = "Give the image either as `image` or as `image_id`."
+        raise RequestError("invalid_request", message, param="image")
+    if image_id is not None:
+        return ImageSource(image_id=image_id, scope=scope)
+    if file is None:
+        assert text is not None  # noqa: S101 - counted above
+        if intake.is_url(text):
+            raise RequestError("url_not_allowed", "This server does not fetch image URLs.", param="image")
+        file = intake.from_text(text, limits)
+    return from_bytes(file, limits, scope=scope)

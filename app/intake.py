@@ -1,0 +1,204 @@
+"""Untrusted bytes to a verified image. Everything that a client sends as an image passes here.
+
+Two steps, because the engine skips the second for an image that it knows: `from_text` (base64 or a data URI to bytes)
+and `open_image` (bytes to a fully decoded, upright RGB image). Sizes are checked from the header before anything is
+decoded. Formats: JPEG, PNG, WebP, GIF (first frame), BMP, TIFF.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from app.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*")
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What an image may be: bytes of its file, and pixels and sides as its header gives them."""
+
+    file_bytes: int
+    pixels: int
+    side: int
+    min_side: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedImage:
+    """A decoded image, RGB and upright. ``width`` and ``height`` are the original's after rotation; ``image`` itself
+    may be smaller where a large JPEG was decoded at a fraction of its size."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def configure(limits: ImageLimits) -> None:
+    """Set Pillow's own guard (a process-wide value) to ours; it catches what allocates before we can look."""
+    Image.MAX_IMAGE_PIXELS = limits.pixels
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged metadata, printed to stderr
+
+
+def digest(data: bytes) -> bytes:
+    """The content hash that tells images apart."""
+    return hashlib.sha256(data).digest()
+
+
+def is_url(text: str) -> bool:
+    """Whether the text of an ``image`` field is a URL that would have to be fetched."""
+    return text[:8].lower().startswith(("http://", "https://")) or "://" in text[:32]
+
+
+def from_text(text: str, limits: ImageLimits, *, param: str | None = "image") -> bytes:
+    """The bytes of base64 or of a base64 data URI.
+
+    Raises: `RequestError` ``invalid_base64``, ``image_too_large``.
+    """
+    if text[:5].lower() == "data:":
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            raise RequestError("invalid_base64", "A data URI must be of the form data:...;base64,...", param=param)
+    if len(text) > limits.file_bytes * 4 // 3 + 1024 + limits.file_bytes // 16:  # padding and line breaks
+        raise _too_many_bytes(limits, param)
+    try:
+        # split() removes the line breaks of MIME base64; a space that was a plus is a broken string, caught below.
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        message = "The image is neither base64, a data URI nor a URL."
+        raise RequestError("invalid_base64", message, param=param) from None
+    if not data:
+        raise RequestError("invalid_base64", "The image is empty.", param=param)
+    check_bytes(len(data), limits, param=param)
+    return data
+
+
+def check_bytes(size: int, limits: ImageLimits, *, param: str | None = "image") -> None:
+    """Raise ``image_too_large`` for a file of more bytes than allowed."""
+    if size > limits.file_bytes:
+        raise _too_many_bytes(limits, param)
+
+
+def _too_many_bytes(limits: ImageLimits, param: str | None) -> RequestError:
+    message = f"The image has more than {limits.file_bytes} bytes."
+    return RequestError("image_too_large", message, param=param, detail={"max_bytes": limits.file_bytes})
+
+
+def open_image(
+    data: bytes, limits: ImageLimits, *, side: int | None = None, param: str | None = "image"
+) -> VerifiedImage:
+    """Decode an image completely.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter side stays at least ``side`` pixels (the
+    decoder's own scaling, several times faster); None decodes at full size.
+
+    Raises: `RequestError` ``unsupported_image``, ``image_broken``, ``image_too_large``, ``image_too_small``.
+    """
+    try:
+        return _open(data, limits, side, param)
+    except RequestError:
+        raise
+    except UnidentifiedImageError:
+        if _looks_supported(data):
+            raise RequestError("image_broken", "The image is damaged: its header is unreadable.", param=param) from None
+        message = f"The bytes are no image of a supported format ({', '.join(FORMATS)})."
+        raise RequestError("unsupported_image", message, param=param) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels(limits, param, None) from None
+    except MemoryError:
+        raise RequestError("image_too_large", "The image does not fit in memory.", param=param) from None
+    except Exception as error:  # Pillow's plugins raise anything at all on hostile bytes
+        logger.info("image refused: %s", type(error).__name__)
+        raise RequestError("image_broken", "The image is truncated or damaged.", param=param) from error
+
+
+def _looks_supported(data: bytes) -> bool:
+    return data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def _open(data: bytes, limits: ImageLimits, side: int | None, param: str | None) -> VerifiedImage:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
+    width, height = image.size
+    if width * height > limits.pixels or max(width, height) > limits.side:
+        raise _too_many_pixels(limits, param, (width, height))
+    if min(width, height) < limits.min_side:
+        message = f"The image is {width}x{height} pixels; both sides must have at least {limits.min_side}."
+        detail: dict[str, object] = {"width": width, "height": height, "min_side": limits.min_side}
+        raise RequestError("image_too_small", message, param=param, detail=detail)
+    if side is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (side, side))
+    image.load()
+    orientation = _orientation(image)
+    upright = to_rgb(image)
+    if orientation in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[orientation])
+    if orientation >= 5:
+        width, height = height, width
+    if image.format == "TIFF":  # Pillow turns these itself while loading
+        width, height = upright.size
+    return VerifiedImage(upright, width, height)
+
+
+def _too_many_pixels(limits: ImageLimits, param: str | None, size: tuple[int, int] | None) -> RequestError:
+    message = f"The image has more than {limits.pixels} pixels or a side of more than {limits.side}."
+    detail: dict[str, object] = {"max_pixels": limits.pixels, "max_side": limits.side}
+    if size is not None:
+        detail |= {"width": size[0], "height": size[1]}
+    return RequestError("image_too_large", message, param=param, detail=detail)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata does not make the pixels wrong
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: alpha flattened on white, 16 and 32 bits scaled to 8.
+
+    Raises: ValueError for a mode that has no RGB meaning.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _deep_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=65535.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    if image.mode == "F" and top <= 1.0:
+        scale = 255.0
+    elif image.mode in ("F", "I") and top <= 255.0:
+        scale = 1.0
+    else:
+        scale = 255.0 / 65535.0
+    grey = np.clip(values * scale, 0.0, 255.0).round().astype(np.uint8)
+    return Image.fromarray(grey, "L").convert("RGB")

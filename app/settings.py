@@ -1,0 +1,101 @@
+"""Every setting of the server in one place: environment variables ``CROSSLOOK_*`` or a ``.env`` file.
+
+The descriptions are what docs/operations.md prints; `tests/app/test_operations.py` fails when the page has drifted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MiB = 1024 * 1024
+
+
+def _split(value: object) -> object:
+    """Lists in the environment are separated by commas: ``a,b``."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Words = Annotated[list[str], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Bytes are bytes, times are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CROSSLOOK_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for all.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    root_path: str = Field("", description="Path prefix that a reverse proxy strips.")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1", description="Proxies whose `X-Forwarded-*` headers are believed; `*` for any."
+    )
+    cors_origins: Words = Field(default_factory=list, description="Origins allowed by CORS, comma-separated; `*`: any.")
+
+    model: str = Field("compact", description="Model to serve: `compact`, `tiny`, a folder or a hub name.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    kernel: str = Field("auto", description="Cross-attention kernel; `auto` picks the fastest for the device.")
+    workers: int = Field(1, ge=1, le=64, description="Worker processes, each with its own copy of the model.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
+    decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")
+
+    cache_bytes: int = Field(
+        256 * MiB, ge=0, description="Encoded images kept, in bytes, over all workers; 0 keeps none."
+    )
+    cache_seconds: float = Field(3600.0, gt=0, description="How long an encoded image is kept after its last use.")
+    encode_batch: int = Field(4, ge=1, description="Images encoded together at most.")
+    run_batch: int = Field(32, ge=1, description="Questions run together at most (one request is never split).")
+    batch_wait: float = Field(
+        0.002, ge=0, le=1, description="Longest wait for a batch to fill while other images are being decoded."
+    )
+    queue_items: int = Field(256, ge=1, description="Questions and images accepted and not yet answered, at most.")
+    queue_bytes: int = Field(
+        256 * MiB, ge=1, description="Bytes of request bodies held at once, at most; more is refused with 503."
+    )
+    queue_seconds: float = Field(
+        10.0, gt=0, description="A request whose estimated wait exceeds this is refused with 503."
+    )
+    rate_per_minute: int = Field(0, ge=0, description="Questions a minute allowed to each API key; 0: no limit.")
+
+    body_bytes: int = Field(28 * MiB, ge=1024, description="Largest request body.")
+    image_bytes: int = Field(20 * MiB, ge=1024, description="Largest encoded image (file size).")
+    image_pixels: int = Field(50_000_000, ge=64, description="Most pixels of an image, read from its header.")
+    image_side: int = Field(16_384, ge=8, description="Longest side of an image, in pixels.")
+    image_min_side: int = Field(8, ge=1, description="Shortest side of an image, in pixels.")
+    questions: int = Field(32, ge=1, description="Questions in one request, at most.")
+    question_characters: int = Field(1000, ge=1, description="Characters in one question, at most.")
+
+    request_seconds: float = Field(
+        30.0, gt=0, description="Deadline of a request; clients may ask for less with `X-Request-Timeout`."
+    )
+    worker_seconds: float = Field(60.0, gt=0, description="A model call that takes longer has the worker killed.")
+    load_seconds: float = Field(600.0, gt=0, description="Loading and warm-up that take longer have the worker killed.")
+    drain_seconds: float = Field(30.0, gt=0, description="How long accepted requests may finish after SIGTERM.")
+
+    allow_urls: bool = Field(False, description="Fetch images from URLs (public addresses only).")
+    url_seconds: float = Field(10.0, gt=0, description="Time for one URL fetch, redirects included.")
+    url_redirects: int = Field(3, ge=0, le=10, description="Redirects followed by one URL fetch.")
+    url_allow_addresses: Words = Field(
+        default_factory=list,
+        description="Networks that URLs may reach although they are not public, comma-separated: `10.1.2.0/24`.",
+    )
+
+    api_keys: Words = Field(
+        default_factory=list,
+        description="`name:sha256-of-the-key` pairs, comma-separated (`crosslook-server key NAME` makes one); "
+        "empty: no key is asked for.",
+    )
+    docs: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
+
+    @field_validator("cors_origins", "api_keys", "url_allow_addresses", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return _split(value)

@@ -1,0 +1,110 @@
+"""What the operator sees: a request id on everything, one log line a request, never an image or a question."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import RequestError, error_response
+
+access = logging.getLogger("crosslook.access")
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+CLIENT_GONE = 499  # what logs say where no answer could be sent
+
+
+class Telemetry:
+    """The outermost middleware: request id, total time, the last catch for errors."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        request_id = self._request_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, code = 0, ""
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status, code
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                code = headers.get("x-error-code", "")
+                headers["X-Request-ID"] = request_id
+                total = f"total;dur={1000 * (time.perf_counter() - start):.2f}"
+                timing = headers.get("server-timing")
+                headers["Server-Timing"] = f"{timing}, {total}" if timing else total
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_marked)
+        except ClientDisconnect:
+            status = status or CLIENT_GONE
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if status:
+                raise  # half an answer is out: only closing the connection tells the client
+            error = RequestError("internal_error", "A fault of the server; its log knows the request id.")
+            await error_response(error, request_id)(scope, receive, send_marked)
+        finally:
+            access.info(
+                "%s %s %d",
+                scope["method"],
+                scope["path"],
+                status,
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "code": code or None,
+                    "milliseconds": round(1000 * (time.perf_counter() - start), 2),
+                },
+            )
+
+    @staticmethod
+    def _request_id(given: str | None) -> str:
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return f"req_{uuid.uuid4().hex}"
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message and what ``extra`` holds of a request."""
+
+    _FIELDS = ("request_id", "method", "path", "status", "code", "milliseconds")
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {name: getattr(record, name) for name in self._FIELDS if getattr(record, name, None) is not None}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Send all logs to stderr in one style."""
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JSONFormatter() if style == "json" else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("uvicorn.access").disabled = True  # ours has the request id

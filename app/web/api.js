@@ -1,0 +1,61 @@
+// The server's routes, as the page uses them. Addresses are relative, so that the page works behind a path prefix.
+
+const TRIES = 4; // of a request that the server was too busy for
+const LONGEST_WAIT = 5; // seconds
+
+export class ApiError extends Error {
+  constructor(status, error) {
+    super(error.message);
+    Object.assign(this, { status, code: error.code, param: error.param, requestId: error.request_id, detail: error.detail });
+  }
+}
+
+export class Api {
+  key = "";
+
+  async #send(path, init) {
+    for (let attempt = 1; ; attempt += 1) {
+      const headers = new Headers(init.headers);
+      if (this.key) headers.set("Authorization", `Bearer ${this.key}`);
+      let response;
+      try {
+        response = await fetch(path, { ...init, headers, credentials: "same-origin" });
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw new ApiError(0, { code: "offline", message: "The server cannot be reached." });
+      }
+      if (response.ok) return response;
+      const wait = Number(response.headers.get("Retry-After"));
+      if ([429, 503].includes(response.status) && attempt < TRIES && wait <= LONGEST_WAIT) {
+        await new Promise((resolve) => { setTimeout(resolve, 1000 * Math.max(wait, 0.5)); });
+        continue;
+      }
+      const body = await response.json().catch(() => null);
+      throw new ApiError(response.status, body?.error ?? { code: "internal_error", message: response.statusText });
+    }
+  }
+
+  async #json(path, body, signal) {
+    const init = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
+    return this.#send(path, init);
+  }
+
+  async model() {
+    return (await (await this.#send("v1/models", {})).json()).data[0];
+  }
+
+  // Leave an image with the server, which encodes it ahead of the first question.
+  async upload(file, signal) {
+    const body = new FormData();
+    body.append("image", file, file.name);
+    return (await (await this.#send("v1/images", { method: "POST", body, signal })).json()).image;
+  }
+
+  async answer(body, signal) {
+    return (await this.#json("v1/answer", body, signal)).json();
+  }
+
+  async overlay(body) {
+    return (await this.#json("v1/overlay", body)).blob();
+  }
+}
