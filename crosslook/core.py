@@ -1,0 +1,259 @@
+"""The client without its sockets: builds requests, reads responses, decides what to try again.
+
+Every call is a generator. It yields *steps* (send this request, wait so long, read that image) and is sent what came of
+each; whoever drives it does the input and output, blocking or not. So `Client` and `AsyncClient` share all of this and
+differ only in how they carry out a step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, TypeVar
+
+from pydantic import ValidationError
+
+from crosslook import errors, results
+from crosslook.errors import CODES, APIError, BadResponse, ImageNotFound
+from crosslook.images import ImageIds, ImageLike, ImageSource
+from crosslook.retry import RetryPolicy, parse_retry_after
+from crosslook.types import (
+    AnswerResponse,
+    CaptionResponse,
+    ErrorBody,
+    ImageRef,
+    ImageUploadResponse,
+    MapChoice,
+    MapKind,
+    MatchResponse,
+    ModelCard,
+    ModelList,
+    WireModel,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Step: send this request. Its result is a `Response`; ConnectionFailed or TimedOut is thrown in instead."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Step: wait so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Step: read this image (it may lie on the disk). Its result is an `ImageSource`."""
+
+    image: ImageLike
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+T = TypeVar("T")
+Body = TypeVar("Body", bound=WireModel)
+Step = Send | Wait | Read
+Operation = Generator[Step, Any, T]
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of every task.
+
+    ``maps``: ``float`` (the default), ``u8`` (a quarter of the bytes, 8 bits a cell) or ``none`` (faster).
+    ``map_kind`` and ``layers``: which maps; the model's default when absent. ``model``: refused with ModelNotFound when
+    the server serves another.
+    """
+
+    maps: MapChoice
+    map_kind: MapKind
+    layers: Sequence[int]
+    model: str
+
+
+class AnswerOptions(MapOptions, total=False):
+    """Options of answers. ``top_k``: how long the ranking is. ``candidates``: answer with one of these."""
+
+    top_k: int
+    candidates: Sequence[str]
+
+
+class Core:
+    """One server, as a set of operations. Holds no connection; safe to share between threads and tasks."""
+
+    def __init__(self, *, api_key: str | None = None, retry: RetryPolicy | None = None) -> None:
+        self._headers = {"accept": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+        self._retry = retry or RetryPolicy()
+        self._ids = ImageIds()
+
+    def answer(
+        self, image: ImageLike, questions: str | Sequence[str], options: Mapping[str, Any]
+    ) -> Operation[list[results.Answer]]:
+        """Ask questions about one image."""
+        body = {"questions": results.as_list(questions), **options}
+        return self._about_image("/v1/answer", image, body, AnswerResponse, results.read_answers)
+
+    def match(
+        self, image: ImageLike, texts: Sequence[str], options: Mapping[str, Any]
+    ) -> Operation[list[results.Match]]:
+        """Compare texts with one image."""
+        body = {"texts": list(texts), **options}
+        return self._about_image("/v1/match", image, body, MatchResponse, results.read_matches)
+
+    def caption(self, image: ImageLike, prompt: str, options: Mapping[str, Any]) -> Operation[results.Caption]:
+        """Describe one image."""
+        body = {"prompts": [prompt], **options}
+        captions = yield from self._about_image("/v1/caption", image, body, CaptionResponse, results.read_captions)
+        return captions[0]
+
+    def upload(self, image: ImageLike) -> Operation[ImageRef]:
+        """Leave an image with the server; its id stands for it in later requests."""
+        source: ImageSource = yield Read(image)
+        if isinstance(image, ImageRef):
+            return image
+        response = yield from self._exchange(self._post("/v1/images", source.by_value()))
+        uploaded = _parse(ImageUploadResponse, response).image
+        self._ids.put(source.key, uploaded.id)
+        return uploaded
+
+    def models(self) -> Operation[list[ModelCard]]:
+        """What the server serves."""
+        response = yield from self._exchange(Send("GET", "/v1/models", self._headers))
+        return _parse(ModelList, response).data
+
+    def health(self) -> Operation[results.Health]:
+        """Whether the server is ready. Asked once: an answer that came late would be no answer."""
+        response: Response = yield Send("GET", "/health/ready", self._headers)
+        detail = _json(response)
+        if response.status not in (200, 503) or not isinstance(detail, dict):
+            raise read_error(response)
+        return results.Health(ready=response.status == 200, detail=detail)
+
+    def _about_image(
+        self,
+        path: str,
+        image: ImageLike,
+        body: Mapping[str, Any],
+        wire: type[Body],
+        read: Callable[[Body, str | None], list[T]],
+    ) -> Operation[list[T]]:
+        source: ImageSource = yield Read(image)
+        response: Response | None = None
+        known = self._ids.get(source.key)
+        if known is not None:
+            try:
+                response = yield from self._exchange(self._post(path, {"image_id": known, **body}))
+            except ImageNotFound:  # evicted meanwhile
+                self._ids.forget(source.key)
+        if response is None:
+            response = yield from self._exchange(self._post(path, {**source.by_value(), **body}))
+        parsed = _parse(wire, response)
+        self._ids.put(source.key, parsed.image.id)  # type: ignore[attr-defined]
+        try:
+            return read(parsed, response.headers.get("x-request-id"))
+        except (ValueError, IndexError) as error:
+            raise BadResponse(f"the maps of the response do not fit together: {error}") from error
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Send:
+        return Send("POST", path, self._headers | {"content-type": "application/json"}, json.dumps(body).encode())
+
+    def _exchange(self, request: Send) -> Operation[Response]:
+        attempt = 0
+        while True:
+            error: errors.CrosslookError
+            try:
+                response: Response = yield request
+            except (errors.ConnectionFailed, errors.TimedOut) as failure:
+                error = failure
+            else:
+                if 200 <= response.status < 300:
+                    return response
+                error = read_error(response)
+            pause = self._retry.wait(error, attempt)
+            if pause is None:
+                raise error
+            yield Wait(pause)
+            attempt += 1
+
+
+def read_error(response: Response) -> errors.CrosslookError:
+    """The exception for a response that is no success.
+
+    A body in the server's own shape decides by its code. Anything else comes from something in between (a proxy, a load
+    balancer): the status decides, and the code is ``http_`` and the status. A redirect is a BadResponse.
+    """
+    request_id = response.headers.get("x-request-id")
+    status, retry_after = response.status, parse_retry_after(response.headers)
+    try:
+        info = ErrorBody.model_validate_json(response.body).error
+    except ValidationError:
+        if status < 400:
+            return BadResponse(f"HTTP {status} in place of an answer; is the URL that of a crosslook server?")
+        return _exception_for(status)(
+            f"HTTP {status} without an explanation in the server's shape",
+            code=f"http_{status}",
+            status=status,
+            request_id=request_id,
+            retry_after=retry_after,
+        )
+    known = CODES.get(info.code)
+    return (known.exception if known else _exception_for(status))(
+        info.message,
+        code=info.code,
+        status=status,
+        param=info.param,
+        request_id=info.request_id or request_id,
+        detail=info.detail,
+        retry_after=retry_after,
+    )
+
+
+def _exception_for(status: int) -> type[APIError]:
+    by_status = {
+        401: errors.AuthenticationFailed,
+        404: errors.NotFound,
+        405: errors.MethodNotAllowed,
+        413: errors.BodyTooLarge,
+        415: errors.UnsupportedMediaType,
+        429: errors.RateLimited,
+        502: errors.Unavailable,
+        503: errors.Unavailable,
+        504: errors.DeadlineExceeded,
+    }
+    if status in by_status:
+        return by_status[status]
+    return errors.BadRequest if status < 500 else errors.ServerFailed
+
+
+def _json(response: Response) -> Any:
+    try:
+        return json.loads(response.body)
+    except ValueError:
+        return None
+
+
+def _parse(wire: type[Body], response: Response) -> Body:
+    content_type = response.headers.get("content-type", "none")
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise BadResponse(f"the response is {content_type}, not JSON; is the URL that of a crosslook server?")
+    try:
+        return wire.model_validate_json(response.body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise BadResponse(f"the response is no {wire.__name__}: {where}: {first['msg']}") from error

@@ -1,0 +1,159 @@
+"""What a caller may pass as an image, and what is sent for it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import struct
+import sys
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol, runtime_checkable
+
+from crosslook.types import ImageRef
+
+
+@runtime_checkable
+class SupportsArrayInterface(Protocol):
+    """A NumPy array or a PIL image: both have this attribute, so neither package is needed to name their type."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+
+class SupportsRead(Protocol):
+    """A file opened in binary mode, or anything that reads like one."""
+
+    def read(self) -> bytes: ...
+
+
+ImageLike = str | os.PathLike[str] | bytes | bytearray | SupportsRead | SupportsArrayInterface | ImageRef
+"""An image: a path, the bytes of a file, an open binary file, a PIL image, a NumPy array (uint8, ``[height, width]``,
+``[height, width, 3]`` RGB or ``[height, width, 4]`` RGBA), a data URI, a URL that the *server* fetches, or the
+`ImageRef` that an earlier response gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image ready to send. Exactly one of the first three is set.
+
+    ``key`` names the content, so that a second request can send the server's id for it in place of the bytes. A URL has
+    none: what it leads to may change.
+    """
+
+    data: bytes | None = None
+    text: str | None = None
+    image_id: str | None = None
+    key: str | None = None
+
+    def by_value(self) -> dict[str, str]:
+        """The request field that carries the image itself (or the id, where that is all there is)."""
+        if self.image_id is not None:
+            return {"image_id": self.image_id}
+        if self.data is not None:
+            return {"image": base64.b64encode(self.data).decode("ascii")}
+        return {"image": self.text or ""}
+
+
+def read_image(image: ImageLike) -> ImageSource:
+    """Read what the caller passed. May touch the disk.
+
+    Raises: OSError as `open` does; TypeError for what is no image; ValueError for arrays of the wrong shape.
+    """
+    if isinstance(image, ImageRef):
+        return ImageSource(image_id=image.id)
+    if isinstance(image, str) and image[:5].lower() == "data:":
+        return ImageSource(text=image, key=_digest(image.encode()))
+    if isinstance(image, str) and image[:8].lower().startswith(("http://", "https://")):
+        return ImageSource(text=image)
+    data = _file_bytes(image)
+    return ImageSource(data=data, key=_digest(data))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _file_bytes(image: Any) -> bytes:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        return Path(image).read_bytes()
+    pil = sys.modules.get("PIL.Image")  # a PIL image can only exist where PIL has been imported
+    if pil is not None and isinstance(image, pil.Image):
+        return _encode_pil(image)
+    if isinstance(image, SupportsArrayInterface):
+        return _encode_array(image)
+    if hasattr(image, "read"):
+        data = image.read()
+        if not isinstance(data, bytes):
+            raise TypeError("the image file must be opened in binary mode")
+        return data
+    raise TypeError(f"an image cannot be a {type(image).__name__}")
+
+
+def _encode_pil(image: Any) -> bytes:
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)  # what is sent has no EXIF, so the maps fit the upright image
+    if upright.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}:  # PNG has no other modes
+        upright = upright.convert("RGB")
+    buffer = io.BytesIO()
+    upright.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _encode_array(array: Any) -> bytes:
+    """A PNG of an array. Written here since neither NumPy nor PIL is needed for it. Format: RFC 2083."""
+    shape = tuple(array.shape)
+    if array.__array_interface__["typestr"] != "|u1":
+        raise ValueError(f"an image array must be uint8 (0 to 255), this one is {array.dtype}")
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
+        raise ValueError(f"an image array must be [height, width], [.., 3] or [.., 4], this one is {list(shape)}")
+    height, width = shape[:2]
+    pixels, stride = array.tobytes(), width * channels
+    rows = b"".join(b"\x00" + pixels[start : start + stride] for start in range(0, height * stride, stride))
+    colour_type = {1: 0, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+class ImageIds:
+    """The server's ids of images sent before, the latest ``capacity`` of them. Safe to share between threads."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self._capacity = capacity
+        self._ids: OrderedDict[str, str] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: str | None) -> str | None:
+        """The id of the image named ``key``, if it was sent before."""
+        with self._lock:
+            if key is None or key not in self._ids:
+                return None
+            self._ids.move_to_end(key)
+            return self._ids[key]
+
+    def put(self, key: str | None, image_id: str) -> None:
+        """Remember an id."""
+        if key is None:
+            return
+        with self._lock:
+            self._ids[key] = image_id
+            self._ids.move_to_end(key)
+            if len(self._ids) > self._capacity:
+                self._ids.popitem(last=False)
+
+    def forget(self, key: str | None) -> None:
+        """Drop an id that the server no longer knows."""
+        with self._lock:
+            self._ids.pop(key or "", None)

@@ -1,0 +1,141 @@
+"""`AttentionMap`: where the model looked, placed on the original image."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crosslook.types import Attention, ImageRef, Map, Token, U8Map, Word
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+
+class Peak(NamedTuple):
+    """The centre of a map's strongest cell, in pixels of the original image, and that cell's value."""
+
+    x: float
+    y: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMap:
+    """Where one word, or the answer as a whole, looked.
+
+    ``values`` is ``[rows][columns]``, row 0 at the top, and covers ``attention.region`` (pixels of the original image
+    after its EXIF rotation) cut evenly. ``elsewhere`` is what went to no place of the image. In a raw map all of it
+    sums to 1. ``words`` are the maps of the words of the text that this map belongs to (none for a word's own map).
+    """
+
+    text: str
+    span: tuple[int, int] | None
+    values: tuple[tuple[float, ...], ...] = field(repr=False)
+    elsewhere: float
+    attention: Attention = field(repr=False)
+    image: ImageRef = field(repr=False)
+    words: tuple[AttentionMap, ...] = field(default=(), repr=False)
+
+    def array(self) -> NDArray[np.float32]:
+        """``values`` as a NumPy array, float32 ``[rows, columns]``. Raises ImportError where NumPy is not installed."""
+        import numpy as np
+
+        return np.asarray(self.values, dtype=np.float32)
+
+    def for_word(self, word: str | int, occurrence: int = 0) -> AttentionMap:
+        """The map of one word of the text.
+
+        ``word`` is its position (0 is the first) or the word itself, whatever its case; ``occurrence`` chooses among
+        equal words, 0 the first. Raises LookupError when there is no such word.
+        """
+        return find_word(self.words, word, occurrence)
+
+    def peak(self) -> Peak:
+        """Where the map is strongest: the centre of that cell, within the image, in its pixels."""
+        rows, columns = len(self.values), len(self.values[0])
+        row, column = max(
+            ((row, column) for row in range(rows) for column in range(columns)),
+            key=lambda cell: self.values[cell[0]][cell[1]],
+        )
+        region = self.attention.region
+        x = region.left + (column + 0.5) * (region.right - region.left) / columns
+        y = region.top + (row + 0.5) * (region.bottom - region.top) / rows
+        inside = min(max(x, 0.0), float(self.image.width)), min(max(y, 0.0), float(self.image.height))
+        return Peak(*inside, self.values[row][column])
+
+    def overlay(self, image: Any, *, opacity: float = 0.65, legend: bool = True) -> Image:
+        """The map drawn over ``image`` (path, bytes, binary file or PIL image), at the image's own size.
+
+        Raises ImportError where Pillow is not installed, ValueError when the image is not of the size that the server
+        saw.
+        """
+        from crosslook.overlay import draw_map, open_image
+
+        return draw_map(open_image(image), self, opacity=opacity, legend=legend)
+
+
+def find_word(words: Sequence[AttentionMap], word: str | int, occurrence: int = 0) -> AttentionMap:
+    """The map of one word, by position or by occurrence; see `AttentionMap.for_word`."""
+    try:
+        if isinstance(word, int):
+            return words[word]
+        return [candidate for candidate in words if candidate.text.casefold() == word.casefold()][occurrence]
+    except IndexError:
+        have = ", ".join(repr(candidate.text) for candidate in words) or "none (maps were not asked for)"
+        raise LookupError(f"no word {word!r} (occurrence {occurrence}); the words are: {have}") from None
+
+
+def read_map(
+    wire: Map | None,
+    attention: Attention | None,
+    image: ImageRef,
+    *,
+    text: str,
+    words: tuple[AttentionMap, ...] = (),
+) -> AttentionMap | None:
+    """A map of the wire; None where there is none. Raises ValueError when it does not fit its grid."""
+    if wire is None or attention is None:
+        return None
+    values = _decode(wire, attention.grid.columns)
+    _check(values, attention)
+    return AttentionMap(text, None, values, wire.elsewhere, attention, image, words)
+
+
+def read_words(
+    words: Sequence[Word], tokens: Sequence[Token], attention: Attention | None, image: ImageRef
+) -> tuple[AttentionMap, ...]:
+    """One map a word: the mean of its tokens'. Raises ValueError when a map does not fit its grid."""
+    if attention is None:
+        return ()
+    found = []
+    for word in words:
+        wires = [wire for index in word.tokens if (wire := tokens[index].map) is not None]
+        if not wires:
+            continue
+        parts = [_decode(wire, attention.grid.columns) for wire in wires]
+        values = tuple(
+            tuple(sum(cells) / len(parts) for cells in zip(*rows, strict=True)) for rows in zip(*parts, strict=True)
+        )
+        _check(values, attention)
+        elsewhere = sum(wire.elsewhere for wire in wires) / len(wires)
+        found.append(AttentionMap(word.text, word.span, values, elsewhere, attention, image))
+    return tuple(found)
+
+
+def _decode(wire: Map, columns: int) -> tuple[tuple[float, ...], ...]:
+    if isinstance(wire, U8Map):
+        data = base64.b64decode(wire.data, validate=True)
+        return tuple(
+            tuple(byte * wire.scale for byte in data[start : start + columns]) for start in range(0, len(data), columns)
+        )
+    return tuple(map(tuple, wire.values))
+
+
+def _check(values: tuple[tuple[float, ...], ...], attention: Attention) -> None:
+    grid = attention.grid
+    if len(values) != grid.rows or any(len(row) != grid.columns for row in values):
+        raise ValueError(f"a map does not have the {grid.rows} x {grid.columns} cells of its grid")

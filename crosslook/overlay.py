@@ -1,0 +1,208 @@
+"""Maps drawn over their image. Needs Pillow (``pip install crosslook[overlay]``).
+
+Colours: viridis (Smith and van der Walt 2015, CC0), from control points of its published table. Every map is drawn from
+0 to its own strongest cell, so two maps compare in shape, not in strength: the legend gives the strength.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from crosslook.maps import AttentionMap
+from crosslook.results import Answer
+
+_VIRIDIS = (
+    (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
+    (31, 158, 137), (53, 183, 121), (109, 205, 89), (180, 222, 44), (253, 231, 37),
+)  # fmt: skip
+_BACKGROUND, _INK, _FAINT = (18, 18, 22), (240, 240, 244), (160, 160, 170)
+_SHEET_WIDTHS = (640, 1600)  # an image outside of these is scaled for a sheet, so that the text has room
+_PANELS_A_ROW = 4
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def open_image(image: Any) -> Image.Image:
+    """The image as the server sees it: upright (EXIF rotation applied) and RGB.
+
+    ``image`` is a path, the bytes of a file, a binary file or a PIL image.
+    """
+    if not isinstance(image, Image.Image):
+        source: Any = io.BytesIO(image) if isinstance(image, (bytes, bytearray)) else image
+        image = Image.open(source if hasattr(source, "read") else Path(source))
+    upright = ImageOps.exif_transpose(image)
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        opaque = Image.new("RGBA", upright.size, "white")
+        opaque.alpha_composite(upright.convert("RGBA"))
+        return opaque.convert("RGB")
+    return upright.convert("RGB")
+
+
+def draw_map(
+    image: Image.Image, attention_map: AttentionMap, *, opacity: float = 0.65, legend: bool = True
+) -> Image.Image:
+    """The map over the image, at the image's own size. Where the map is strong the colour covers more.
+
+    Args:
+        image: upright RGB, of the size that the server saw.
+        opacity: 0 (image alone) to 1 (the strongest cell hides the image).
+        legend: a small colour bar with the share of the strongest cell.
+
+    Raises: ValueError when the image has another size.
+    """
+    expected = (attention_map.image.width, attention_map.image.height)
+    if image.size != expected:
+        raise ValueError(f"the map belongs to an image of {expected[0]} x {expected[1]}, this one is {image.size}")
+    drawn = _blend(image, attention_map, opacity)
+    if legend and min(image.size) >= 64:
+        _draw_legend(drawn, attention_map)
+    return drawn
+
+
+def draw_answer(image: Image.Image, answer: Answer) -> Image.Image:
+    """One sheet: question and answer, the answer's map over the image, and below it a small panel for every word.
+
+    Without an ``answer.map`` the image itself stands in its place. Raises ValueError as `draw_map` does.
+    """
+    width = min(max(image.width, _SHEET_WIDTHS[0]), _SHEET_WIDTHS[1])
+    size = (width, max(1, round(width * image.height / image.width)))
+    main = (draw_map(image, answer.map, legend=False) if answer.map else image).resize(size, Image.Resampling.LANCZOS)
+    if answer.map:
+        _draw_legend(main, answer.map)
+    unit = width / _SHEET_WIDTHS[0]
+    gap = round(12 * unit)
+    panel_width = (width - (_PANELS_A_ROW - 1) * gap) // _PANELS_A_ROW
+    panel_height = max(1, round(panel_width * image.height / image.width))
+    small = image.resize((panel_width, panel_height), Image.Resampling.LANCZOS)
+
+    title, label = _font(22 * unit), _font(15 * unit)
+    title_lines = _wrap(answer.question, title, main.width)
+    answer_line = f"{answer.answer}   {answer.score:.1%}"
+    line, label_height = round(30 * unit), round(24 * unit)
+    header = line * (len(title_lines) + 1) + gap
+    rows = -(-len(answer.words) // _PANELS_A_ROW)
+    height = header + main.height + gap + rows * (panel_height + label_height + gap)
+    sheet = Image.new("RGB", (main.width + 2 * gap, height + 2 * gap), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for index, text in enumerate(title_lines):
+        draw.text((gap, gap + index * line), text, _FAINT, title)
+    draw.text((gap, gap + len(title_lines) * line), _fit(answer_line, title, main.width), _INK, title)
+    top = gap + header
+    sheet.paste(main, (gap, top))
+    top += main.height + gap
+    for index, word in enumerate(answer.words):
+        left = gap + (index % _PANELS_A_ROW) * (panel_width + gap)
+        upper = top + (index // _PANELS_A_ROW) * (panel_height + label_height + gap)
+        sheet.paste(_blend(small, word, 0.65), (left, upper))
+        caption = _fit(f"{word.text}  ({_share(_strongest(word))})", label, panel_width)
+        draw.text((left, upper + panel_height + round(3 * unit)), caption, _INK, label)
+    return sheet
+
+
+def _strongest(attention_map: AttentionMap) -> float:
+    return max(map(max, attention_map.values))
+
+
+def _share(value: float) -> str:
+    return f"{value:.2g}" if value > 1 else f"{value:.1%}"
+
+
+def _blend(image: Image.Image, attention_map: AttentionMap, opacity: float) -> Image.Image:
+    """Map over image, whatever the image's size: positions go by the fraction of the original."""
+    strength = _place(attention_map, image.size)
+    colours = Image.merge("RGB", [strength.point([_viridis(i / 255)[band] for i in range(256)]) for band in range(3)])
+    # Even the weakest place gets a little colour, so that "not looked at" differs from "outside the map".
+    cover = strength.point([round(255 * opacity * (0.35 + 0.65 * level / 255)) for level in range(256)])
+    inside = _place(attention_map, image.size, whole=True)
+    mask = Image.composite(cover, Image.new("L", image.size, 0), inside)
+    return Image.composite(colours, image, mask)
+
+
+def _place(attention_map: AttentionMap, size: tuple[int, int], *, whole: bool = False) -> Image.Image:
+    """The map as an 8-bit image of ``size``, smooth between the centres of its cells; 0 outside its region.
+
+    ``whole`` gives the region itself, as 255.
+    """
+    rows, columns = len(attention_map.values), len(attention_map.values[0])
+    scale_x, scale_y = size[0] / attention_map.image.width, size[1] / attention_map.image.height
+    region = attention_map.attention.region
+    left, top = region.left * scale_x, region.top * scale_y
+    width, height = (region.right - region.left) * scale_x, (region.bottom - region.top) * scale_y
+    peak = _strongest(attention_map)
+    cells = [255.0 if whole else 255.0 * max(0.0, value) / peak if peak > 0 else 0.0
+             for row in attention_map.values for value in row]  # fmt: skip
+    grid = Image.frombytes("F", (columns, rows), struct.pack(f"<{len(cells)}f", *cells), "raw", "F;32F")
+    # The part of the grid that lies on the image, as a box in cells; what exceeds the image is cut off exactly.
+    x0, y0 = max(0.0, left), max(0.0, top)
+    x1, y1 = min(float(size[0]), left + width), min(float(size[1]), top + height)
+    box = (
+        (x0 - left) / width * columns,
+        (y0 - top) / height * rows,
+        min(float(columns), (x1 - left) / width * columns),
+        min(float(rows), (y1 - top) / height * rows),
+    )
+    placed = (round(x0), round(y0), max(round(x0) + 1, round(x1)), max(round(y0) + 1, round(y1)))
+    part = grid.resize((placed[2] - placed[0], placed[3] - placed[1]), Image.Resampling.BILINEAR, box=box)
+    canvas = Image.new("L", size, 0)
+    canvas.paste(part.convert("L"), placed)
+    return canvas
+
+
+def _viridis(level: float) -> tuple[int, int, int]:
+    position = level * (len(_VIRIDIS) - 1)
+    index = min(int(position), len(_VIRIDIS) - 2)
+    part = position - index
+    low, high = _VIRIDIS[index], _VIRIDIS[index + 1]
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(low, high, strict=True))
+    return red, green, blue
+
+
+def _draw_legend(image: Image.Image, attention_map: AttentionMap) -> None:
+    """A colour bar from 0 to the strongest cell's share, in the lower right corner."""
+    unit = max(1.0, min(image.size) / 400)
+    font = _font(12 * unit)
+    high = _share(_strongest(attention_map))
+    bar = (round(80 * unit), round(8 * unit))
+    pad = round(6 * unit)
+    text_height = round(15 * unit)
+    box = (bar[0] + 2 * pad, bar[1] + text_height + 2 * pad)
+    left, top = image.width - box[0] - pad, image.height - box[1] - pad
+    ground = image.crop((left, top, left + box[0], top + box[1]))
+    image.paste(Image.blend(ground, Image.new("RGB", ground.size, _BACKGROUND), 0.75), (left, top))
+    draw = ImageDraw.Draw(image)
+    for x in range(bar[0]):
+        colour = _viridis(x / max(1, bar[0] - 1))
+        draw.line([(left + pad + x, top + pad), (left + pad + x, top + pad + bar[1])], colour)
+    below = top + pad + bar[1] + round(2 * unit)
+    draw.text((left + pad, below), "0", _INK, font)
+    draw.text((left + pad + bar[0] - font.getlength(high), below), high, _INK, font)
+
+
+def _font(size: float) -> Font:
+    return ImageFont.load_default(round(size))
+
+
+def _fit(text: str, font: Font, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _wrap(text: str, font: Font, width: float, most: int = 3) -> Sequence[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    kept = lines[: most - 1] + ([" ".join(lines[most - 1 :])] if len(lines) >= most else [])
+    return [_fit(line, font, width) for line in kept]

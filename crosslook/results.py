@@ -1,0 +1,164 @@
+"""What the client returns: typed results, each with its maps placed on the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crosslook.maps import AttentionMap, find_word, read_map, read_words
+from crosslook.types import (
+    AnswerResponse,
+    AnswerResult,
+    CaptionResponse,
+    CaptionResult,
+    ImageRef,
+    MatchResponse,
+    MatchResult,
+    ModelRef,
+    RankedAnswer,
+    ScoreOver,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What every result has.
+
+    ``map`` is where the result as a whole was read from (None without maps), ``words`` one map a word of the text that
+    the model was given, in its order. ``image`` stands for the same image in later requests. ``request_id`` finds the
+    request in the server's log.
+    """
+
+    score: float
+    score_over: ScoreOver
+    map: AttentionMap | None
+    words: tuple[AttentionMap, ...]
+    model: ModelRef
+    image: ImageRef
+    request_id: str | None
+
+    def for_word(self, word: str | int, occurrence: int = 0) -> AttentionMap:
+        """The map of one word: see `AttentionMap.for_word`."""
+        return find_word(self.words, word, occurrence)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Result):
+    """An answer to one question. ``words`` are the question's; ``answer_words`` are filled by models that generate.
+
+    ``raw`` is the result as it came over the wire, with every token's map.
+    """
+
+    question: str
+    answer: str
+    ranking: tuple[RankedAnswer, ...]
+    rest: float | None
+    answer_words: tuple[AttentionMap, ...]
+    raw: AnswerResult = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Result):
+    """How well one text fits the image; ``score`` is its probability among the texts of the request."""
+
+    text: str
+    raw: MatchResult = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Caption(Result):
+    """A description of the image. ``words`` are the caption's own, the given beginning (``prompt``) included."""
+
+    prompt: str
+    caption: str
+    raw: CaptionResult = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.caption
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``ready``: requests are answered now. ``detail`` is the server's own account of itself."""
+
+    ready: bool
+    detail: dict[str, object]
+
+
+def read_answers(response: AnswerResponse, request_id: str | None) -> list[Answer]:
+    """The answers of a response, in the order of its questions."""
+    attention, image = response.attention, response.image
+    answers = []
+    for result in response.results:
+        words = read_words(result.question_words, result.question_tokens, attention, image)
+        answers.append(
+            Answer(
+                score=result.score,
+                score_over=result.score_over,
+                map=read_map(result.answer_map, attention, image, text=result.answer, words=words),
+                words=words,
+                model=response.model,
+                image=image,
+                request_id=request_id,
+                question=result.question,
+                answer=result.answer,
+                ranking=tuple(result.ranking),
+                rest=result.rest,
+                answer_words=read_words(result.answer_words, result.answer_tokens, attention, image),
+                raw=result,
+            )
+        )
+    return answers
+
+
+def read_matches(response: MatchResponse, request_id: str | None) -> list[Match]:
+    """The matches of a response, in the order of its texts."""
+    attention, image = response.attention, response.image
+    matches = []
+    for result in response.results:
+        words = read_words(result.text_words, result.text_tokens, attention, image)
+        matches.append(
+            Match(
+                score=result.score,
+                score_over=result.score_over,
+                map=read_map(result.text_map, attention, image, text=result.text, words=words),
+                words=words,
+                model=response.model,
+                image=image,
+                request_id=request_id,
+                text=result.text,
+                raw=result,
+            )
+        )
+    return matches
+
+
+def read_captions(response: CaptionResponse, request_id: str | None) -> list[Caption]:
+    """The captions of a response, in the order of its prompts."""
+    attention, image = response.attention, response.image
+    captions = []
+    for result in response.results:
+        words = read_words(result.caption_words, result.caption_tokens, attention, image)
+        captions.append(
+            Caption(
+                score=result.score,
+                score_over=result.score_over,
+                map=read_map(result.caption_map, attention, image, text=result.caption, words=words),
+                words=words,
+                model=response.model,
+                image=image,
+                request_id=request_id,
+                prompt=result.prompt,
+                caption=result.caption,
+                raw=result,
+            )
+        )
+    return captions
+
+
+def as_list(text: str | Sequence[str]) -> list[str]:
+    """One text or several, as a list."""
+    return [text] if isinstance(text, str) else list(text)

@@ -1,0 +1,112 @@
+"""The one module that knows httpx: carries requests over the network, blocking or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from crosslook.core import Response, Send
+from crosslook.errors import BadResponse, ConnectionFailed, TimedOut
+
+HTTPClient = httpx.Client
+AsyncHTTPClient = httpx.AsyncClient
+
+_CONNECT_SECONDS = 5.0
+
+
+class Transport:
+    """Sends requests and waits for the responses."""
+
+    def __init__(self, base_url: str, timeout: float, client: HTTPClient | None = None) -> None:
+        self._base_url, self._timeout = _checked(base_url), timeout
+        self._own = client is None
+        self._client = client or httpx.Client()
+
+    def send(self, request: Send) -> Response:
+        """Raises: ConnectionFailed, TimedOut, BadResponse."""
+        deadline = time.monotonic() + self._timeout
+        with (
+            _translated(request, self._timeout),
+            self._client.stream(**_arguments(self._base_url, request, self._timeout)) as response,
+        ):
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                _keep_to(deadline, request, self._timeout)
+            return _response(response, body)
+
+    def close(self) -> None:
+        """Close the connections, unless the httpx client came from outside."""
+        if self._own:
+            self._client.close()
+
+
+class AsyncTransport:
+    """`Transport` for asyncio."""
+
+    def __init__(self, base_url: str, timeout: float, client: AsyncHTTPClient | None = None) -> None:
+        self._base_url, self._timeout = _checked(base_url), timeout
+        self._own = client is None
+        self._client = client or httpx.AsyncClient()
+
+    async def send(self, request: Send) -> Response:
+        """Raises: ConnectionFailed, TimedOut, BadResponse."""
+        deadline = time.monotonic() + self._timeout
+        with _translated(request, self._timeout):
+            async with self._client.stream(**_arguments(self._base_url, request, self._timeout)) as response:
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    _keep_to(deadline, request, self._timeout)
+                return _response(response, body)
+
+    async def close(self) -> None:
+        """Close the connections, unless the httpx client came from outside."""
+        if self._own:
+            await self._client.aclose()
+
+
+def _checked(base_url: str) -> str:
+    if not base_url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"a server's URL begins with http:// or https://, not {base_url!r}")
+    return base_url.rstrip("/")
+
+
+def _arguments(base_url: str, request: Send, timeout: float) -> dict[str, Any]:
+    return {
+        "method": request.method,
+        "url": base_url + request.path,
+        "headers": dict(request.headers),
+        "content": request.body,
+        "timeout": httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout)),
+    }
+
+
+def _keep_to(deadline: float, request: Send, timeout: float) -> None:
+    """httpx limits the wait for each piece; a server that drips its response would never end."""
+    if time.monotonic() > deadline:
+        raise TimedOut(f"{request.method} {request.path}: the response was not complete after {timeout:g} s")
+
+
+def _response(response: httpx.Response, body: bytearray) -> Response:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(response.status_code, headers, bytes(body))
+
+
+@contextmanager
+def _translated(request: Send, timeout: float) -> Iterator[None]:
+    what = f"{request.method} {request.path}"
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise ConnectionFailed(f"{what}: no connection in time") from error
+    except httpx.TimeoutException as error:
+        raise TimedOut(f"{what}: no response after {timeout:g} s") from error
+    except httpx.TransportError as error:
+        raise ConnectionFailed(f"{what}: {error or type(error).__name__}") from error
+    except httpx.DecodingError as error:
+        raise BadResponse(f"{what}: {error}") from error

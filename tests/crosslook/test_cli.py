@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from crosslook.cli import main
+from tests.crosslook.conftest import golden
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers from the golden files; keeps what it was asked."""
+
+    asked: list[dict[str, Any]]
+    failure: str | None
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked.append(asked)
+        body, status = golden("answer_one"), 200
+        body["results"] = [body["results"][0] | {"question": question} for question in asked["questions"]]
+        if asked.get("candidates"):
+            body = golden("answer_several")
+        if type(self).failure:
+            case = golden("errors")[type(self).failure]
+            body, status = case["body"], case["status"]
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.asked, Handler.failure = [], None
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    Image.new("RGB", (451, 300), "grey").save(path)
+    return path
+
+
+def test_ask_prints_answers_and_where_each_word_looked(
+    server: str, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", str(image), "Is this a kitty-cat?", "--url", server, "--top-k", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Is this a kitty-cat?",
+        "  yes  83.0%",
+        "  then: no 10.0%, all others 7.0%",
+        "  looked most at (pixels from the upper left, share of that cell):",
+        "    Is            226     37  30.0%",
+        "    this          226    263  50.0%",
+        "    a             376     37  60.0%",
+        "    kitty-cat     226    263  28.7%",
+    ]
+    assert Handler.asked[0]["top_k"] == 2
+
+
+def test_ask_draws_one_sheet_a_question(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = image.with_name("out.png")
+    assert main(["ask", str(image), "a?", "--url", server, "--map", str(out)]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.width >= 640
+    assert main(["ask", str(image), "a?", "b?", "--url", server, "--map", str(out)]) == 0
+    assert sorted(path.name for path in image.parent.glob("out-*")) == ["out-1.png", "out-2.png"]
+    assert f"  maps: {image.parent / 'out-2.png'}" in capsys.readouterr().out
+
+
+def test_candidates_and_kinds(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["ask", str(image), "a?", "--url", server, "--candidate", "cat", "--candidate", "dog"]
+    assert main([*arguments, "--map-kind", "gradient"]) == 0
+    assert (Handler.asked[0]["candidates"], Handler.asked[0]["map_kind"]) == (["cat", "dog"], "gradient")
+    out = capsys.readouterr().out
+    assert "  cat  90.0% (of the candidates)\n  then: dog 10.0%\n" in out
+    assert "  two cats  42.0% (of this wording)\n" in out
+
+
+def test_standard_input(server: str, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(image.read_bytes())))
+    out = image.with_name("stdin.png")
+    assert main(["ask", "-", "a?", "--url", server, "--map", str(out)]) == 0
+    assert out.exists()
+
+
+def test_errors_go_to_stderr(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Handler.failure = "question_empty"
+    assert main(["ask", str(image), " ", "--url", server]) == 1
+    assert capsys.readouterr().err == "crosslook: A question has no text. (question_empty, request req_1)\n"
+    assert main(["ask", "missing.png", "a?", "--url", server]) == 1
+    assert "missing.png" in capsys.readouterr().err
+    assert main(["ask", str(image), "a?", "--url", "localhost"]) == 1
+    assert "http://" in capsys.readouterr().err
+    Handler.failure = None
+    assert main(["ask", "http://127.0.0.1/a.png", "a?", "--url", server, "--map", "x.png"]) == 1
+    assert "fetched by the server" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_info:
+        main(["ask", str(image)])
+    assert exit_info.value.code == 2
+
+
+def test_no_pillow(
+    server: str, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "crosslook.overlay", raising=False)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert main(["ask", str(image), "a?", "--url", server, "--map", "x.png"]) == 1
+    assert "pip install 'crosslook[overlay]'" in capsys.readouterr().err
+
+
+def test_no_server(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", str(image), "a?", "--url", "http://127.0.0.1:9"]) == 1
+    assert "POST /v1/answer" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from crosslook.images import ImageIds, read_image
+from crosslook.types import ImageRef
+
+
+def png(mode: str = "RGB", size: tuple[int, int] = (5, 3)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size, 7).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_bytes_paths_and_files_are_sent_as_they_are(tmp_path: Path) -> None:
+    data = png()
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        sources = [read_image(image) for image in (data, bytearray(data), str(path), path, file, io.BytesIO(data))]
+    assert [source.data for source in sources] == [data] * 6
+    assert len({source.key for source in sources}) == 1  # one content, one key: sent once
+    assert sources[0].by_value() == {"image": base64.b64encode(data).decode()}
+
+
+def test_what_the_server_resolves_is_passed_on() -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png()).decode()
+    assert read_image(uri).by_value() == {"image": uri}
+    url = read_image("https://example.org/a.jpg")
+    assert url.by_value() == {"image": "https://example.org/a.jpg"}
+    assert url.key is None
+    assert read_image(ImageRef(id="img_1", width=2, height=3)).by_value() == {"image_id": "img_1"}
+
+
+@given(
+    arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
+            lambda size: st.sampled_from([size, (*size, 1), (*size, 3), (*size, 4)])
+        ),
+    )
+)
+def test_an_array_becomes_a_png_of_the_same_pixels(array: np.ndarray) -> None:
+    data = read_image(array).data
+    assert data is not None
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(np.asarray(image), array.squeeze(-1) if array.shape[2:] == (1,) else array)
+
+
+def test_an_array_in_another_memory_order_is_the_same_image() -> None:
+    array = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    assert read_image(np.asfortranarray(array)) == read_image(array)
+    assert read_image(array[::-1][::-1]) == read_image(array)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 4, 3)), "uint8"),
+        (np.zeros((4, 4), bool), "uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"\[height, width\]"),
+        (np.zeros((4,), np.uint8), r"\[height, width\]"),
+        (np.zeros((0, 4), np.uint8), r"\[height, width\]"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_image(array)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "YCbCr", "HSV", "I"])
+def test_a_pil_image_of_any_mode_is_sent(mode: str) -> None:
+    data = read_image(Image.new(mode, (6, 4))).data
+    assert data is not None
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (6, 4)
+
+
+def test_a_pil_image_is_sent_upright() -> None:
+    image = Image.new("RGB", (6, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned a quarter
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    data = read_image(Image.open(buffer)).data
+    assert data is not None
+    with Image.open(io.BytesIO(data)) as sent:
+        assert sent.size == (4, 6)
+        assert not sent.getexif()
+
+
+@pytest.mark.parametrize("image", [None, 3, object(), io.StringIO("text")])
+def test_what_is_no_image_is_refused(image: object) -> None:
+    with pytest.raises(TypeError, match=r"image"):
+        read_image(image)  # type: ignore[arg-type]
+
+
+def test_a_missing_file_says_so() -> None:
+    with pytest.raises(FileNotFoundError):
+        read_image("no-such-file.jpg")
+
+
+def test_ids_are_kept_for_the_latest_images() -> None:
+    ids = ImageIds(capacity=2)
+    ids.put("a", "1")
+    ids.put("b", "2")
+    assert ids.get("a") == "1"  # used, so "b" is now the oldest
+    ids.put("c", "3")
+    ids.put(None, "4")
+    assert [ids.get(key) for key in ("a", "b", "c", None)] == ["1", None, "3", None]
+    ids.forget("a")
+    ids.forget("never")
+    ids.forget(None)
+    assert ids.get("a") is None
