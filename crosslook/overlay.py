@@ -23,6 +23,7 @@ _VIRIDIS = (
 )  # fmt: skip
 _BACKGROUND, _INK, _FAINT = (18, 18, 22), (240, 240, 244), (160, 160, 170)
 _SHEET_WIDTHS = (640, 1600)  # an image outside of these is scaled for a sheet, so that the text has room
+_TALLEST = 1.6  # of a sheet's images, as a multiple of their width
 _PANELS_A_ROW = 4
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -71,28 +72,28 @@ def draw_answer(image: Image.Image, answer: Answer) -> Image.Image:
     Without an ``answer.map`` the image itself stands in its place. Raises ValueError as `draw_map` does.
     """
     width = min(max(image.width, _SHEET_WIDTHS[0]), _SHEET_WIDTHS[1])
-    size = (width, max(1, round(width * image.height / image.width)))
-    main = (draw_map(image, answer.map, legend=False) if answer.map else image).resize(size, Image.Resampling.LANCZOS)
-    if answer.map:
-        _draw_legend(main, answer.map)
     unit = width / _SHEET_WIDTHS[0]
     gap = round(12 * unit)
+    tall = min(image.height / image.width, _TALLEST)
+    main = _fitted(draw_map(image, answer.map, legend=False) if answer.map else image, (width, round(width * tall)))
+    if answer.map:
+        _draw_legend(main, answer.map)
     panel_width = (width - (_PANELS_A_ROW - 1) * gap) // _PANELS_A_ROW
-    panel_height = max(1, round(panel_width * image.height / image.width))
-    small = image.resize((panel_width, panel_height), Image.Resampling.LANCZOS)
+    panel_height = max(1, round(panel_width * tall))
+    small = _fitted(image, (panel_width, panel_height))
 
     title, label = _font(22 * unit), _font(15 * unit)
-    title_lines = _wrap(answer.question, title, main.width)
+    title_lines = _wrap(answer.question, title, width)
     answer_line = f"{answer.answer}   {answer.score:.1%}"
     line, label_height = round(30 * unit), round(24 * unit)
     header = line * (len(title_lines) + 1) + gap
     rows = -(-len(answer.words) // _PANELS_A_ROW)
     height = header + main.height + gap + rows * (panel_height + label_height + gap)
-    sheet = Image.new("RGB", (main.width + 2 * gap, height + 2 * gap), _BACKGROUND)
+    sheet = Image.new("RGB", (width + 2 * gap, height + 2 * gap), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for index, text in enumerate(title_lines):
         draw.text((gap, gap + index * line), text, _FAINT, title)
-    draw.text((gap, gap + len(title_lines) * line), _fit(answer_line, title, main.width), _INK, title)
+    draw.text((gap, gap + len(title_lines) * line), _fit(answer_line, title, width), _INK, title)
     top = gap + header
     sheet.paste(main, (gap, top))
     top += main.height + gap
@@ -103,6 +104,12 @@ def draw_answer(image: Image.Image, answer: Answer) -> Image.Image:
         caption = _fit(f"{word.text}  ({_share(_strongest(word))})", label, panel_width)
         draw.text((left, upper + panel_height + round(3 * unit)), caption, _INK, label)
     return sheet
+
+
+def _fitted(image: Image.Image, box: tuple[int, int]) -> Image.Image:
+    scale = min(box[0] / image.width, box[1] / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _strongest(attention_map: AttentionMap) -> float:

@@ -143,3 +143,4 @@ def test_a_sheet_of_a_strange_size(size: tuple[int, int]) -> None:
     found = read_answers(AnswerResponse.model_validate(body), None)[0]
     sheet = draw_answer(grey(size), found)
     assert 640 <= sheet.width <= 1700
+    assert sheet.height < 4 * sheet.width
