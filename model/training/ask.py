@@ -16,6 +16,10 @@ _BLIND_TEXTS_AT_ONCE = 64
 _BLIND_CHECKS = 32
 
 
+class NotBlind(ValueError):
+    """What was given as a question-only twin looks at its image."""
+
+
 class Answered(NamedTuple):
     """The model's best answer and its score; the empty answer where it refused the question."""
 
@@ -81,7 +85,7 @@ def ask_blind(twin: Model, texts: Sequence[str], look: Image.Image) -> list[Answ
     """The answers of a question-only twin, all asked of one grey image.
 
     Raises:
-        ValueError: the twin answers differently about the image ``look``, so it is not blind.
+        NotBlind: the twin answers differently about the image ``look``, so it is not blind.
     """
     grey, seen = encode_images(twin, [Image.new("RGB", look.size, (128, 128, 128)), look])
     answers: list[Answered] = []
@@ -90,5 +94,5 @@ def ask_blind(twin: Model, texts: Sequence[str], look: Image.Image) -> list[Answ
     checked = answer_texts(twin, [(seen, texts[:_BLIND_CHECKS])])[0]
     for text, one, other in zip(texts, answers, checked, strict=False):
         if abs(one.score - other.score) > 1e-4:
-            raise ValueError(f"the twin {twin.info.id} is not blind: its score for {text!r} changes with the image")
+            raise NotBlind(f"the twin {twin.info.id} is not blind: its score for {text!r} changes with the image")
     return answers

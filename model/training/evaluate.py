@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.interface import Item, ItemError, Model, Output
-from model.training.ask import IMAGES_AT_ONCE, REFUSED, Answered, ask_blind, ask_images, encode_images
+from model.training.ask import IMAGES_AT_ONCE, REFUSED, Answered, NotBlind, ask_blind, ask_images, encode_images
 from model.training.data import Captions, DataError, DataSet, ImageRef, Question, read_data
 from model.training.metrics import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
 from model.training.report import Evaluation, Row, as_markdown, write_report
@@ -62,7 +63,7 @@ def evaluate(
 
     Raises:
         DataError: the split holds no question.
-        ValueError: the twin is not blind.
+        NotBlind: the twin looks at its image.
     """
     everything = data.questions + [statement.as_question() for statement in data.statements]
     train = [question for question in everything if question.split == "train"]
@@ -220,17 +221,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shuffle", action="store_true", help="also ask with the images shuffled among the questions")
     parser.add_argument("--maps", action="store_true", help="also measure what the attention maps are worth")
     parser.add_argument("--images", type=int, help="ask about at most so many images, chosen by the seed")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the tables to this .md file, and a .json beside it")
     parser.add_argument("--answers", type=Path, help="write every question with its answers to this .jsonl file")
     options = parser.parse_args(argv)
 
-    from model.load import load_model  # torch only now: --help stays quick
+    from model.registry import load_model  # torch only now: --help stays quick
+
+    def load(name: str) -> Model:
+        return load_model(name=name, device=options.device, threads=options.threads, kernel="auto")
 
     try:
         data = read_data(options.data)
-        model = load_model(options.model)
-        twin = load_model(str(options.twin)) if options.twin else None
+        model = load(options.model)
+        twin = load(str(options.twin)) if options.twin else None
         evaluation, records = evaluate(
             model, data, options.split, twin=twin, shuffle=options.shuffle, images=options.images, seed=options.seed
         )
@@ -239,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from model.training.map_worth import measure_maps
 
             evaluation.maps = measure_maps(model, data, options.split, images=options.images, seed=options.seed)
-    except (DataError, ValueError) as error:
+    except (DataError, NotBlind, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(as_markdown(evaluation))
     if options.out:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.training.ask import REFUSED, answer_texts, ask_blind, encode_images
+from model.training.ask import REFUSED, NotBlind, answer_texts, ask_blind, encode_images
 from model.training.data import DataError, DataSet, ImageRef, Question, read_data
 from model.training.evaluate import commonest_answers, evaluate, exchange_images, match_captions
 from model.training.report import as_markdown, write_report
@@ -71,7 +71,7 @@ def test_without_twin_and_shuffle_there_are_no_such_columns(toy: DataSet) -> Non
 
 
 def test_a_seeing_twin_is_refused() -> None:
-    with pytest.raises(ValueError, match="not blind"):
+    with pytest.raises(NotBlind, match="not blind"):
         ask_blind(ColourModel(), ["What color is the thing?"], square("blue", 3))
 
 
