@@ -12,7 +12,7 @@ import crosslook
 from app import errors, intake
 from app.dependencies import image_limits
 from app.engine.engine import LOADER, Engine
-from app.routes import health, native
+from app.routes import health, native, page
 from app.settings import Settings
 from app.telemetry import Telemetry
 
@@ -49,4 +49,5 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.add_middleware(Telemetry)
     app.include_router(native.router)
     app.include_router(health.router)
+    app.include_router(page.router)
     return app

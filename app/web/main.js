@@ -1,0 +1,358 @@
+// The page's state and what happens on it.
+import { Api } from "./api.js";
+import { COLOURS } from "./colormaps.js";
+import { Heatmap } from "./heatmap.js";
+import { language, percent, place, quoted, setLanguage, t, wordsFor } from "./i18n.js";
+import * as maps from "./maps.js";
+import { markTarget, showHistory, showResult, targets } from "./result.js";
+import * as snippets from "./snippets.js";
+import { store, stored } from "./store.js";
+
+const $ = (id) => document.getElementById(id);
+const EXAMPLES = {
+  cat: ["What animal is this?", "What color are its eyes?", "Is the cat sleeping?"],
+  coffee: ["What is in the cup?", "What color is the cup?", "Is there a spoon?"],
+  rocket: ["What is in the sky?", "Is it night?", "Is there smoke?"],
+};
+
+const api = new Api();
+const heatmap = new Heatmap($("overlay"));
+let model = null; // the server's description of it
+let image = null; // {file, name, url, ref: promise of what the server calls it, suggestions}
+let entries = []; // what was asked about this image
+let current = null; // the entry that is shown
+let pinned = "answer"; // the target whose map stays when nothing is pointed at
+let asking = null; // AbortController of the request under way
+
+// --- the image ---
+
+function openImage(file, suggestions = []) {
+  if (!file) return;
+  asking?.abort();
+  if (image) URL.revokeObjectURL(image.url);
+  image = { file, name: file.name || "image.png", url: URL.createObjectURL(file), suggestions };
+  entries = [];
+  current = null;
+  heatmap.clear();
+  $("drop").hidden = true;
+  $("viewer").hidden = false;
+  $("image").src = image.url;
+  $("image").alt = t("imageAlt", { name: image.name });
+  $("where").textContent = t("preparing");
+  for (const id of ["result", "earlier", "code", "legend", "save", "error"]) $(id).hidden = true;
+  $("suggestions").hidden = !suggestions.length;
+  $("suggestions").replaceChildren(...suggestions.map((text) => {
+    const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text, lang: "en" });
+    chip.addEventListener("click", () => { $("question").value = text; ask(); });
+    return chip;
+  }));
+  document.body.classList.add("loaded");
+  const mine = image;
+  upload(mine).then(() => { if (mine === image && !current) $("where").textContent = t("ready"); }, (error) => { if (mine === image) showError(error); });
+  if (matchMedia("(pointer: fine)").matches) $("question").focus();
+}
+
+// The server encodes the image while the question is typed.
+function upload(which) {
+  which.ref = api.upload(new File([which.file], which.name, { type: which.file.type }));
+  return which.ref;
+}
+
+function closeImage() {
+  $("file").value = $("shot").value = "";
+  $("file").click();
+}
+
+// --- asking ---
+
+function candidates() {
+  const given = $("candidates").value.split(/[,,]/).map((text) => text.trim()).filter(Boolean);
+  return given.length ? given : null;
+}
+
+async function ask() {
+  const question = $("question").value;
+  if (!image) return showError({ message: t("needImage") });
+  if (!question.trim()) return showError({ message: t("needQuestion") });
+  const entry = await request({ question, candidates: candidates(), kind: chosenKind(), layers: chosenLayers() });
+  if (!entry) return;
+  entries.push(entry);
+  show(entry, "answer");
+  $("status").textContent = t("answered", { answer: entry.result.answer, share: percent(entry.result.score) });
+}
+
+// One question to the server; null when it failed (and said so) or was overtaken by the next.
+async function request(asked) {
+  asking?.abort();
+  const mine = asking = new AbortController();
+  const which = image;
+  busy(true);
+  const start = performance.now();
+  try {
+    const response = await answer(which, asked, mine.signal);
+    if (mine !== asking || which !== image) return null;
+    $("error").hidden = true;
+    const [result] = response.results;
+    return { asked, response, result, known: targets(result), time: performance.now() - start };
+  } catch (error) {
+    if (mine === asking && which === image && error.name !== "AbortError") showError(error);
+    return null;
+  } finally {
+    if (mine === asking) busy(false);
+  }
+}
+
+async function answer(which, { question, candidates, kind, layers }, signal) {
+  const body = (ref) => ({ image_id: ref.id, questions: [question], maps: model?.map_kinds.length === 0 ? "none" : "u8",
+    ...(candidates && { candidates }), ...(kind && { map_kind: kind }), ...(layers && { layers }) });
+  const known = await which.ref.catch(() => upload(which)); // the first try may have failed for want of a key
+  try {
+    return await api.answer(body(known), signal);
+  } catch (error) {
+    if (error.code !== "image_not_found") throw error;
+    return api.answer(body(await upload(which)), signal); // it was dropped meanwhile: send it again
+  }
+}
+
+function busy(on) {
+  $("send").textContent = t(on ? "asking" : "ask");
+  $("result").setAttribute("aria-busy", String(on));
+  document.body.classList.toggle("busy", on);
+}
+
+function showError(error) {
+  const id = error.requestId ? ` (${t("requestId", { id: error.requestId })})` : "";
+  $("error").textContent = wordsFor(error) + (error.status >= 500 ? id : "");
+  $("error").hidden = false;
+  if (!current) $("where").textContent = "";
+  if (error.code === "invalid_api_key") {
+    $("key-form").hidden = false;
+    $("key").focus();
+  }
+}
+
+// --- showing ---
+
+function show(entry, target) {
+  current = entry;
+  pinned = entry.known.has(target) ? target : "answer";
+  showResult(entry);
+  showHistory(entries, current, (chosen) => show(chosen, "answer"));
+  showTarget(pinned);
+  const base = new URL(".", location.href).href;
+  const code = { ...entry.asked, base, name: image.name, key: api.key };
+  $("curl").textContent = snippets.curl(code);
+  $("python").textContent = snippets.python(code);
+  $("code").hidden = false;
+  $("save").hidden = entry.known.size === 0;
+}
+
+function showTarget(target) {
+  if (!current) return;
+  const { attention, image: size } = current.response;
+  const shown = current.known.get(target);
+  markTarget(target, pinned);
+  heatmap.show(shown?.map ?? null, attention, size);
+  $("legend").hidden = !shown;
+  if (!shown) {
+    $("where").textContent = t("noMap");
+    return;
+  }
+  const share = shown.map.elsewhere;
+  $("where").textContent = t(share >= 0.005 ? "whereElsewhere" : "where",
+    { text: quoted(shown.text), place: place(maps.place(shown.map, attention, size)), share: percent(share) });
+  $("strongest").textContent = t("cell", { share: percent(maps.strongest(shown.map)) });
+}
+
+function drawScale() {
+  const canvas = $("scale");
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  for (let x = 0; x < canvas.width; x += 1) {
+    const [red, green, blue, cover] = COLOURS[heatmap.view.colours][Math.round((255 * x) / (canvas.width - 1))];
+    context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${heatmap.view.colours === "spotlight" ? cover : 1})`;
+    context.fillRect(x, 0, 1, canvas.height);
+  }
+}
+
+const chosenKind = () => ($("kind").value && $("kind").value !== model?.default_map_kind ? $("kind").value : null);
+const chosenLayers = () => ($("layer").value ? [Number($("layer").value)] : null);
+
+// Another layer or kind: the same question again, its maps made so.
+async function remake() {
+  if (!current) return;
+  const before = current;
+  const target = pinned;
+  const entry = await request({ ...before.asked, kind: chosenKind(), layers: chosenLayers() });
+  if (!entry || current !== before) return;
+  entries = entries.map((old) => (old === before ? entry : old));
+  show(entry, target);
+}
+
+async function saveOverlay() {
+  const ref = await image.ref;
+  const { question, candidates, kind, layers } = current.asked;
+  const word = pinned.startsWith("q") ? { word: Number(pinned.slice(1)) } : pinned.startsWith("a") && pinned !== "answer" ? { answer_word: Number(pinned.slice(1)) } : {};
+  try {
+    const blob = await api.overlay({ image_id: ref.id, question, ...word, opacity: heatmap.view.opacity,
+      ...(candidates && { candidates }), ...(kind && { map_kind: kind }), ...(layers && { layers }) });
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "crosslook.png" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  } catch (error) {
+    showError(error);
+  }
+}
+
+// --- the server's model ---
+
+function fill(select, options) {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+}
+
+function showModel() {
+  const [kind, layer] = [$("kind").value, $("layer").value];
+  fill($("colours"), Object.keys(COLOURS).map((name) => [name, name]));
+  $("colours").value = heatmap.view.colours;
+  if (!model) return;
+  fill($("kind"), model.map_kinds.map((name) => [name, t(`kind_${name}`)]));
+  $("kind").value = kind || model.default_map_kind || "";
+  $("kind-field").hidden = model.map_kinds.length < 2;
+  fill($("layer"), [["", t("allLayers")], ...model.layers.map((index) => [String(index), String(index + 1)])]);
+  $("layer").value = layer;
+  $("layer-field").hidden = model.layers.length < 2;
+}
+
+async function loadModel() {
+  try {
+    model = await api.model();
+    showModel();
+  } catch (error) {
+    showError(error);
+  }
+}
+
+// --- events ---
+
+function listen() {
+  $("choose").addEventListener("click", () => $("file").click());
+  $("camera").addEventListener("click", () => $("shot").click());
+  $("change").addEventListener("click", closeImage);
+  for (const input of [$("file"), $("shot")]) input.addEventListener("change", () => openImage(input.files[0]));
+  $("image").addEventListener("error", () => showError({ message: t("cannotShow") }));
+  $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  $("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    api.key = $("key").value.trim();
+    $("key-form").hidden = $("error").hidden = true;
+    loadModel();
+    if (image) upload(image).then(() => { $("where").textContent = t("ready"); }, showError);
+  });
+
+  addEventListener("paste", (event) => openImage([...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"))));
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    addEventListener(name, (event) => {
+      event.preventDefault();
+      document.body.classList.toggle("dragging", name === "dragover");
+      if (name === "drop") openImage(event.dataTransfer.files[0]);
+    });
+  }
+
+  const result = $("result");
+  const targetOf = (event) => event.target.closest?.("[data-target]")?.dataset.target;
+  for (const name of ["pointerover", "focusin"]) {
+    result.addEventListener(name, (event) => { if (targetOf(event)) showTarget(targetOf(event)); });
+  }
+  for (const name of ["pointerout", "focusout"]) {
+    result.addEventListener(name, (event) => { if (targetOf(event)) showTarget(pinned); });
+  }
+  result.addEventListener("click", (event) => {
+    if (!targetOf(event)) return;
+    pinned = targetOf(event);
+    showTarget(pinned);
+  });
+  result.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      pinned = "answer";
+      showTarget(pinned);
+    }
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step || !targetOf(event)) return;
+    event.preventDefault();
+    const buttons = [...result.querySelectorAll("[data-target]")];
+    buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length].focus();
+  });
+
+  $("opacity").addEventListener("input", () => { heatmap.view.opacity = $("opacity").value / 100; heatmap.redraw(); });
+  $("smooth").addEventListener("change", () => { heatmap.view.smooth = $("smooth").checked; heatmap.redraw(); });
+  $("colours").addEventListener("change", () => {
+    heatmap.view.colours = $("colours").value;
+    store("colours", heatmap.view.colours);
+    heatmap.redraw();
+    drawScale();
+  });
+  for (const id of ["layer", "kind"]) $(id).addEventListener("change", remake);
+  $("save").addEventListener("click", saveOverlay);
+  for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
+  $("language").addEventListener("click", () => { store("language", language === "zh" ? "en" : "zh"); speak(); });
+  $("theme").addEventListener("click", () => {
+    const next = { auto: "light", light: "dark", dark: "auto" }[document.documentElement.dataset.theme ?? "auto"];
+    store("theme", next);
+    dress(next);
+  });
+}
+
+async function copy(button) {
+  const code = $(button.dataset.for);
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+  } catch { // no secure context: select it, so that Ctrl+C does it
+    getSelection().selectAllChildren(code);
+    document.execCommand("copy");
+  }
+  button.textContent = t("copied");
+  setTimeout(() => { button.textContent = t("copy"); }, 1500);
+}
+
+function dress(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  $("theme").textContent = t(`theme_${theme}`);
+}
+
+function speak() {
+  const preferred = navigator.language?.toLowerCase().startsWith("zh") ? "zh" : "en";
+  setLanguage(stored("language") ?? preferred);
+  const button = $("language");
+  Object.assign(button, language === "zh" ? { textContent: "English", lang: "en" } : { textContent: "中文", lang: "zh" });
+  button.setAttribute("aria-label", language === "zh" ? "Switch to English" : "切换到中文");
+  dress(stored("theme") ?? "auto");
+  showModel();
+  for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(picture.dataset.name);
+  if (image) $("image").alt = t("imageAlt", { name: image.name });
+  $("error").hidden = true;
+  if (current) show(current, pinned);
+}
+
+function listExamples() {
+  $("examples").replaceChildren(...Object.entries(EXAMPLES).map(([name, questions]) => {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.dataset.name = name;
+    button.append(Object.assign(document.createElement("img"), { src: `examples/${name}.jpg`, alt: "", loading: "lazy" }));
+    button.addEventListener("click", async () => {
+      const blob = await (await fetch(`examples/${name}.jpg`)).blob();
+      openImage(new File([blob], `${name}.jpg`, { type: blob.type }), questions);
+      $("question").value = questions[0];
+    });
+    const item = document.createElement("li");
+    item.append(button);
+    return item;
+  }));
+}
+
+heatmap.view.colours = COLOURS[stored("colours")] ? stored("colours") : "viridis";
+listExamples();
+listen();
+speak();
+drawScale();
+loadModel();

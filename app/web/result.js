@@ -1,0 +1,90 @@
+// Shows one answer: the question's words as buttons, the answer, the runners-up. Says which map to show.
+import * as maps from "./maps.js";
+import { percent, t } from "./i18n.js";
+
+const $ = (id) => document.getElementById(id);
+
+function element(name, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
+}
+
+// Every map of a response that the page can show, by target: "answer", "q0", "q1" .. (question), "a0" .. (answer).
+export function targets(result) {
+  const found = new Map();
+  const put = (key, text, map) => { if (map) found.set(key, { text, map }); };
+  put("answer", result.answer, maps.decode(result.answer_map));
+  result.question_words.forEach((word, index) => put(`q${index}`, word.text, maps.ofWord(word, result.question_tokens)));
+  result.answer_words.forEach((word, index) => put(`a${index}`, word.text, maps.ofWord(word, result.answer_tokens)));
+  return found;
+}
+
+// A text with its words as buttons and what stands between them as text.
+function sentence(text, words, prefix, known) {
+  const characters = Array.from(text); // spans count code points
+  const nodes = [];
+  let at = 0;
+  words.forEach((word, index) => {
+    const [start, end] = word.span;
+    if (start > at) nodes.push(characters.slice(at, start).join(""));
+    const label = characters.slice(start, end).join("");
+    const key = `${prefix}${index}`;
+    nodes.push(known.has(key) ? element("button", { type: "button", className: "word", textContent: label }) : label);
+    if (known.has(key)) nodes.at(-1).dataset.target = key;
+    at = end;
+  });
+  if (at < characters.length) nodes.push(characters.slice(at).join(""));
+  return nodes;
+}
+
+function bar(label, score, best) {
+  const fill = element("span", { className: "fill" });
+  fill.style.setProperty("--share", Math.min(1, score));
+  return element("li", { className: best ? "best" : "" },
+    element("span", { className: "label", textContent: label }),
+    element("span", { className: "track" }, fill),
+    element("span", { className: "value", textContent: percent(score) }));
+}
+
+export function showResult(entry) {
+  const { result, response, known } = entry;
+  $("words").replaceChildren(...sentence(result.question, result.question_words, "q", known));
+  if (!result.question_words.length) $("words").textContent = result.question;
+  const answer = known.has("answer")
+    ? element("button", { type: "button", className: "word answer", textContent: result.answer })
+    : element("strong", { className: "answer", textContent: result.answer });
+  if (known.has("answer")) answer.dataset.target = "answer";
+  $("answer-line").replaceChildren(answer,
+    element("span", { className: "score", textContent: t(`over_${result.score_over}`, { share: percent(result.score) }) }));
+  $("answer-words").hidden = result.answer_words.length < 2;
+  $("answer-words").replaceChildren(...sentence(result.answer, result.answer_words, "a", known));
+  const rows = result.ranking.map(({ answer: text, score }, index) => bar(text, score, index === 0));
+  if (result.rest !== null && result.rest >= 0.0005) {
+    rows.push(bar(t("others"), result.rest, false));
+    rows.at(-1).classList.add("rest");
+  }
+  $("ranking").hidden = rows.length < 2;
+  $("ranking").replaceChildren(...rows);
+  $("pointer").hidden = known.size === 0;
+  $("meta").textContent = t("meta", { model: response.model.id, time: Math.round(entry.time) });
+  $("result").hidden = false;
+}
+
+export function markTarget(target, pinned) {
+  for (const button of document.querySelectorAll("#result [data-target]")) {
+    button.classList.toggle("shown", button.dataset.target === target);
+    button.setAttribute("aria-pressed", String(button.dataset.target === pinned));
+  }
+}
+
+export function showHistory(entries, current, choose) {
+  $("earlier").hidden = entries.length < 2;
+  $("history").replaceChildren(...entries.map((entry) => {
+    const button = element("button", { type: "button" },
+      element("span", { textContent: entry.result.question }), element("strong", { textContent: entry.result.answer }));
+    button.setAttribute("aria-current", String(entry === current));
+    button.addEventListener("click", () => choose(entry));
+    return element("li", {}, button);
+  }).reverse());
+}
