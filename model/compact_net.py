@@ -1,0 +1,185 @@
+"""The network of the default model: vision, text, fusion, and a head that is tied to what the answers mean.
+
+Every patch gets two descriptions: its visual features (stride 16 joined with stride 32), and its *meaning*: ImageNet's
+classes as probabilities at that place, times the sentence vectors of the classes' names. The answers' vectors start
+from sentence vectors too. So what a patch means can be read straight out, through the answer's own attention map, into
+the space in which answers are compared: the map is not beside the answer, it carries a part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cross_attention import KeysValues
+from model.fusion import Fusion, ImageRows
+from model.text import TextEncoder
+from model.vision import EfficientNetLite, VisionFeatures
+
+FIRST_PATCH = 1  # key 0 is learned and no place: tokens with nothing to look for look there
+
+
+@dataclass(frozen=True, slots=True)
+class CompactConfig:
+    """Sizes of the network. ``size`` is the side of the square input in pixels; the grid has a cell for 16 of them."""
+
+    vision: str = "lite2"
+    size: int = 256
+    dim: int = 384
+    num_heads: int = 12
+    cross_heads: int = 6
+    text_layers: int = 3
+    fusion_layers: int = 3
+    max_tokens: int = 64
+    meaning_dim: int = 384
+    blind: bool = False
+    """A question-only twin: only the key that is no place may be attended."""
+    temperature: float = 1.0
+    """Divides the logits; fitted after training."""
+
+    @property
+    def cells(self) -> int:
+        """Rows (and columns) of the patch grid."""
+        return self.size // 16
+
+
+class ImageState(NamedTuple):
+    """All that the questions need of one or more images."""
+
+    layers: list[KeysValues]  # a fusion layer each: [images, heads, 1 + patches, head_dim]
+    meaning: Tensor  # [images, patches / 4, meaning_dim], at stride 32
+
+
+class PatchEmbedding(nn.Module):
+    """Vision features -> keys' and values' source ``[images, 1 + patches, dim]``; and the patches' meaning."""
+
+    def __init__(self, config: CompactConfig, fine_channels: int, coarse_channels: int) -> None:
+        super().__init__()
+        self.fine_norm, self.coarse_norm = nn.LayerNorm(fine_channels), nn.LayerNorm(coarse_channels)
+        self.features = nn.Linear(fine_channels + coarse_channels, config.dim)
+        self.class_meaning = nn.Linear(1000, config.meaning_dim, bias=False)
+        self.meaning = nn.Linear(config.meaning_dim, config.dim, bias=False)
+        self.row = nn.Parameter(torch.randn(config.cells, config.dim) * 0.02)
+        self.column = nn.Parameter(torch.randn(config.cells, config.dim) * 0.02)
+        self.nowhere = nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, features: VisionFeatures, class_probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """``class_probabilities`` ``[images, 1000, h, w]`` of the coarse places."""
+        fine = self.fine_norm(features.fine.permute(0, 2, 3, 1))  # [images, 2h, 2w, channels]
+        coarse = self.coarse_norm(features.coarse.permute(0, 2, 3, 1))
+        meaning = self.class_meaning(class_probabilities.permute(0, 2, 3, 1))  # [images, h, w, meaning_dim]
+        described = F.linear(coarse, self.features.weight[:, fine.shape[-1] :]) + self.meaning(meaning)
+        described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
+        described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias)
+        described = described + self.row[:, None] + self.column
+        patches = torch.cat([self.nowhere.expand(len(fine), 1, -1), described.flatten(1, 2)], 1)
+        return self.norm(patches), meaning.flatten(1, 2)
+
+
+class AnswerHead(nn.Module):
+    """Logits over the answers: one vector, made of the fused question and of the meaning it looked at, against the
+    vector of each answer."""
+
+    def __init__(self, config: CompactConfig, answers: int) -> None:
+        super().__init__()
+        self.fused = nn.Sequential(
+            nn.Linear(config.dim, 2 * config.dim),
+            nn.GELU(),
+            nn.LayerNorm(2 * config.dim),
+            nn.Dropout(0.3),
+            nn.Linear(2 * config.dim, config.meaning_dim),
+        )
+        self.read = nn.Linear(config.meaning_dim, config.meaning_dim)
+        self.answers = nn.Parameter(torch.randn(answers, config.meaning_dim) * 0.05)
+        self.bias = nn.Parameter(torch.zeros(answers))
+        self.unseen = nn.Linear(config.dim, config.meaning_dim)  # text features -> the vector of any other answer
+
+    def vector(self, fused: Tensor, looked_at: Tensor) -> Tensor:
+        """``fused`` ``[rows, dim]``, ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim]``."""
+        vector: Tensor = self.fused(fused) + self.read(looked_at)
+        return vector
+
+    def forward(self, fused: Tensor, looked_at: Tensor) -> Tensor:
+        """Logits ``[rows, answers]``."""
+        return F.linear(self.vector(fused, looked_at), self.answers, self.bias)
+
+
+class Fused(NamedTuple):
+    """What the fusion gives to one row: the answer's vector and the maps ``[rows, tokens, keys]`` of each layer."""
+
+    vector: Tensor
+    maps: list[Tensor]
+
+
+class CompactNet(nn.Module):
+    """Pixels and token ids in, answer logits and maps out. See the module's docstring for the idea."""
+
+    def __init__(self, config: CompactConfig, *, vocabulary: int, answers: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = EfficientNetLite(config.vision)
+        self.patches = PatchEmbedding(config, self.vision.fine_channels, self.vision.coarse_channels)
+        self.text = TextEncoder(
+            vocabulary,
+            dim=config.dim,
+            num_heads=config.num_heads,
+            layers=config.text_layers,
+            max_tokens=config.max_tokens,
+        )
+        self.fusion = Fusion(
+            config.fusion_layers, config.dim, config.dim, config.num_heads, config.cross_heads, dropout
+        )
+        self.head = AnswerHead(config, answers)
+
+    def see(self, pixels: Tensor) -> ImageState:
+        """``pixels`` uint8 ``[images, size, size, 3]``."""
+        features = self.vision(pixels)
+        return self.describe(features, self.vision.classify(features.coarse).softmax(1))
+
+    def describe(self, features: VisionFeatures, class_probabilities: Tensor) -> ImageState:
+        """From vision features on; training starts here, with features made once."""
+        patches, meaning = self.patches(features, class_probabilities)
+        return ImageState(self.fusion.project(patches), meaning)
+
+    def fuse(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        images: Sequence[tuple[ImageState, int]],
+        *,
+        need_maps: bool = False,
+        patch_mask: Tensor | None = None,
+    ) -> Fused:
+        """``ids``, ``mask`` ``[rows, tokens]``; ``images``: states and how many rows ask each image in them, in order.
+
+        ``patch_mask`` bool ``[images, 1 + patches]`` goes with a single state.
+        """
+        states = self.text(ids, mask)
+        if self.config.blind:
+            keys = images[0][0].layers[0].keys.shape[2]
+            patch_mask = (torch.arange(keys, device=ids.device) < FIRST_PATCH).expand(len(images[0][0].meaning), -1)
+        groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
+        fused, looking, maps = self.fusion(states, mask, groups, need_maps=need_maps, patch_mask=patch_mask)
+        looked_at, start = [], 0
+        for state, rows in images:
+            count = len(state.meaning) * rows
+            looked_at.append(self._read(looking[start : start + count].unflatten(0, (-1, rows)), state.meaning))
+            start += count
+        return Fused(self.head.vector(fused, torch.cat(looked_at)), maps)
+
+    def _read(self, looking: Tensor, meaning: Tensor) -> Tensor:
+        """The meaning under a map: ``[images, rows, keys]`` over ``[images, patches / 4, dim]`` -> ``[images * rows,
+        dim]``."""
+        half = self.config.cells // 2
+        fine = looking[..., FIRST_PATCH:].unflatten(-1, (half, 2, half, 2)).sum((-3, -1)).flatten(-2)
+        return torch.bmm(fine.to(meaning.dtype), meaning).flatten(0, 1)
+
+    def logits(self, vector: Tensor) -> Tensor:
+        """Answer logits ``[rows, answers]`` of the rows' vectors, at the fitted temperature."""
+        return F.linear(vector, self.head.answers, self.head.bias) / self.config.temperature

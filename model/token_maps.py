@@ -1,0 +1,45 @@
+"""From attention rows to what a program can use: tokens with spans, words, and maps on the patch grid.
+
+Layers are reduced by their mean (heads were, by the kernel). A row ``[keys]`` becomes a `Map`: the columns that are
+patches fill the grid row by row, all others add up to ``elsewhere``, so nothing is silently dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.interface import Map, Token, Word
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+Span = tuple[int, int]
+
+
+def find_words(text: str, spans: Sequence[Span | None]) -> tuple[Word, ...]:
+    """The words of ``text``, each with the indices of the tokens whose span touches it. Words hold letters, digits and
+    inner apostrophes or hyphens; punctuation between words belongs to none."""
+    words = []
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        tokens = tuple(i for i, span in enumerate(spans) if span and span[0] < end and span[1] > start)
+        if tokens:
+            words.append(Word(match.group(), (start, end), tokens))
+    return tuple(words)
+
+
+def place_on_grid(row: NDArray[np.float32], rows: int, columns: int, first_patch: int) -> Map:
+    """One attention row ``[keys]`` as a map; patches are the ``rows * columns`` keys from ``first_patch`` on."""
+    patches = row[first_patch : first_patch + rows * columns]
+    return Map(np.ascontiguousarray(patches.reshape(rows, columns)), float(row.sum() - patches.sum()))
+
+
+def make_tokens(
+    texts: Sequence[str], spans: Sequence[Span | None], maps: Sequence[Map | None] | None = None
+) -> tuple[Token, ...]:
+    """Tokens of one text; those without a span are special."""
+    found = maps or [None] * len(texts)
+    return tuple(Token(text, span, span is None, m) for text, span, m in zip(texts, spans, found, strict=True))
