@@ -11,7 +11,7 @@ from app.errors import RequestError
 from app.intake import ImageLimits
 from model.interface import Geometry, Pixels, Preprocess, Region
 
-_DECODE_SIDE = 1024  # no model takes in more; a JPEG of twice that is decoded at a half
+_DECODE_SIDE = 1024  # for a preprocessing that does not tell its size
 
 
 def from_bytes(data: bytes, limits: ImageLimits, *, scope: str = "", param: str = "image") -> ImageSource:
@@ -26,7 +26,8 @@ def loader(data: bytes, limits: ImageLimits, param: str) -> Callable[[Preprocess
     """Decode, verify and preprocess: the work of a decoder thread."""
 
     def load(preprocess: Preprocess) -> Pixels:
-        side = getattr(preprocess, "decode_side", _DECODE_SIDE)
+        size = getattr(preprocess, "size", None)
+        side = 2 * size if isinstance(size, int) else _DECODE_SIDE  # the model's own resize does the rest
         image = intake.open_image(data, limits, side=side, param=param)
         pixels = preprocess(image.image)
         return replace(pixels, geometry=in_original(pixels.geometry, image.width, image.height))

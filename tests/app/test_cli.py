@@ -1,0 +1,54 @@
+"""``crosslook-server``: what it prints, what it returns, and that a real process answers a real client."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crosslook
+from app import cli
+from tests.app import standin
+from tests.app.servers import ROOT, serving
+
+
+def test_a_real_server_answers_the_real_client(tmp_path: Path) -> None:
+    """Ready, one question through the SDK, the printed example, and a clean end on SIGTERM."""
+    with serving(tmp_path / "log") as server:
+        with crosslook.Client(server.url) as client:
+            answer = client.answer(ROOT / "examples" / "cat.jpg", "how bright?")
+            assert answer.answer.isdigit()
+        example = server.log.read_text().partition("Try: ")[2].splitlines()[0]
+        result = subprocess.run(shlex.split(example), cwd=ROOT, capture_output=True, text=True, check=True)
+        assert '"results":[{"question":"What animal is this?"' in result.stdout
+        assert server.terminate() == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    """Exit status 1 and a reason, rather than a server that is never ready."""
+    code = (
+        f"import sys, app.cli, app.settings as s; sys.exit(app.cli.run(s.Settings(port=0), loader={standin.FAILING!r}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "cannot load its model" in result.stderr
+    assert "no weights here" in result.stderr
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--help`` lists serve, eval and train."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("serve", "eval", "train"))
+
+
+def test_the_parent_never_imports_torch() -> None:
+    """Importing the service loads neither torch nor transformers."""
+    code = "import sys, app.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
