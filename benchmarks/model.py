@@ -72,7 +72,7 @@ def measure(model_name: str, threads: int, repeats: int, started: float) -> dict
     from model.interface import EncodedImage, Item, MapRequest
     from model.registry import load_model
 
-    model = load_model(name=model_name, device="cpu", threads=threads, kernel="auto")
+    model = load_model(model_name, device="cpu", threads=threads)
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
 
     def encode() -> EncodedImage:

