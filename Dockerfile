@@ -23,8 +23,11 @@ RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} ${TORCH_INDEX}" \
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir crosslook && touch crosslook/__init__.py && /opt/venv/bin/pip install -c constraints.txt ".[server]"
 COPY crosslook crosslook
+# Left out of the image: what builds and tests torch extensions, and pip.
 RUN /opt/venv/bin/pip install --no-deps --force-reinstall . \
- && /opt/venv/bin/python -m compileall -q /opt/venv/lib
+ && cd /opt/venv/lib/python3*/site-packages \
+ && rm -rf torch/include torch/test torch/share torch/lib/*_test.so pip pip-*.dist-info /opt/venv/bin/pip* \
+ && find torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin crosslook

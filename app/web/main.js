@@ -159,8 +159,9 @@ function showTarget(target) {
     return;
   }
   const share = shown.map.elsewhere;
-  $("where").textContent = t(share >= 0.005 ? "whereElsewhere" : "where",
-    { text: quoted(shown.text), place: place(maps.place(shown.map, attention, size)), share: percent(share) });
+  const sentence = { text: quoted(shown.text), place: place(maps.place(shown.map, attention, size)) };
+  $("where").textContent = t(target === "answer" ? "read" : "where", sentence)
+    + (share >= 0.005 ? t("elsewhere", { share: percent(share) }) : "");
   $("strongest").textContent = t("cell", { share: percent(maps.strongest(shown.map)) });
 }
 
@@ -239,6 +240,9 @@ function listen() {
   $("camera").addEventListener("click", () => $("shot").click());
   $("change").addEventListener("click", closeImage);
   for (const input of [$("file"), $("shot")]) input.addEventListener("change", () => openImage(input.files[0]));
+  $("image").addEventListener("load", () => {
+    $("frame").style.setProperty("--ratio", $("image").naturalWidth / $("image").naturalHeight);
+  });
   $("image").addEventListener("error", () => showError({ message: t("cannotShow") }));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("key-form").addEventListener("submit", (event) => {
@@ -317,7 +321,8 @@ async function copy(button) {
 function dress(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  $("theme").textContent = t(`theme_${theme}`);
+  $("theme").title = t(`theme_${theme}`);
+  $("theme").setAttribute("aria-label", t(`theme_${theme}`));
 }
 
 function speak() {
