@@ -196,6 +196,7 @@ class CompactModel:
             rows = slice(start, start + len(texts))
             start += len(texts)
             answers = self._match(fused.vector[rows], item) if task == "match" else self._rank(fused.vector[rows], item)
+            answers = [replace(a, token_count=len(text.ids)) for a, text in zip(answers, texts, strict=True)]
             if item.maps is None:
                 outputs.append(Output(tuple(answers)))
                 continue

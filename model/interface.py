@@ -134,7 +134,9 @@ class TextOutput:
     """What came of one text. ``tokens``, ``words`` and the maps are filled only where maps were asked for.
 
     ``ranking`` is best first (answer, caption) or the text itself with its probability (match). ``rest`` is the
-    probability that the ranking leaves, None for a sequence.
+    probability that the ranking leaves, None for a sequence. ``token_count`` is how many tokens the model read for the
+    text, special ones included, ``answer_token_count`` how many it generated (1 for a choice); both with or without
+    maps.
     """
 
     ranking: tuple[Ranked, ...]
@@ -145,6 +147,8 @@ class TextOutput:
     answer_map: Map | None = None
     answer_tokens: tuple[Token, ...] = ()
     answer_words: tuple[Word, ...] = ()
+    token_count: int = 0
+    answer_token_count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
