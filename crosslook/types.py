@@ -256,6 +256,27 @@ class ImageUploadResponse(WireModel):
     image: ImageRef
 
 
+class OverlayRequest(WireModel):
+    """The JSON body of ``POST /v1/overlay``: one image by value, one question, and what to draw of its maps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str | None = Field(None, description="Base64, a data URI or, where the operator allows it, a URL.")
+    question: str
+    word: int | None = Field(
+        None, ge=0, description="Draw the map of this word of the question (0 is the first), not the answer's own."
+    )
+    sheet: bool = Field(False, description="A sheet: question, answer, its map and a small map for every word.")
+    opacity: float = Field(0.65, ge=0, le=1, description="0: the image alone; 1: the strongest cell hides it.")
+    legend: bool = Field(True, description="A small colour bar with the share of the strongest cell.")
+    candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+        None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
+    )
+    model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
+    map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
+    layers: list[int] | None = Field(None, min_length=1, description="Fusion layers to average; default: the model's.")
+
+
 class ModelLimits(WireModel):
     """What one request may hold."""
 
