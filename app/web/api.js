@@ -35,9 +35,13 @@ export class Api {
     }
   }
 
-  async #json(path, body, signal) {
-    const init = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
-    return this.#send(path, init);
+  // A form of these fields; a list is a field that comes once an entry, and what is null stays away.
+  async #post(path, fields, signal) {
+    const body = new FormData();
+    for (const [name, value] of Object.entries(fields)) {
+      for (const part of value === null ? [] : [value].flat()) body.append(name, part);
+    }
+    return this.#send(path, { method: "POST", body, signal });
   }
 
   async model() {
@@ -45,17 +49,15 @@ export class Api {
   }
 
   // Leave an image with the server, which encodes it ahead of the first question.
-  async upload(file, signal) {
-    const body = new FormData();
-    body.append("image", file, file.name);
-    return (await (await this.#send("v1/images", { method: "POST", body, signal })).json()).image;
+  async upload(file) {
+    return (await (await this.#post("v1/images", { image: file })).json()).image;
   }
 
-  async answer(body, signal) {
-    return (await this.#json("v1/answer", body, signal)).json();
+  async answer(fields, signal) {
+    return (await this.#post("v1/answer", fields, signal)).json();
   }
 
-  async overlay(body) {
-    return (await this.#json("v1/overlay", body)).blob();
+  async overlay(fields) {
+    return (await this.#post("v1/overlay", fields)).blob();
   }
 }

@@ -18,7 +18,7 @@ const EXAMPLES = {
 const api = new Api();
 const heatmap = new Heatmap($("overlay"));
 let model = null; // the server's description of it
-let image = null; // {file, name, url, ref: promise of what the server calls it, suggestions}
+let image = null; // {file, name, url, ref: promise of what the server calls it}
 let entries = []; // what was asked about this image
 let current = null; // the entry that is shown
 let pinned = "answer"; // the target whose map stays when nothing is pointed at
@@ -30,7 +30,7 @@ function openImage(file, suggestions = []) {
   if (!file) return;
   asking?.abort();
   if (image) URL.revokeObjectURL(image.url);
-  image = { file, name: file.name || "image.png", url: URL.createObjectURL(file), suggestions };
+  image = { file, name: file.name || "image.png", url: URL.createObjectURL(file) };
   entries = [];
   current = null;
   heatmap.clear();
@@ -47,14 +47,16 @@ function openImage(file, suggestions = []) {
     return chip;
   }));
   document.body.classList.add("loaded");
-  const mine = image;
-  upload(mine).then(() => { if (mine === image && !current) $("where").textContent = t("ready"); }, (error) => { if (mine === image) showError(error); });
+  upload(image);
   if (matchMedia("(pointer: fine)").matches) $("question").focus();
 }
 
 // The server encodes the image while the question is typed.
 function upload(which) {
-  which.ref = api.upload(new File([which.file], which.name, { type: which.file.type }));
+  which.ref = api.upload(which.file);
+  which.ref.then(
+    () => { if (which === image && !current) $("where").textContent = t("ready"); },
+    (error) => { if (which === image) showError(error); });
   return which.ref;
 }
 
@@ -102,15 +104,17 @@ async function request(asked) {
   }
 }
 
-async function answer(which, { question, candidates, kind, layers }, signal) {
-  const body = (ref) => ({ image_id: ref.id, questions: [question], maps: model?.map_kinds.length === 0 ? "none" : "u8",
-    ...(candidates && { candidates }), ...(kind && { map_kind: kind }), ...(layers && { layers }) });
-  const known = await which.ref.catch(() => upload(which)); // the first try may have failed for want of a key
+// The question's part of a request's form.
+const fieldsOf = ({ question, candidates, kind, layers }) => ({ question, candidates, map_kind: kind, layers });
+
+async function answer(which, asked, signal) {
+  const fields = { ...fieldsOf(asked), maps: model?.map_kinds.length === 0 ? "none" : "u8" };
   try {
-    return await api.answer(body(known), signal);
+    const ref = await which.ref.catch(() => upload(which)); // what failed a while ago may work now
+    return await api.answer({ image_id: ref.id, ...fields }, signal);
   } catch (error) {
     if (error.code !== "image_not_found") throw error;
-    return api.answer(body(await upload(which)), signal); // it was dropped meanwhile: send it again
+    return api.answer({ image: which.file, ...fields }, signal); // the server no longer has it: send it along
   }
 }
 
@@ -191,12 +195,9 @@ async function remake() {
 }
 
 async function saveOverlay() {
-  const ref = await image.ref;
-  const { question, candidates, kind, layers } = current.asked;
-  const word = pinned.startsWith("q") ? { word: Number(pinned.slice(1)) } : pinned.startsWith("a") && pinned !== "answer" ? { answer_word: Number(pinned.slice(1)) } : {};
+  const word = pinned.startsWith("q") ? Number(pinned.slice(1)) : null;
   try {
-    const blob = await api.overlay({ image_id: ref.id, question, ...word, opacity: heatmap.view.opacity,
-      ...(candidates && { candidates }), ...(kind && { map_kind: kind }), ...(layers && { layers }) });
+    const blob = await api.overlay({ image: image.file, ...fieldsOf(current.asked), word, opacity: heatmap.view.opacity });
     const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "crosslook.png" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
@@ -250,7 +251,7 @@ function listen() {
     api.key = $("key").value.trim();
     $("key-form").hidden = $("error").hidden = true;
     loadModel();
-    if (image) upload(image).then(() => { $("where").textContent = t("ready"); }, showError);
+    if (image) upload(image);
   });
 
   addEventListener("paste", (event) => openImage([...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"))));
