@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from app.asking import Asker
+from app.auth import Keys
 from app.engine.engine import Engine
-from app.intake import ImageLimits
+from app.metrics import Metrics
 from app.settings import Settings
+
+_bearer = HTTPBearer(auto_error=False, description="The API key, where the operator has set any.")
 
 
 def get_engine(request: Request) -> Engine:
@@ -21,10 +26,39 @@ def get_settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
-def image_limits(settings: Settings) -> ImageLimits:
-    """The part of the settings that concerns images."""
-    return ImageLimits(settings.image_bytes, settings.image_pixels, settings.image_side, settings.image_min_side)
+def get_metrics(request: Request) -> Metrics:
+    """The metrics of this app."""
+    return cast(Metrics, request.app.state.metrics)
+
+
+def get_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    """The name of the caller's API key.
+
+    Raises: `RequestError` ``invalid_api_key``.
+    """
+    return cast(Keys, request.app.state.keys).caller(request.headers.get("authorization"))
 
 
 EngineDep = Annotated[Engine, Depends(get_engine)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
+MetricsDep = Annotated[Metrics, Depends(get_metrics)]
+CallerDep = Annotated[str, Depends(get_caller)]
+
+
+def get_asker(
+    request: Request, caller: CallerDep, engine: EngineDep, settings: SettingsDep, metrics: MetricsDep
+) -> Asker:
+    """This request's way to the model; checks the API key first."""
+    state = request.app.state
+    return Asker(
+        request,
+        caller=caller,
+        engine=engine,
+        settings=settings,
+        limiter=state.limiter,
+        fetcher=state.fetcher,
+        metrics=metrics,
+    )
+
+
+AskerDep = Annotated[Asker, Depends(get_asker)]

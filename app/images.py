@@ -43,24 +43,3 @@ def in_original(geometry: Geometry, width: int, height: int) -> Geometry:
     region = geometry.region
     scaled = Region(region.left * x, region.top * y, region.right * x, region.bottom * y)
     return replace(geometry, width=width, height=height, region=scaled)
-
-
-def choose(
-    *, file: bytes | None, text: str | None, image_id: str | None, limits: ImageLimits, scope: str = ""
-) -> ImageSource:
-    """The one image among the fields of a native request.
-
-    Raises: `RequestError` ``invalid_request`` when there is none or more than one, and what `app.intake` raises.
-    """
-    given = sum(part is not None for part in (file, text, image_id))
-    if given != 1:
-        message = "Give the image either as `image` or as `image_id`."
-        raise RequestError("invalid_request", message, param="image")
-    if image_id is not None:
-        return ImageSource(image_id=image_id, scope=scope)
-    if file is None:
-        assert text is not None  # noqa: S101 - counted above
-        if intake.is_url(text):
-            raise RequestError("url_not_allowed", "This server does not fetch image URLs.", param="image")
-        file = intake.from_text(text, limits)
-    return from_bytes(file, limits, scope=scope)

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import crosslook
 from app import errors, intake
-from app.dependencies import image_limits
+from app.asking import TIMEOUT_HEADER, image_limits
+from app.auth import Keys
 from app.engine.engine import LOADER, Engine
-from app.routes import health, native, page
+from app.fetch import Fetcher
+from app.limits import BodyLimit, RateLimiter
+from app.metrics import Metrics
+from app.routes import health, metrics, native, page
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.tracing import Tracer, tracer
 
-logger = logging.getLogger(__name__)
+_EXPOSED = ["X-Request-ID", "X-Cache", "X-Error-Code", "Server-Timing", "Retry-After"]
 
 
 def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> FastAPI:
-    """The service. ``loader`` (``module:function``) makes the model in the worker; tests put their own there."""
+    """The service. ``loader`` (``module:function``) makes the model in the worker; tests put their own there.
+
+    Raises: ValueError for API keys of a wrong form.
+    """
     chosen = settings or Settings()
+    figures = Metrics()
+    tracers: list[Tracer] = []
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         intake.configure(image_limits(chosen))
-        engine = Engine(chosen, loader=loader)
-        app.state.engine = engine
+        tracers.extend(filter(None, [tracer()]))
+        app.state.engine = engine = Engine(chosen, loader=loader, observer=figures.observer())
+        figures.watch(engine)
         engine.start()
         try:
             yield
         finally:
             await engine.stop()
+            for each in tracers:
+                each.close()
 
     app = FastAPI(
         title="crosslook",
@@ -45,9 +58,21 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         openapi_url="/openapi.json" if chosen.docs else None,
     )
     app.state.settings = chosen
+    app.state.metrics = figures
+    app.state.keys = Keys(chosen.api_keys)
+    app.state.limiter = RateLimiter(chosen.rate_per_minute)
+    app.state.fetcher = Fetcher(chosen) if chosen.allow_urls else None
     errors.install(app)
-    app.add_middleware(Telemetry)
-    app.include_router(native.router)
-    app.include_router(health.router)
-    app.include_router(page.router)
+    app.add_middleware(BodyLimit, max_bytes=chosen.body_bytes, backlog=lambda: app.state.engine.backlog)
+    if chosen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID", TIMEOUT_HEADER],
+            expose_headers=_EXPOSED,
+        )
+    app.add_middleware(Telemetry, metrics=figures, tracer=tracers)  # added last, so outermost
+    for module in (native, health, metrics, page):
+        app.include_router(module.router)
     return app

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from crosslook.errors import CODES
-from crosslook.types import AnswerRequest, ErrorBody
+from crosslook.types import ErrorBody
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -45,8 +45,3 @@ def two_encodings(kind: type[BaseModel], *, repeated: dict[str, str]) -> dict[st
         "required": True,
         "content": {"application/json": {"schema": json_schema}, "multipart/form-data": {"schema": form}},
     }
-
-
-def answer_body() -> dict[str, Any]:
-    """The body of ``POST /v1/answer``."""
-    return two_encodings(AnswerRequest, repeated={"questions": "question"})

@@ -13,39 +13,60 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RequestError, error_response
+from app.metrics import Metrics
+from app.tracing import Tracer
 
 access = logging.getLogger("crosslook.access")
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-CLIENT_GONE = 499  # what logs say where no answer could be sent
+CLIENT_GONE = 499  # what logs and metrics say where no answer could be sent
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""On every response that does not bring its own; pages that run scripts do."""
 
 
 class Telemetry:
-    """The outermost middleware: request id, total time, the last catch for errors."""
+    """The outermost middleware: request id, security headers, total time, log, metrics, trace, last catch for errors.
 
-    def __init__(self, app: ASGIApp) -> None:
+    ``tracer`` holds the app's tracer, or nothing while there is none.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracer: list[Tracer]) -> None:
         self.app = app
+        self.metrics = metrics
+        self.tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        request_id = self._request_id(Headers(scope=scope).get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id"))
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["began"] = time.monotonic()
         status, code = 0, ""
 
         async def send_marked(message: Message) -> None:
             nonlocal status, code
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                code = headers.get("x-error-code", "")
-                headers["X-Request-ID"] = request_id
+                out = MutableHeaders(scope=message)
+                code = out.get("x-error-code", "")
+                out["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    out.setdefault(name, value)
                 total = f"total;dur={1000 * (time.perf_counter() - start):.2f}"
-                timing = headers.get("server-timing")
-                headers["Server-Timing"] = f"{timing}, {total}" if timing else total
+                timing = out.get("server-timing")
+                out["Server-Timing"] = f"{timing}, {total}" if timing else total
             await send(message)
 
         try:
@@ -59,26 +80,43 @@ class Telemetry:
             error = RequestError("internal_error", "A fault of the server; its log knows the request id.")
             await error_response(error, request_id)(scope, receive, send_marked)
         finally:
-            access.info(
-                "%s %s %d",
-                scope["method"],
-                scope["path"],
-                status,
-                extra={
-                    "request_id": request_id,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "code": code or None,
-                    "milliseconds": round(1000 * (time.perf_counter() - start), 2),
-                },
-            )
+            self._finish(scope, headers, start, status, code)
 
-    @staticmethod
-    def _request_id(given: str | None) -> str:
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return given
-        return f"req_{uuid.uuid4().hex}"
+    def _finish(self, scope: Scope, headers: Headers, start: float, status: int, code: str) -> None:
+        seconds = time.perf_counter() - start
+        route = getattr(scope.get("route"), "path", "") or "other"  # a bounded set, unlike the path
+        request_id = scope["state"]["request_id"]
+        self.metrics.finished(route, status, code, seconds)
+        access.info(
+            "%s %s %d",
+            scope["method"],
+            scope["path"],
+            status,
+            extra={
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "code": code or None,
+                "milliseconds": round(1000 * seconds, 2),
+            },
+        )
+        for tracer in self.tracer:
+            attributes = {
+                "http.request.method": scope["method"],
+                "http.route": route,
+                "http.response.status_code": status,
+                "crosslook.request_id": request_id,
+            }
+            stages = scope["state"].get("stages")
+            name = f"{scope['method']} {route}"
+            tracer.request(name, start=start, stages=stages, attributes=attributes, headers=dict(headers))
+
+
+def _request_id(given: str | None) -> str:
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"req_{uuid.uuid4().hex}"
 
 
 class JSONFormatter(logging.Formatter):

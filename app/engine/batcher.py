@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,11 @@ class Batcher:
             return self._take_runs()
         count = min(self.encode_batch, len(self._encode))
         return [self._encode.popleft() for _ in range(count)]
+
+    def full(self, batch: Sequence[Job]) -> bool:
+        """Whether a batch has as much as one may have."""
+        texts = sum(len(job.item.texts) for job in batch if isinstance(job, RunJob))
+        return texts >= self.run_batch if texts else len(batch) >= self.encode_batch
 
     def encode_is_next(self) -> bool:
         """Whether `take` would return encodes, and fewer than a full batch of them."""

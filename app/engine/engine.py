@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
-from app.engine.lane import Lane, LaneOptions, Observer, Stages
+from app.engine.lane import Lane, LaneOptions, Observer
 from app.engine.queue import Backlog
+from app.engine.stages import Stages
 from app.engine.worker import Load, RunItem
 from app.errors import RequestError
 from app.settings import Settings
 from model.interface import Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Task
-
-__all__ = ["Answered", "Engine", "ImageSource", "Observer", "Stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +136,15 @@ class Engine:
 
         Raises: `RequestError` ``not_ready``.
         """
-        info = self._require_info()
+        info = self.require_info()
         key = hashlib.sha256(content + info.revision.encode()).digest()
         return "img_" + base64.urlsafe_b64encode(key[:24]).decode()
 
-    def _require_info(self) -> ModelInfo:
+    def require_info(self) -> ModelInfo:
+        """What the model can do.
+
+        Raises: `RequestError` ``not_ready``, ``shutting_down``.
+        """
         if self.draining:
             raise RequestError("shutting_down", "This server is shutting down.", retry_after=5.0)
         if self.info is None:
@@ -175,7 +178,7 @@ class Engine:
 
         Raises: `ItemError` for a text that the model cannot take, `RequestError` for anything else.
         """
-        info = self._require_info()
+        info = self.require_info()
         arrival = perf_counter()
         key = image.image_id or self.image_id(image.content)
         lane = self._lane(key)

@@ -19,6 +19,7 @@ from app.engine.batcher import Batcher, EncodeJob, Job, RunJob
 from app.engine.cache import Entry, ImageCache
 from app.engine.process import ModelNotLoaded, WorkerDied, WorkerProcess
 from app.engine.queue import Backlog
+from app.engine.stages import Stages
 from app.engine.worker import Encode, Encoded, Failure, Load, Reply, Run, RunItem
 from app.errors import RequestError
 from model.interface import ItemError, ModelInfo, Output, Pixels, Task
@@ -50,21 +51,10 @@ class LaneOptions:
 class Observer:
     """Where a lane reports what it does; the telemetry fills the fields that it wants."""
 
-    batch: Callable[[str, int, float], None] = lambda kind, size, seconds: None
+    batch: Callable[[str, str, int, float], None] = lambda kind, reason, size, seconds: None
     waited: Callable[[str, float], None] = lambda kind, seconds: None
     dropped: Callable[[str], None] = lambda kind: None
     restarted: Callable[[], None] = lambda: None
-
-
-@dataclass(slots=True)
-class Stages:
-    """Seconds that one request spent in each stage; the image's are zero where it was known already."""
-
-    decode: float = 0.0
-    encode_wait: float = 0.0
-    encode: float = 0.0
-    run_wait: float = 0.0
-    run: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -174,7 +164,8 @@ class Lane:
     async def _dispatch(self) -> None:
         """Send batch after batch. Raises: `WorkerDied`."""
         while True:
-            if self.decoding and self.batcher.encode_is_next() and self.options.batch_wait:
+            waited = bool(self.decoding and self.batcher.encode_is_next() and self.options.batch_wait)
+            if waited:
                 await self.batcher.wait(self.options.batch_wait)  # images on their way may share the call
             batch = self.batcher.take()
             if not batch:
@@ -200,14 +191,15 @@ class Lane:
                 for job in batch:
                     _fail(job, RequestError("worker_failed", _DIED))
                 raise
-            self._settle(batch, reply, start)
+            reason = "full" if self.batcher.full(batch) else ("waited" if waited else "free")
+            self._settle(batch, reply, start, reason)
 
-    def _settle(self, batch: list[EncodeJob] | list[RunJob], reply: Reply, start: float) -> None:
+    def _settle(self, batch: list[EncodeJob] | list[RunJob], reply: Reply, start: float, reason: str) -> None:
         seconds = perf_counter() - start
         kind = "encode" if isinstance(batch[0], EncodeJob) else "run"
         count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in batch)
         (self.backlog.encode if kind == "encode" else self.backlog.run).observe(count, seconds)
-        self.observer.batch(kind, count, reply.seconds)
+        self.observer.batch(kind, reason, count, reply.seconds)
         if reply.batch_that_fits is not None:
             self._fit(kind, reply.batch_that_fits)
         job: Job
@@ -250,7 +242,10 @@ class Lane:
         self.cache.pin(entry, perf_counter())
         try:
             if entry.loading is not None and not entry.ready:
+                start = perf_counter()
                 await self._loaded(entry, entry.loading)
+                if not stages.spans:
+                    stages.add("shared", start, perf_counter())
             yield entry
         finally:
             self.cache.release(entry)
@@ -280,7 +275,7 @@ class Lane:
                     pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, load)
                 finally:
                     self.decoding -= 1
-                stages.decode = perf_counter() - start
+                stages.add("decode", start, perf_counter())
                 job = EncodeJob(entry.key, pixels, arrival, asyncio.get_running_loop().create_future())
                 put = perf_counter()
                 self.batcher.put(job)
@@ -288,7 +283,8 @@ class Lane:
         except BaseException:
             self.cache.drop(entry)  # who comes next tries again
             raise
-        stages.encode_wait, stages.encode = job.started - put, job.seconds
+        stages.add("encode_wait", put, job.started)
+        stages.add("encode", job.started, job.started + job.seconds)
         self.cache.fill(entry, nbytes=encoded.nbytes, geometry=pixels.geometry, batch_key=encoded.batch_key)
 
     async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
@@ -300,7 +296,8 @@ class Lane:
         put = perf_counter()
         self.batcher.put(job)
         output = await job.future
-        stages.run_wait, stages.run = job.started - put, job.seconds
+        stages.add("run_wait", put, job.started)
+        stages.add("run", job.started, job.started + job.seconds)
         return output
 
 

@@ -1,0 +1,173 @@
+"""What every dialect does between its parsing and its formatting: the caller, the image, the limits, the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+
+from starlette.requests import Request
+
+from app import bodies, images, intake
+from app.engine.engine import Answered, Engine, ImageSource
+from app.errors import RequestError, item_error
+from app.fetch import Fetcher
+from app.limits import RateLimiter
+from app.metrics import Metrics
+from app.settings import Settings
+from model.interface import ItemError, MapRequest, ModelInfo, Task
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+
+
+def image_limits(settings: Settings) -> intake.ImageLimits:
+    """The part of the settings that concerns images."""
+    return intake.ImageLimits(settings.image_bytes, settings.image_pixels, settings.image_side, settings.image_min_side)
+
+
+class Asker:
+    """One request's way to the model. Routes get it as a dependency; ``caller`` is the name of its API key."""
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        caller: str,
+        engine: Engine,
+        settings: Settings,
+        limiter: RateLimiter,
+        fetcher: Fetcher | None,
+        metrics: Metrics,
+    ) -> None:
+        self.request = request
+        self.caller = caller
+        self.engine = engine
+        self.settings = settings
+        self.limits = image_limits(settings)
+        self._limiter = limiter
+        self._fetcher = fetcher
+        self._metrics = metrics
+        self._deadline = _deadline(request, settings)
+
+    def model(self, asked: str | None) -> ModelInfo:
+        """The model that is served, if it is the one asked for.
+
+        Raises: `RequestError` ``not_ready``, ``shutting_down``, ``model_not_found``.
+        """
+        info = self.engine.require_info()
+        if asked is not None and asked != info.id:
+            message = f"This server serves {info.id}, not {asked[:200]}."
+            raise RequestError("model_not_found", message, param="model", detail={"served": [info.id]})
+        return info
+
+    async def data(self, *, file: bytes | None = None, text: str | None = None, param: str = "image") -> bytes:
+        """The bytes of an image that is sent by value: a file or a text (base64, data URI, URL).
+
+        Raises: `RequestError` ``invalid_request`` when there is none or both, and what `app.intake` and `app.fetch`
+        raise.
+        """
+        if file is not None and text is None:
+            return file
+        if file is not None or text is None:
+            raise RequestError("invalid_request", "Give one image.", param=param)
+        if intake.is_url(text):
+            return await self._fetch(text, param)
+        return intake.from_text(text, self.limits, param=param)
+
+    async def image(
+        self, *, file: bytes | None = None, text: str | None = None, image_id: str | None = None, param: str = "image"
+    ) -> ImageSource:
+        """The one image among the fields of a request, by value or by the id that an earlier response gave it.
+
+        Raises: as `data`.
+        """
+        if image_id is None:
+            return self.by_value(await self.data(file=file, text=text, param=param), param=param)
+        if file is not None or text is not None:
+            raise RequestError("invalid_request", "Give the image or its id, not both.", param=param)
+        return ImageSource(image_id=image_id, scope=self.caller)
+
+    def by_value(self, data: bytes, *, param: str = "image") -> ImageSource:
+        """The engine's source for the bytes of an image."""
+        return images.from_bytes(data, self.limits, scope=self.caller, param=param)
+
+    async def _fetch(self, url: str, param: str) -> bytes:
+        if self._fetcher is None:
+            raise RequestError("url_not_allowed", "This server does not fetch image URLs.", param=param)
+        try:
+            async with asyncio.timeout(self._deadline - time.monotonic()):
+                return await self._fetcher.fetch(url, param=param)
+        except TimeoutError:
+            raise RequestError("deadline_exceeded", "The image URL took all of the request's time.") from None
+
+    def check_texts(self, texts: Sequence[str], *, field: str = "questions", may_be_empty: bool = False) -> None:
+        """Raise `RequestError` for too many, empty or over-long texts, before anything costs."""
+        most, longest = self.settings.questions, self.settings.question_characters
+        if len(texts) > most:
+            message = f"At most {most} {field} a request; this one has {len(texts)}."
+            raise RequestError("too_many_questions", message, param=field, detail={"max": most})
+        for index, text in enumerate(texts):
+            param = f"{field}[{index}]"
+            if not text.strip() and not may_be_empty:
+                raise RequestError("question_empty", f"{param} has no text.", param=param)
+            if len(text) > longest:
+                detail: dict[str, object] = {"max_characters": longest, "characters": len(text)}
+                message = f"{param} has more than {longest} characters."
+                raise RequestError("question_too_long", message, param=param, detail=detail)
+
+    async def run(
+        self,
+        task: Task,
+        image: ImageSource,
+        texts: Sequence[str],
+        *,
+        field: str = "questions",
+        candidates: Sequence[str] | None = None,
+        top_k: int = 5,
+        maps: MapRequest | None = None,
+    ) -> Answered:
+        """Run texts against an image, within the caller's rate and the request's deadline, for as long as the client
+        stays. ``field`` is the name of the list that errors of single texts refer to.
+
+        Raises: `RequestError`, `app.bodies.ClientGone`.
+        """
+        self._limiter.spend(self.caller, max(1, len(texts)))
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
+            raise RequestError("deadline_exceeded", "The request's time was over before its body was read.")
+        work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps, seconds=seconds)
+        try:
+            answered = await bodies.unless_gone(self.request, work)
+        except ItemError as error:
+            raise item_error(error, field) from None
+        except bodies.ClientGone:
+            self._metrics.abandoned.inc()
+            raise
+        return answered
+
+    def headers(self, answered: Answered) -> dict[str, str]:
+        """Where the time went, and whether the image was known: headers, so that bodies stay pure. Call it last."""
+        self._metrics.answered(answered.stages, answered.cache)
+        self.request.state.stages = answered.stages
+        return {"Server-Timing": answered.stages.server_timing(), "X-Cache": answered.cache}
+
+
+def _deadline(request: Request, settings: Settings) -> float:
+    """The `time.monotonic` by which a request must be answered: the server's own, or sooner if the client says so.
+
+    Raises: `RequestError` ``invalid_request`` for a header that is no positive number.
+    """
+    began = getattr(request.state, "began", time.monotonic())
+    seconds = settings.request_seconds
+    asked = request.headers.get(TIMEOUT_HEADER)
+    if asked is not None:
+        try:
+            wanted = float(asked)
+        except ValueError:
+            wanted = math.nan
+        if not (wanted > 0 and math.isfinite(wanted)):
+            message = f"{TIMEOUT_HEADER} must be a positive number of seconds."
+            raise RequestError("invalid_request", message, param=TIMEOUT_HEADER)
+        seconds = min(seconds, wanted)
+    return float(began) + seconds
