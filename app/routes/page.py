@@ -1,4 +1,4 @@
-"""The page at ``/``, its modules and the example images. Public: no API key is asked for, the page itself asks for one."""
+"""The page at ``/``, its modules and the example images. All public: where a key is needed, the page asks for it."""
 
 from __future__ import annotations
 

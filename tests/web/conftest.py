@@ -1,0 +1,110 @@
+"""Headless Chromium in front of a real server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app.servers import ROOT, Server, serving
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+EXAMPLES = ROOT / "examples"
+
+
+@dataclass
+class Watched:
+    """A page, and whatever it did that a good page does not do."""
+
+    page: Any
+    url: str
+    faults: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)  # parts of console messages that a test provokes
+
+    def watch(self) -> None:
+        """Record console messages, exceptions and requests to other hosts."""
+        self.page.on("console", lambda message: self._fault(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self._fault(f"exception: {error}"))
+        self.page.on("request", lambda request: self._request(request.url))
+
+    def _fault(self, text: str) -> None:
+        if not any(part in text for part in self.expected):
+            self.faults.append(text)
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((self.url, "blob:")):
+            self.faults.append(f"request to {url}")
+
+    def open_example(self, name: str = "cat") -> None:
+        """Choose one of the three example images."""
+        self.page.click(f"#examples [data-name={name}]")
+        self.page.wait_for_selector("#viewer:not([hidden])")
+
+    def open_file(self, path: Path) -> None:
+        """Choose a file, as the button does."""
+        self.page.set_input_files("#file", path)
+        self.page.wait_for_selector("#viewer:not([hidden])")
+
+    def ask(self, question: str) -> dict[str, Any]:
+        """Ask, wait until the answer is shown, and return the response that the page got."""
+        self.page.fill("#question", question)
+        with self.page.expect_response(lambda r: r.url.endswith("/v1/answer") and r.status == 200) as caught:
+            self.page.click("#send")
+        self.page.wait_for_function("q => document.querySelector('#words').textContent === q", arg=question)
+        self.page.wait_for_timeout(250)  # the map's fade
+        response: dict[str, Any] = caught.value.json()
+        return response
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (scripts/test-long installs it)")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the tiny model."""
+    with serving(tmp_path_factory.mktemp("web") / "server.log", loader=None, model="tiny", threads=1) as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Any]:
+    """Opens pages, and at the end fails for whatever they should not have done."""
+    pages: list[Watched] = []
+
+    def visit(url: str, **options: Any) -> Watched:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "locale": "en-GB", **options})
+        context.set_default_timeout(15_000)
+        watched = Watched(context.new_page(), url)
+        watched.watch()
+        pages.append(watched)
+        watched.page.goto(url)
+        watched.page.wait_for_load_state("networkidle")
+        return watched
+
+    yield visit
+    for watched in pages:
+        watched.page.context.close()
+    assert [fault for watched in pages for fault in watched.faults] == []

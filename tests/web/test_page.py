@@ -1,0 +1,346 @@
+"""The page in a real browser, against a real server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.app.servers import ROOT, Server, serving
+from tests.web.conftest import EXAMPLES, Watched
+
+pytestmark = pytest.mark.long
+Visit = Callable[..., Watched]
+
+PIXELS = """() => {
+  const canvas = document.getElementById("overlay");
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return { width: canvas.width, height: canvas.height, data: btoa(Array.from(data, (v) => String.fromCharCode(v)).join("")) };
+}"""  # noqa: E501
+
+
+def drawn(page: Any) -> NDArray[np.uint8]:
+    """What the canvas over the image shows: RGBA ``[height, width, 4]``."""
+    found = page.evaluate(PIXELS)
+    return np.frombuffer(base64.b64decode(found["data"]), np.uint8).reshape(found["height"], found["width"], 4)
+
+
+def values(wire: dict[str, Any], grid: dict[str, int]) -> NDArray[np.float64]:
+    """A u8 map of the wire."""
+    cells = np.frombuffer(base64.b64decode(wire["data"]), np.uint8).astype(float) * wire["scale"]
+    return cells.reshape(grid["rows"], grid["columns"])
+
+
+def word_map(response: dict[str, Any], index: int) -> NDArray[np.float64]:
+    """The map of a word: the mean of its tokens'."""
+    result, grid = response["results"][0], response["attention"]["grid"]
+    tokens = result["question_words"][index]["tokens"]
+    return np.mean([values(result["question_tokens"][token]["map"], grid) for token in tokens], axis=0)
+
+
+def assert_hot_spot(page: Any, expected: NDArray[np.float64], response: dict[str, Any]) -> None:
+    """The most covered pixel lies in the strongest cell."""
+    cover = drawn(page)[..., 3].astype(int)
+    y, x = np.unravel_index(int(cover.argmax()), cover.shape)
+    image, region = response["image"], response["attention"]["region"]
+    across = (x + 0.5) / cover.shape[1] * image["width"]
+    down = (y + 0.5) / cover.shape[0] * image["height"]
+    rows, columns = expected.shape
+    row = int((down - region["top"]) / (region["bottom"] - region["top"]) * rows)
+    column = int((across - region["left"]) / (region["right"] - region["left"]) * columns)
+    assert expected[row, column] >= 0.99 * expected.max()
+
+
+def test_ask_an_example_and_point_at_every_word(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example()
+    response = view.ask("What animal is this?")
+    result = response["results"][0]
+    page = view.page
+    assert page.inner_text("#answer-line .answer") == result["answer"]
+    assert page.locator("#ranking li").count() == len(result["ranking"]) + 1
+    assert_hot_spot(page, values(result["answer_map"], response["attention"]["grid"]), response)
+    assert page.locator("#words .word").all_inner_texts() == ["What", "animal", "is", "this"]
+    shown = {hashlib.sha256(drawn(page).tobytes()).hexdigest()}
+    for index in range(4):
+        page.hover(f"[data-target=q{index}]")
+        page.wait_for_timeout(300)
+        assert_hot_spot(page, word_map(response, index), response)
+        assert page.locator(f"[data-target=q{index}].shown").count() == 1
+        shown.add(hashlib.sha256(drawn(page).tobytes()).hexdigest())
+    assert len(shown) == 5
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(300)
+    assert_hot_spot(page, values(result["answer_map"], response["attention"]["grid"]), response)
+
+
+def test_a_click_pins_a_word(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example("rocket")
+    view.ask("What is in the sky?")
+    view.page.click("[data-target=q4]")
+    view.page.mouse.move(5, 5)
+    assert view.page.get_attribute("[data-target=q4]", "aria-pressed") == "true"
+    assert "“sky”" in view.page.inner_text("#where")
+    view.page.keyboard.press("Escape")
+    assert view.page.get_attribute("[data-target=answer]", "aria-pressed") == "true"
+
+
+def test_view_options(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example("coffee")
+    response = view.ask("What is in the cup?")
+    page = view.page
+    before = drawn(page)
+    page.fill("#opacity", "0")
+    assert drawn(page)[..., 3].max() == 0
+    page.fill("#opacity", "100")
+    assert drawn(page)[..., 3].max() == 255
+    page.select_option("#colours", "magma")
+    assert (drawn(page)[..., :3] != before[..., :3]).any()
+    page.uncheck("#smooth")
+    cells = len(np.unique(drawn(page).reshape(-1, 4), axis=0))
+    grid = response["attention"]["grid"]
+    assert cells <= grid["rows"] * grid["columns"]
+    with page.expect_response("**/v1/answer") as caught:
+        page.select_option("#layer", "1")
+    assert caught.value.json()["attention"]["layers"] == [1]
+    page.reload()
+    assert page.input_value("#colours") == "magma"
+
+
+def test_second_question_and_back(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example()
+    encoded = [r for r in server.log.read_text().splitlines() if "POST /v1/images" in r]
+    view.ask("What animal is this?")
+    second = view.ask("Is the cat sleeping?")
+    page = view.page
+    assert page.locator("#history li").count() == 2
+    page.click("#history button:not([aria-current=true])")
+    assert page.inner_text("#words") == "What animal is this?"
+    page.click("#history button:not([aria-current=true])")
+    assert page.inner_text("#answer-line .answer") == second["results"][0]["answer"]
+    assert len([r for r in server.log.read_text().splitlines() if "POST /v1/images" in r]) == len(encoded)
+
+
+def test_given_answers(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example()
+    view.page.click("#ask summary")
+    view.page.fill("#candidates", "cat, dog，horse")
+    response = view.ask("What animal is this?")
+    assert {row["answer"] for row in response["results"][0]["ranking"]} == {"cat", "dog", "horse"}
+    assert view.page.locator("#ranking li").count() == 3
+    assert "among the given answers" in view.page.inner_text("#answer-line")
+
+
+def test_paste_and_drop(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    data = base64.b64encode((EXAMPLES / "rocket.jpg").read_bytes()).decode()
+    event = """([kind, data]) => {
+      const bytes = Uint8Array.from(atob(data), (byte) => byte.charCodeAt(0));
+      const files = new DataTransfer();
+      files.items.add(new File([bytes], `${kind}.jpg`, { type: "image/jpeg" }));
+      document.body.dispatchEvent(kind === "paste"
+        ? new ClipboardEvent("paste", { clipboardData: files, bubbles: true })
+        : new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+    }"""
+    for kind in ("paste", "drop"):
+        view.page.evaluate(event, [kind, data])
+        view.page.wait_for_function("name => document.getElementById('image').alt.includes(name)", arg=f"{kind}.jpg")
+        assert view.ask("Is it night?")["image"]["width"] == 640
+
+
+def test_rotated_image(server: Server, opened: Visit, tmp_path: Path) -> None:
+    with Image.open(EXAMPLES / "rocket.jpg") as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "rotated.jpg", exif=exif)
+    view = opened(server.url)
+    view.open_file(tmp_path / "rotated.jpg")
+    response = view.ask("What is in the sky?")
+    assert (response["image"]["width"], response["image"]["height"]) == (427, 640)
+    box = view.page.locator("#frame").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(427 / 640, rel=0.01)
+    assert_hot_spot(view.page, values(response["results"][0]["answer_map"], response["attention"]["grid"]), response)
+
+
+def test_errors_in_words(server: Server, opened: Visit, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:4000])
+    view = opened(server.url)
+    view.expected += ["Failed to load resource"]
+    page = view.page
+    view.open_file(broken)
+    page.wait_for_selector("#error:not([hidden])")
+    assert "damaged" in page.inner_text("#error") or "truncated" in page.inner_text("#error")
+    view.open_file(EXAMPLES / "cat.jpg")
+    assert page.is_hidden("#error")
+    page.click("#send")
+    assert page.inner_text("#error") == "Type a question first."
+    page.fill("#question", "Ω≈ç√∫ ˜µ≤≥ åß∂ƒ©")
+    page.click("#send")
+    page.wait_for_function("() => !document.getElementById('error').textContent.startsWith('Type')")
+    english = page.inner_text("#error")
+    page.click("#language")
+    page.click("#send")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("#error") == "模型看不懂这个问题。它可能只懂英文。" != english
+    page.click("#language")
+    view.ask("What animal is this?")
+    assert page.is_hidden("#error")
+
+
+def test_an_image_that_the_server_dropped(opened: Visit, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", loader=None, model="tiny", threads=1, cache_bytes=0) as forgetful:
+        view = opened(forgetful.url)
+        view.expected += ["Failed to load resource"]
+        view.open_example()
+        assert view.ask("What animal is this?")["image"]["width"] == 451
+
+
+def test_a_server_that_asks_for_a_key(opened: Visit, tmp_path: Path) -> None:
+    keys = f"me:{hashlib.sha256(b'open sesame').hexdigest()}"
+    with serving(tmp_path / "log", loader=None, model="tiny", threads=1, api_keys=keys) as locked:
+        view = opened(locked.url)
+        view.expected += ["Failed to load resource"]
+        view.open_example()
+        view.page.fill("#key", "open sesame")
+        view.page.press("#key", "Enter")
+        view.page.wait_for_function("() => document.getElementById('where').textContent === 'Image ready.'")
+        view.ask("What animal is this?")
+        assert "Bearer $CROSSLOOK_API_KEY" in view.page.text_content("#curl")
+
+
+def test_keyboard_alone(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    page = view.page
+
+    def focus(selector: str, most: int = 30) -> None:
+        for _ in range(most):
+            if page.evaluate("s => document.activeElement.matches(s)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"Tab never reached {selector}")
+
+    focus("#examples [data-name=rocket]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer:not([hidden])")
+    focus("#question")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Is it night?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result:not([hidden])")
+    focus("[data-target=q0]")
+    assert "“Is”" in page.inner_text("#where")
+    page.keyboard.press("ArrowRight")
+    assert "“it”" in page.inner_text("#where")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("[data-target=q1]", "aria-pressed") == "true"
+    outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Escape")
+    assert page.get_attribute("[data-target=answer]", "aria-pressed") == "true"
+
+
+def test_phone(server: Server, opened: Visit) -> None:
+    view = opened(server.url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = view.page
+    assert page.is_visible("#camera")
+    view.open_example("coffee")
+    view.ask("What color is the cup?")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    page.tap("[data-target=q4]")
+    assert "“cup”" in page.inner_text("#where")
+    page.locator("#ranking").scroll_into_view_if_needed()
+    box = page.locator("#frame").bounding_box()
+    assert box["y"] >= 0  # the image stays in sight
+    assert box["y"] + box["height"] < 740
+
+
+def test_chinese_and_dark(server: Server, opened: Visit) -> None:
+    view = opened(server.url, locale="zh-CN", color_scheme="dark")
+    page = view.page
+    assert page.get_attribute("html", "lang") == "zh-CN"
+    assert page.inner_text("#choose") == "选择图片"
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(18, 20, 23)"
+    view.open_example()
+    view.ask("What animal is this?")
+    assert "在它知道的所有答案中" in page.inner_text("#answer-line")
+    page.click("#theme")
+    assert page.evaluate(ground) == "rgb(246, 245, 241)"
+    page.click("#language")
+    page.reload()
+    assert page.get_attribute("html", "lang") == "en"
+    assert page.evaluate(ground) == "rgb(246, 245, 241)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (360, 740)])
+def test_axe_finds_nothing(server: Server, opened: Visit, scheme: str, size: tuple[int, int]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    view = opened(
+        server.url, color_scheme=scheme, viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce"
+    )
+    view.expected += ["Failed to load resource"]
+    page = view.page
+
+    def check(state: str) -> None:
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{state}: {found.generate_report()}"
+
+    check("empty")
+    view.open_example()
+    view.ask("What animal is this?")
+    view.ask("Is the cat sleeping?")
+    page.click("#code summary")
+    page.click("#ask summary")
+    check("answered")
+    page.fill("#question", "Ω≈ç√∫ ˜µ≤≥ åß∂ƒ©")
+    page.click("#send")
+    page.wait_for_selector("#error:not([hidden])")
+    page.click("[data-target=q1]")
+    check("error")
+    page.click("#language")
+    check("Chinese")
+
+
+def test_the_code_it_shows_works(server: Server, opened: Visit, tmp_path: Path) -> None:
+    view = opened(server.url)
+    view.open_example()
+    answer = view.ask("What's on the cat's nose?")["results"][0]["answer"]
+    (tmp_path / "cat.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes())
+    curl = view.page.text_content("#curl")
+    output = subprocess.run(["bash", "-c", curl], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert f'"answer":"{answer}"' in output
+    python = view.page.text_content("#python")
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", python], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(answer)
+    with Image.open(tmp_path / "map.png") as drawn_map:
+        assert drawn_map.size == (451, 300)
+
+
+def test_save_as_png(server: Server, opened: Visit, tmp_path: Path) -> None:
+    view = opened(server.url)
+    view.open_example("rocket")
+    view.ask("What is in the sky?")
+    view.page.click("[data-target=q4]")
+    with view.page.expect_download() as caught:
+        view.page.click("#save")
+    caught.value.save_as(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as saved:
+        assert (saved.format, saved.size) == ("PNG", (640, 427))
