@@ -136,6 +136,7 @@ def main() -> int:
     parser.add_argument("--model", default="compact", help="a model's name or its folder (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--print-only", action="store_true", help="don't append to benchmarks/results/model.md")
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)  # in the process that measures
     options = parser.parse_args()
     if options.started is not None:
@@ -146,7 +147,8 @@ def main() -> int:
     figures["load"] = statistics.median(loads)
     text = report(options.model, options.threads, options.repeats, figures)
     print(text)
-    print(f"kept in {append_result('model', 'Model times', text).relative_to(ROOT)}")
+    if not options.print_only:
+        print(f"kept in {append_result('model', 'Model times', text).relative_to(ROOT)}")
     return 0
 
 

@@ -179,10 +179,11 @@ def match_captions(
 
     None where the model cannot match or the split has too few captions.
     """
-    captions = [record for record in data.captions if record.split == split][:images]
+    captions = [record for record in data.captions if record.split == split]
+    rng = np.random.default_rng(seed)
+    captions = [captions[i] for i in rng.permutation(len(captions))[:images]]
     if "match" not in model.info.tasks or len(captions) <= _MATCH_AGAINST:
         return None
-    rng = np.random.default_rng(seed)
     right: list[float] = []
     groups: list[ImageRef] = []
     for start in tqdm(range(0, len(captions), IMAGES_AT_ONCE), desc="matching", disable=None):
@@ -219,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="compact", help="a model's name or its folder (default: %(default)s)")
     parser.add_argument("--twin", type=Path, help="folder of the question-only twin")
     parser.add_argument("--shuffle", action="store_true", help="also ask with the images shuffled among the questions")
+    parser.add_argument("--matching", action="store_true", help="also find each caption among nine of other images")
     parser.add_argument("--maps", action="store_true", help="also measure what the attention maps are worth")
     parser.add_argument("--images", type=int, help="ask about at most so many images, chosen by the seed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -243,7 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluation, records = evaluate(
             model, data, options.split, twin=twin, shuffle=options.shuffle, images=options.images, seed=options.seed
         )
-        evaluation.matching = match_captions(model, data, options.split, images=options.images, seed=options.seed)
+        if options.matching:
+            evaluation.matching = match_captions(model, data, options.split, images=options.images, seed=options.seed)
         if options.maps:
             from model.training.map_worth import measure_maps
 

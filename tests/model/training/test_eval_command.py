@@ -30,7 +30,8 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_at_once(data: Path, twin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, answers = tmp_path / "report.md", tmp_path / "answers.jsonl"
-    arguments = ["eval", "--data", str(data), "--model", "tiny", "--twin", str(twin), "--shuffle", "--maps"]
+    arguments = ["eval", "--data", str(data), "--model", "tiny", "--twin", str(twin), "--shuffle"]
+    arguments += ["--maps", "--matching"]
     assert server([*arguments, "--images", "12", "--threads", "1", "--out", str(out), "--answers", str(answers)]) == 0
     printed = capsys.readouterr().out
     assert printed == out.read_text()
