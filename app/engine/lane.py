@@ -71,6 +71,8 @@ class Lane:
     encoded: int = 0
     """Images that went through the vision encoder since the start."""
     restarts: int = 0
+    loading: int = 0
+    """Images asked for and not encoded yet; ``decoding`` of them are in the decoders."""
     decoding: int = 0
     worker: WorkerProcess = field(default_factory=WorkerProcess)
     cache: ImageCache = field(init=False)
@@ -88,7 +90,7 @@ class Lane:
     @property
     def load(self) -> int:
         """How busy the lane is, to choose between lanes."""
-        return 4 * (self.decoding + self.batcher.encodes) + self.batcher.texts
+        return 4 * self.loading + self.batcher.texts
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -188,6 +190,7 @@ class Lane:
             try:
                 reply = await self.worker.call(message, seconds=self.options.call_seconds)
             except BaseException:
+                self._enter("restarting")  # before anyone is told, so that nobody comes back too soon
                 for job in batch:
                     _fail(job, RequestError("worker_failed", _DIED))
                 raise
@@ -237,8 +240,9 @@ class Lane:
                 raise RequestError("image_not_found", f"No image {key} is kept here; send its bytes.", param="image_id")
             entry = Entry(key)
             self.cache.add(entry)
+            self.loading += 1
             entry.loading = asyncio.create_task(self._load(entry, load, stages))
-            entry.loading.add_done_callback(_retrieve)
+            entry.loading.add_done_callback(self._finished)
         self.cache.pin(entry, perf_counter())
         try:
             if entry.loading is not None and not entry.ready:
@@ -256,6 +260,11 @@ class Lane:
                         entry.loading.cancel()
             elif self.state == "ready":
                 self._shrink()
+
+    def _finished(self, loading: asyncio.Task[None]) -> None:
+        self.loading -= 1
+        if not loading.cancelled():
+            loading.exception()  # seen: each request that waited raises it for itself
 
     async def _loaded(self, entry: Entry, loading: asyncio.Task[None]) -> None:
         try:
@@ -299,12 +308,6 @@ class Lane:
         stages.add("run_wait", put, job.started)
         stages.add("run", job.started, job.started + job.seconds)
         return output
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Mark a failed load as seen: each request that waited raises it for itself."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _fail(job: Job, error: BaseException) -> None:

@@ -96,7 +96,7 @@ class WorkerProcess:
                 head = await reader.readexactly(HEADER.size)
                 return pickle.loads(await reader.readexactly(HEADER.unpack(head)[0]))  # noqa: S301 - our own child
         except TimeoutError:
-            logger.error("worker %s did not answer within %.0f s and is killed", self.pid, seconds)
+            logger.error("worker %s did not answer within %g s and is killed", self.pid, seconds)
             self.kill()
             raise WorkerDied("the worker was stuck") from None
         except (OSError, EOFError) as error:  # IncompleteReadError is an EOFError

@@ -1,0 +1,340 @@
+"""The engine: what is encoded once, what runs together, what is kept, what fails and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from app.engine.engine import Answered, Engine, ImageSource
+from app.errors import RequestError
+from model.interface import ItemError, MapRequest
+from tests.app.engine_tools import Recorder, engine, source, until
+from tests.app.standin import FAILING
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared() -> AsyncIterator[tuple[Engine, Recorder]]:
+    """One engine for all tests that leave it alive."""
+    async with engine(encode_batch=4, run_batch=8) as pair:
+        yield pair
+
+
+@pytest.fixture
+def ready(shared: tuple[Engine, Recorder]) -> tuple[Engine, Recorder]:
+    """The shared engine with an empty record."""
+    shared[1].batches.clear()
+    shared[1].dropped.clear()
+    return shared
+
+
+def said(answered: Answered) -> list[str]:
+    """The answers."""
+    assert answered.output is not None
+    return [text.ranking[0].answer for text in answered.output.texts]
+
+
+async def refused(work: asyncio.Future[Answered] | asyncio.Task[Answered]) -> str:
+    """The code with which a run fails."""
+    with pytest.raises(RequestError) as caught:
+        await work
+    return caught.value.code
+
+
+async def busy(made: Engine, seconds: float) -> asyncio.Task[Answered]:
+    """Keep the worker at work for some seconds."""
+    task = asyncio.create_task(made.run("answer", source(), [f"!slow {seconds}"]))
+    await until(lambda: any(lane.backlog.texts for lane in made.lanes) and made.lanes[0].batcher.texts == 0)
+    await asyncio.sleep(0.1)
+    return task
+
+
+async def test_concurrent_requests_for_one_image_encode_it_once(ready: tuple[Engine, Recorder]) -> None:
+    """Single flight: ten requests at once, one decode, one encode; nine of them shared it."""
+    made, _ = ready
+    before = made.encoded
+    image = source(delay=0.05)
+    results = await asyncio.gather(*(made.run("answer", image, [f"{n}?"]) for n in range(10)))
+    assert made.encoded == before + 1
+    assert sorted(result.cache for result in results) == ["miss"] + ["shared"] * 9
+    assert (await made.run("answer", image, ["again?"])).cache == "hit"
+
+
+async def test_a_busy_worker_fills_its_batches(ready: tuple[Engine, Recorder]) -> None:
+    """What arrives while the worker is busy runs together, up to the limits, encodes and runs apart."""
+    made, recorder = ready
+    first = await busy(made, 0.3)
+    await asyncio.gather(first, *(made.run("answer", source(), ["?batch"]) for _ in range(8)))
+    assert recorder.sizes("encode") == [1, 4, 4]
+    assert recorder.sizes("run")[1:] == [4, 4]
+
+
+async def test_an_idle_server_adds_no_wait(ready: tuple[Engine, Recorder]) -> None:
+    """A lone request is sent at once, for the reason that the worker was free."""
+    made, recorder = ready
+    result = await made.run("answer", source(), ["what?"])
+    assert recorder.batches == [("encode", "free", 1), ("run", "free", 1)]
+    assert result.stages.spans["run_wait"][1] < 0.05
+
+
+async def test_questions_about_one_image_run_together(ready: tuple[Engine, Recorder]) -> None:
+    """Requests for the same image share a call before others do; a request is never split."""
+    made, recorder = ready
+    image, other = source(), source()
+    await made.run("answer", image, ["warm?"])
+    await made.run("answer", other, ["warm?"])
+    recorder.batches.clear()
+    first = await busy(made, 0.3)
+    asks = [made.run("answer", image, ["?batch"] * 3)]
+    asks += [made.run("answer", other, ["?batch"]) for _ in range(3)]
+    asks += [made.run("answer", image, ["?batch"] * 3), made.run("answer", image, ["?batch"] * 3)]
+    results = await asyncio.gather(*asks)
+    await first
+    assert [said(result) for result in results] == [["8"] * 3, ["8"], ["8"], ["4"], ["8"] * 3, ["4"] * 3]
+
+
+async def test_one_poisoned_item_does_not_fail_its_batch(ready: tuple[Engine, Recorder]) -> None:
+    """An image and a question that make the model raise get their error; those beside them are answered."""
+    made, recorder = ready
+    first = await busy(made, 0.3)
+    tasks = [
+        asyncio.create_task(made.run("answer", source(), ["fine?"])),
+        asyncio.create_task(made.run("answer", source(colour=(255, 0, 255)), ["fine?"])),
+        asyncio.create_task(made.run("answer", source(), ["!raise"])),
+        asyncio.create_task(made.run("answer", source(), ["xyzzy"])),
+    ]
+    assert await tasks[0]
+    assert await refused(tasks[1]) == "internal_error"
+    assert await refused(tasks[2]) == "internal_error"
+    with pytest.raises(ItemError, match="Unknown words"):
+        await tasks[3]
+    await first
+    assert recorder.sizes("encode")[-1] == 4
+
+
+async def test_out_of_memory_halves_the_batch_and_recovers() -> None:
+    """The items that did not fit together are answered in parts, and later batches are smaller."""
+    async with engine(run_batch=8) as (made, _):
+        first = await busy(made, 0.3)
+        image = source()
+        results = await asyncio.gather(*(made.run("answer", image, ["!memory 2"]) for _ in range(8)))
+        await first
+        assert len(results) == 8
+        assert made.lanes[0].batcher.run_batch == 2
+        whole = await made.run("answer", image, ["!memory 2"] * 5)
+        assert len(said(whole)) == 5
+        assert await refused(asyncio.ensure_future(made.run("answer", image, ["!memory 0"]))) == "overloaded"
+
+
+async def test_the_cache_is_bounded_in_bytes_and_forgets_the_least_recently_used() -> None:
+    """Three images fit; the one used longest ago makes place, in the parent's book and in the worker."""
+    async with engine(cache_bytes=3000) as (made, _):
+        images = [source() for _ in range(4)]
+        ids = [(await made.run("answer", image, ["what?"])).image_id for image in images[:3]]
+        await made.run("answer", images[0], ["what?"])
+        await made.run("answer", images[3], ["what?"])
+        assert made.lanes[0].cache.nbytes == 3000
+        assert made.lanes[0].cache.evictions == 1
+        assert (await made.run("answer", ImageSource(image_id=ids[0]), ["what?"])).cache == "hit"
+        gone = asyncio.ensure_future(made.run("answer", ImageSource(image_id=ids[1]), ["what?"]))
+        assert await refused(gone) == "image_not_found"
+        again = await made.run("answer", images[1], ["what?"])
+        assert again.cache == "miss"
+        assert again.image_id == ids[1]
+
+
+async def test_a_cache_of_nothing_still_answers() -> None:
+    """With no room at all an image is kept for its own request only."""
+    async with engine(cache_bytes=0) as (made, _):
+        image = source()
+        for _ in range(2):
+            assert (await made.run("answer", image, ["a?", "b?"])).cache == "miss"
+        assert made.lanes[0].cache.nbytes == 0
+
+
+async def test_images_grow_old() -> None:
+    """An image that was not used for the lifetime is dropped."""
+    async with engine(cache_seconds=0.2) as (made, _):
+        await made.run("answer", source(), ["what?"])
+        await asyncio.sleep(0.3)
+        await made.run("answer", source(), ["what?"])
+        assert len(made.lanes[0].cache) == 1
+
+
+async def test_ids_belong_to_the_key_that_sent_the_image(ready: tuple[Engine, Recorder]) -> None:
+    """Another key's id is as unknown as any; sending the bytes makes it one's own."""
+    made, _ = ready
+    name = b"scoped"
+    sent = await made.run("answer", source(name=name, scope="ann"), [])
+    assert sent.output is None
+    theirs = ImageSource(image_id=sent.image_id, scope="bob")
+    assert await refused(asyncio.ensure_future(made.run("answer", theirs, ["what?"]))) == "image_not_found"
+    assert (await made.run("answer", source(name=name, scope="bob"), ["what?"])).cache == "hit"
+    assert (await made.run("answer", theirs, ["what?"])).cache == "hit"
+
+
+async def test_a_request_past_its_deadline_is_dropped_before_the_model(ready: tuple[Engine, Recorder]) -> None:
+    """504 for the caller, and the worker never sees it."""
+    made, recorder = ready
+    image = source()
+    await made.run("answer", image, ["warm?"])
+    first = await busy(made, 0.5)
+    late = asyncio.create_task(made.run("answer", image, ["late?"], seconds=0.1))
+    assert await refused(late) == "deadline_exceeded"
+    await first
+    await made.run("answer", image, ["next?"])
+    assert recorder.dropped == ["run"]
+
+
+async def test_a_cancelled_request_is_dropped_before_the_model(ready: tuple[Engine, Recorder]) -> None:
+    """Whoever leaves costs nothing; who waits for the same image is not disturbed."""
+    made, recorder = ready
+    first = await busy(made, 0.5)
+    image, alone = source(), source()
+    before = made.encoded
+    leaving = asyncio.create_task(made.run("answer", image, ["leaving?"]))
+    staying = asyncio.create_task(made.run("answer", image, ["staying?"]))
+    gone = asyncio.create_task(made.run("answer", alone, ["gone?"]))
+    await until(lambda: made.lanes[0].batcher.encodes == 2)
+    leaving.cancel()
+    gone.cancel()
+    assert (await staying).cache == "shared"
+    await first
+    assert made.encoded == before + 1
+    assert recorder.dropped == ["encode"]
+    assert made.backlog.items == 0
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    """503 with a time from the measured rate; what was accepted is answered."""
+    async with engine(queue_items=6) as (made, _):
+        await made.run("answer", source(), ["!slow 0.2"])
+        image = source()
+        await made.run("answer", image, ["warm?"])
+        first = await busy(made, 0.3)
+        accepted = [asyncio.create_task(made.run("answer", image, ["ok?"])) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(RequestError) as caught:
+            await made.run("answer", image, ["a?"] * 3)
+        assert caught.value.code == "overloaded"
+        assert caught.value.retry_after is not None
+        assert 1.0 <= caught.value.retry_after <= 60.0
+        assert all(await asyncio.gather(first, *accepted))
+        assert len(said(await made.run("answer", image, ["a?"] * 20))) == 20
+
+
+async def test_a_long_estimated_wait_refuses() -> None:
+    """The bound in seconds comes from the measured time of earlier calls."""
+    async with engine(queue_seconds=0.5) as (made, _):
+        image = source()
+        for _ in range(2):
+            await made.run("answer", image, ["!slow 0.4"])
+        tasks = [asyncio.create_task(made.run("answer", image, ["!slow 0.4"])) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert await refused(asyncio.ensure_future(made.run("answer", image, ["ok?"]))) == "overloaded"
+        await asyncio.gather(*tasks)
+
+
+async def test_a_worker_that_dies_fails_its_requests_and_is_replaced() -> None:
+    """In the middle of a batch: an error for what it held, then service again."""
+    async with engine() as (made, recorder):
+        image = source()
+        await made.run("answer", image, ["warm?"])
+        first = await busy(made, 30.0)
+        waiting = asyncio.create_task(made.run("answer", image, ["waiting?"]))
+        decoding = asyncio.create_task(made.run("answer", source(delay=0.3), ["decoding?"]))
+        await asyncio.sleep(0.05)
+        pid = made.lanes[0].worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        for task in (first, waiting, decoding):
+            assert await refused(task) == "worker_failed"
+        assert not made.ready
+        assert await refused(asyncio.ensure_future(made.run("answer", image, ["now?"]))) == "not_ready"
+        assert await made.wait_ready()
+        assert (await made.run("answer", image, ["again?"])).cache == "miss"
+        assert recorder.restarts == 1
+
+
+async def test_a_worker_that_dies_while_idle_is_noticed_at_once() -> None:
+    """Readiness does not wait for the next request to find out."""
+    async with engine() as (made, _):
+        os.kill(made.lanes[0].worker.pid or 0, signal.SIGKILL)
+        await until(lambda: not made.ready, 2.0)
+        assert await made.wait_ready()
+
+
+async def test_a_stuck_worker_is_killed() -> None:
+    """A call that takes longer than allowed counts as death."""
+    async with engine(worker_seconds=0.5) as (made, recorder):
+        assert await refused(asyncio.ensure_future(made.run("answer", source(), ["!hang"]))) == "worker_failed"
+        assert await made.wait_ready()
+        assert said(await made.run("answer", source(colour=(7, 7, 7)), ["what?"])) == ["7"]
+        assert recorder.restarts == 1
+
+
+async def test_a_model_that_cannot_be_loaded() -> None:
+    """Waiting for it ends, and says so."""
+    made = Engine(_settings(), loader=FAILING)
+    made.start()
+    assert not await made.wait_ready()
+    assert made.failed
+    assert await refused(asyncio.ensure_future(made.run("answer", source(), ["what?"]))) == "not_ready"
+    await made.stop()
+
+
+async def test_stop_finishes_what_was_accepted() -> None:
+    """New requests are refused while the old ones are answered."""
+    made = Engine(_settings(), loader="tests.app.standin:load")
+    made.start()
+    await made.wait_ready()
+    first = await busy(made, 0.4)
+    second = asyncio.create_task(made.run("answer", source(), ["accepted?"]))
+    await asyncio.sleep(0.05)
+    stopping = asyncio.create_task(made.stop())
+    await asyncio.sleep(0.05)
+    assert await refused(asyncio.ensure_future(made.run("answer", source(), ["new?"]))) == "shutting_down"
+    assert await first
+    assert await second
+    await stopping
+    assert not made.lanes[0].worker.alive
+
+
+async def test_several_workers_share_the_load_and_keep_to_their_images() -> None:
+    """Two lanes: both work, an image stays where it was encoded, and one dying leaves the other at work."""
+    async with engine(workers=2) as (made, _):
+        await until(lambda: all(lane.state == "ready" for lane in made.lanes))
+        images = [source() for _ in range(8)]
+        await asyncio.gather(*(made.run("answer", image, ["what?"]) for image in images))
+        assert all(lane.encoded for lane in made.lanes)
+        results = await asyncio.gather(*(made.run("answer", image, ["again?"]) for image in images))
+        assert {result.cache for result in results} == {"hit"}
+        os.kill(made.lanes[0].worker.pid or 0, signal.SIGKILL)
+        await until(lambda: made.lanes[0].state != "ready")
+        assert made.ready
+        assert (await made.run("answer", source(), ["what?"])).cache == "miss"
+
+
+async def test_maps_cross_the_process_boundary(ready: tuple[Engine, Recorder]) -> None:
+    """Asked for, they come; not asked for, they do not."""
+    made, _ = ready
+    image = source()
+    output = (await made.run("answer", image, ["what?"], maps=MapRequest())).output
+    assert output is not None
+    assert output.maps is not None
+    assert output.texts[0].answer_map is not None
+    output = (await made.run("answer", image, ["what?"])).output
+    assert output is not None
+    assert output.maps is None
+
+
+def _settings() -> object:
+    from app.settings import Settings
+
+    return Settings(_env_file=None)

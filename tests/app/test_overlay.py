@@ -1,0 +1,120 @@
+"""``POST /v1/overlay``: the hot spot of the PNG lies where the map's does, on images of every shape."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosslook.overlay import draw_map
+from crosslook.results import read_answers
+from crosslook.types import AnswerResponse
+from tests.app.conftest import encoded
+
+YELLOW = np.array([253, 231, 37])  # viridis at a map's strongest cell
+
+
+def image_of(width: int, height: int, orientation: int = 1) -> bytes:
+    """A grey JPEG with one bright square, told to be turned."""
+    image = Image.new("RGB", (width, height), (90, 90, 90))
+    image.paste((250, 250, 250), (width // 2, height // 8, width // 2 + width // 6, height // 8 + height // 6))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, "JPEG", exif=exif, quality=95)
+
+
+async def drawn(client: httpx.AsyncClient, data: bytes, **fields: Any) -> Image.Image:
+    """The overlay of one question."""
+    files = {"image": ("image.jpg", data)}
+    form = {"question": "what is bright here", **fields}
+    response = await client.post("/v1/overlay", data=form, files=files)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    return Image.open(io.BytesIO(response.content))
+
+
+async def asked(client: httpx.AsyncClient, data: bytes) -> AnswerResponse:
+    """The same question's answer, with its maps as numbers."""
+    response = await client.post("/v1/answer", data={"question": "what is bright here"}, files={"image": data})
+    return AnswerResponse.model_validate_json(response.content)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "orientation"),
+    [(320, 90, 1), (90, 320, 1), (201, 133, 1), (240, 120, 6), (240, 120, 3), (121, 250, 8), (240, 120, 5)],
+)
+@pytest.mark.parametrize("word", [None, 2])
+async def test_the_hot_spot_lies_in_the_strongest_cell(
+    client: httpx.AsyncClient, width: int, height: int, orientation: int, word: int | None
+) -> None:
+    data = image_of(width, height, orientation)
+    response = await asked(client, data)
+    upright = (height, width) if orientation >= 5 else (width, height)
+    assert (response.image.width, response.image.height) == upright
+    answer = read_answers(response, None)[0]
+    expected = answer.map if word is None else answer.words[word]
+    assert expected is not None
+    fields = {"opacity": "1", "legend": "false"} | ({} if word is None else {"word": str(word)})
+    image = await drawn(client, data, **fields)
+    assert image.size == upright
+    distance = np.abs(np.asarray(image, dtype=int) - YELLOW).sum(axis=2)
+    row, column = np.unravel_index(int(distance.argmin()), distance.shape)
+    assert distance[row, column] < 12
+    region, grid = expected.attention.region, expected.attention.grid
+    cell_row = int((row + 0.5 - region.top) / (region.bottom - region.top) * grid.rows)
+    cell_column = int((column + 0.5 - region.left) / (region.right - region.left) * grid.columns)
+    values = expected.array()
+    assert values[cell_row, cell_column] >= 0.98 * values.max()
+
+
+async def test_it_is_what_the_client_draws(client: httpx.AsyncClient) -> None:
+    data = image_of(160, 120)
+    answer = read_answers(await asked(client, data), None)[0]
+    assert answer.map is not None
+    mine = draw_map(Image.open(io.BytesIO(data)).convert("RGB"), answer.map, opacity=0.5)
+    theirs = await drawn(client, data, opacity="0.5")
+    assert np.abs(np.asarray(mine, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
+
+
+async def test_without_opacity_it_is_the_image(client: httpx.AsyncClient) -> None:
+    data = image_of(160, 120)
+    image = await drawn(client, data, opacity="0", legend="false")
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+async def test_a_sheet_shows_every_word(client: httpx.AsyncClient) -> None:
+    image = await drawn(client, image_of(160, 120), sheet="true")
+    assert image.width >= 640
+    assert image.height > image.width * 120 / 160
+
+
+async def test_json_body(client: httpx.AsyncClient) -> None:
+    image = base64.b64encode(image_of(100, 80)).decode()
+    response = await client.post("/v1/overlay", json={"image": image, "question": "what is it", "layers": [0]})
+    assert response.status_code == 200
+    assert Image.open(io.BytesIO(response.content)).size == (100, 80)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"word": 9}, "invalid_request", "word"),
+        ({"opacity": 2}, "invalid_request", "opacity"),
+        ({"question": " "}, "question_empty", "question[0]"),
+        ({"image": "AAAA"}, "unsupported_image", "image"),
+        ({"image": None}, "invalid_request", "image"),
+        ({"layers": [77]}, "map_not_supported", "layers"),
+        ({"model": "other"}, "model_not_found", "model"),
+    ],
+)
+async def test_errors(client: httpx.AsyncClient, fields: dict[str, Any], code: str, param: str) -> None:
+    image = base64.b64encode(image_of(100, 80)).decode()
+    body = {"image": image, "question": "what is it", **fields}
+    response = await client.post("/v1/overlay", json={name: value for name, value in body.items() if value is not None})
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)

@@ -1,0 +1,71 @@
+"""The page's files: where they are, which headers they carry, that they fit together. tests/web drives it."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from app.routes.page import HEADERS
+from crosslook.errors import CODES
+from tests.app.servers import ROOT
+
+WEB = ROOT / "app" / "web"
+FILES = sorted(path.name for path in WEB.iterdir())
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/web/{name}" for name in FILES), "/examples/cat.jpg"])
+async def test_every_file_is_served_with_its_headers(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 200
+    for name, value in HEADERS.items():
+        assert response.headers[name] == value
+    again = await client.get(path, headers={"If-None-Match": response.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert (await client.head(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/web/none.js", "/web/..%2fmain.py", "/examples/none.jpg", "/web/"])
+async def test_nothing_else_is(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_found"
+
+
+def test_the_policy_allows_this_server_alone() -> None:
+    policy = dict(part.strip().split(" ", 1) for part in HEADERS["Content-Security-Policy"].split(";"))
+    assert policy.pop("default-src") == "'none'"
+    assert policy.pop("img-src") == "'self' blob:"
+    assert set(policy.values()) <= {"'self'", "'none'"}
+
+
+def test_nothing_is_inline_or_from_elsewhere() -> None:
+    html = (WEB / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
+    for name in FILES:
+        addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", re.sub(r"//.*", "", (WEB / name).read_text()))
+        assert not [found for found in addresses if "w3.org" not in found]
+
+
+def test_every_text_is_there_in_both_languages() -> None:
+    source = (WEB / "i18n.js").read_text()
+    english, chinese = (
+        set(re.findall(r"(?:^|,)\s*(\w+): \"", re.search(rf"const {name} = {{(.*?)^}};", source, re.S | re.M)[1], re.M))
+        for name in ("ENGLISH", "CHINESE")
+    )
+    assert english == chinese
+    html = (WEB / "index.html").read_text()
+    asked = set(re.findall(r"data-i18n(?:-label|-placeholder)?=\"(\w+)\"", html))
+    for script in ("main.js", "result.js"):
+        asked |= set(re.findall(r"\bt\(\"(\w+)\"", (WEB / script).read_text()))
+    assert asked <= english
+
+
+def test_every_error_that_a_reader_may_meet_has_chinese_words() -> None:
+    source = (WEB / "i18n.js").read_text()
+    known = set(re.findall(r"(\w+): \"", re.search(r"const ERRORS = {(.*?)^};", source, re.S | re.M)[1]))
+    never = {"malformed_request", "invalid_base64", "not_found", "model_not_found", "method_not_allowed"}
+    never |= {"unsupported_media_type", "url_not_allowed", "url_fetch_failed", "too_many_questions"}
+    assert set(CODES) - never <= known
+    assert known - {"offline"} <= set(CODES)
