@@ -8,6 +8,7 @@ the same door. Bytes and time are capped; compressed responses are refused, sinc
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import re
@@ -53,6 +54,11 @@ def is_public(address: Address) -> bool:
     return int(address) >> 32 & 0xFFFFFFFF not in _ISATAP
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()  # reads every certificate: once is enough
+
+
 class Fetcher:
     """Fetches images. ``resolve`` is the loop's own resolver unless a test brings another."""
 
@@ -61,7 +67,7 @@ class Fetcher:
         self.seconds = settings.url_seconds
         self.redirects = settings.url_redirects
         self.allowed = [ipaddress.ip_network(text) for text in settings.url_allow_addresses]
-        self._tls = ssl.create_default_context()
+        self._tls = _tls()
 
     async def fetch(self, url: str, *, param: str | None = "image") -> bytes:
         """The bytes behind a URL.
@@ -79,7 +85,7 @@ class Fetcher:
         except TimeoutError:
             message = f"The image URL did not answer within {self.seconds:g} s."
             raise RequestError("url_fetch_failed", message, param=param) from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             logger.info("fetch failed: %s", type(error).__name__)
             raise RequestError("url_fetch_failed", "The image URL could not be fetched.", param=param) from None
         except RequestError as error:
@@ -126,8 +132,8 @@ class Fetcher:
             raise RequestError("url_not_allowed", "Image URLs must be http or https.")
         if url.userinfo:
             raise RequestError("url_not_allowed", "Image URLs must not carry a user name.")
-        if not url.host or "%" in url.host:
-            raise RequestError("url_not_allowed", "The image URL has no sound host.")
+        if not url.host or "%" in url.host or not 0 < (url.port or 80) < 65536:
+            raise RequestError("url_not_allowed", "The image URL has no sound host or port.")
         return url
 
     async def resolve(self, host: str, port: int) -> Sequence[Address]:

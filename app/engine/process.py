@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ class WorkerProcess:
         """Hang up and await the end; kill after ``grace`` seconds. Safe to call twice."""
         if self._writer is not None:
             self._writer.close()
+            with suppress(OSError):
+                await self._writer.wait_closed()
             self._writer = self._reader = None
         if self._process is None:
             return

@@ -1,0 +1,215 @@
+"""Bounds: bodies, rates, deadlines, keys."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from app.auth import ANYONE, Keys, make_key
+from app.engine.queue import Backlog
+from app.errors import RequestError
+from app.limits import RateLimiter
+from tests.app.conftest import encoded, running
+from tests.app.test_native import as_json, failed
+
+IMAGE = encoded(Image.new("RGB", (20, 20), (1, 2, 3)))
+
+
+def test_keys() -> None:
+    """A made key is known by its hash; anything else is refused in the same way."""
+    key, pair = make_key("ann")
+    keys = Keys([pair, f"bob:{hashlib.sha256(b'secret').hexdigest()}"])
+    assert keys.caller(f"Bearer {key}") == "ann"
+    assert keys.caller("bearer secret") == "bob"
+    for wrong in (None, "", "Bearer", "Bearer ", "Basic secret", "secret", "Bearer Secret", "Bearer \udce4"):
+        with pytest.raises(RequestError) as caught:
+            keys.caller(wrong)
+        assert caught.value.code == "invalid_api_key"
+    assert Keys([]).caller("Bearer anything") == ANYONE
+
+
+@pytest.mark.parametrize("pairs", [["secret"], ["a b:" + "0" * 64], ["a:" + "g" * 64], ["a:" + "0" * 64] * 2])
+def test_keys_of_a_wrong_form_stop_the_server(pairs: list[str]) -> None:
+    """Better no server than one that is open by mistake."""
+    with pytest.raises(ValueError, match="API key"):
+        Keys(pairs)
+
+
+def test_the_rate_limiter_refills_and_says_when() -> None:
+    """A minute's worth at once, then as it refills; one caller does not touch another."""
+    now = 0.0
+    limiter = RateLimiter(60, clock=lambda: now)
+    for _ in range(6):
+        limiter.spend("ann", 10)
+    with pytest.raises(RequestError) as caught:
+        limiter.spend("ann", 10)
+    assert caught.value.code == "rate_limited"
+    assert caught.value.retry_after == pytest.approx(10.0)
+    limiter.spend("bob", 10)
+    now = 10.0
+    limiter.spend("ann", 10)
+    now = 100.0
+    limiter.spend("ann", 90)  # more than the bucket holds passes when it is full, and leaves a debt
+    now = 129.0
+    with pytest.raises(RequestError):
+        limiter.spend("ann", 1)
+    now = 131.5
+    limiter.spend("ann", 1)
+    RateLimiter(0).spend("ann", 10**9)
+
+
+def test_the_backlog_counts_bytes_of_all_requests() -> None:
+    """Too many bytes at once are refused, a single large request is not."""
+    backlog = Backlog(max_items=10, max_bytes=100, max_seconds=10.0)
+    backlog.take_bytes(150)
+    with pytest.raises(RequestError, match="bytes"):
+        backlog.take_bytes(1)
+    backlog.give_bytes(150)
+    backlog.take_bytes(60)
+    backlog.take_bytes(40)
+    assert backlog.nbytes == 100
+
+
+class TestOverHTTP:
+    """The same bounds as a client meets them."""
+
+    async def test_bodies(self) -> None:
+        """Too large by header, and too large by count where no header says so."""
+        async with running(body_bytes=2000, image_bytes=1024) as (_, client):
+            json_type = {"content-type": "application/json"}
+            response = await client.post("/v1/answer", content=b"x" * 3000, headers=json_type)
+            assert failed(response, "body_too_large").error.detail == {"max_bytes": 2000}
+
+            async def chunks() -> AsyncIterator[bytes]:
+                for _ in range(30):
+                    yield b"x" * 100
+
+            failed(await client.post("/v1/answer", content=chunks(), headers=json_type), "body_too_large")
+            multipart = {"content-type": "multipart/form-data; boundary=b"}
+
+            async def parts() -> AsyncIterator[bytes]:
+                yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+                async for chunk in chunks():
+                    yield chunk
+
+            failed(await client.post("/v1/answer", content=parts(), headers=multipart), "body_too_large")
+            large = encoded(Image.effect_noise((40, 40), 90))
+            assert 1024 < len(large) < 2000
+            response = await client.post("/v1/answer", files={"image": large}, data={"question": "what?"})
+            failed(response, "image_too_large", "image")
+            assert (await client.post("/v1/answer", json=as_json(IMAGE, "what?"))).status_code == 200
+
+    async def test_keys_and_what_needs_none(self) -> None:
+        """Routes that cost ask for a key; probes, metrics and the document do not. Ids belong to their key."""
+        (ann, ann_pair), (bob, bob_pair) = make_key("ann"), make_key("bob")
+        async with running(api_keys=[ann_pair, bob_pair]) as (_, client):
+            for path in ("/v1/answer", "/v1/images"):
+                response = await client.post(path, json=as_json(IMAGE, "what?"))
+                failed(response, "invalid_api_key")
+                assert response.headers["www-authenticate"] == "Bearer"
+            failed(await client.get("/v1/models"), "invalid_api_key")
+            for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json"):
+                assert (await client.get(path)).status_code == 200
+            as_ann, as_bob = ({"authorization": f"Bearer {key}"} for key in (ann, bob))
+            upload = await client.post("/v1/images", files={"image": IMAGE}, headers=as_ann)
+            assert upload.status_code == 200, upload.text
+            body = {"image_id": upload.json()["image"]["id"], "questions": ["what?"]}
+            assert (await client.post("/v1/answer", json=body, headers=as_ann)).headers["x-cache"] == "hit"
+            failed(await client.post("/v1/answer", json=body, headers=as_bob), "image_not_found", "image_id")
+
+    async def test_a_rate_for_each_key(self) -> None:
+        """429 with the seconds to wait, counted in questions."""
+        async with running(rate_per_minute=4) as (_, client):
+            assert (await client.post("/v1/answer", json=as_json(IMAGE, *"abc"))).status_code == 200
+            response = await client.post("/v1/answer", json=as_json(IMAGE, *"abc"))
+            failed(response, "rate_limited")
+            assert 25 <= int(response.headers["retry-after"]) <= 31
+
+    async def test_the_clients_deadline(self) -> None:
+        """The header shortens the server's own deadline; nonsense in it is an error of the request."""
+        async with running() as (app, client):
+            headers = {"X-Request-Timeout": "0.2"}
+            response = await client.post("/v1/answer", json=as_json(IMAGE, "!slow 0.6"), headers=headers)
+            failed(response, "deadline_exceeded")
+            for nonsense in ("soon", "-1", "0", "nan", "inf"):
+                headers = {"X-Request-Timeout": nonsense}
+                response = await client.post("/v1/answer", json=as_json(IMAGE, "what?"), headers=headers)
+                failed(response, "invalid_request", "X-Request-Timeout")
+            assert app.state.engine.backlog.items == 0
+
+    async def test_a_client_that_leaves(self) -> None:
+        """Its work is dropped before it reaches the model, and counted."""
+        async with running() as (app, client):
+            engine = app.state.engine
+            await client.post("/v1/answer", json=as_json(IMAGE, "warm?"))
+            busy = asyncio.create_task(client.post("/v1/answer", json=as_json(IMAGE, "!slow 0.5")))
+            await asyncio.sleep(0.1)
+            left = await _leave(app, as_json(IMAGE, "left?"))
+            assert left == []
+            assert (await busy).status_code == 200
+            assert (await client.post("/v1/answer", json=as_json(IMAGE, "next?"))).status_code == 200
+            text = (await client.get("/metrics")).text
+            assert "crosslook_abandoned_total 1.0" in text
+            assert 'crosslook_dropped_total{kind="run"} 1.0' in text
+            assert engine.backlog.items == 0
+            assert engine.backlog.nbytes == 0
+
+    async def test_urls_are_refused_unless_allowed(self) -> None:
+        """With the switch off no address is even looked up."""
+        async with running() as (_, client):
+            body = {"image": "http://127.0.0.1:9/cat.jpg", "questions": ["what?"]}
+            failed(await client.post("/v1/answer", json=body), "url_not_allowed", "image")
+
+
+async def _leave(app: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Post a body and hang up at once: what the server sends to the closed connection."""
+    data = httpx.Request("POST", "http://x", json=body).content
+    messages = [{"type": "http.request", "body": data, "more_body": False}, {"type": "http.disconnect"}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if len(messages) == 1:
+            await asyncio.sleep(0.05)
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/answer",
+        "raw_path": b"/v1/answer",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"x")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_uploads() -> None:
+    """``POST /v1/images``: an id for the bytes, as multipart and as JSON; errors like any other."""
+    async with running() as (app, client):
+        first = await client.post("/v1/images", files={"image": IMAGE})
+        second = await client.post("/v1/images", json={"image": base64.b64encode(IMAGE).decode()})
+        assert first.content == second.content
+        assert (first.headers["x-cache"], second.headers["x-cache"]) == ("miss", "hit")
+        assert first.json()["image"]["width"] == 20
+        assert app.state.engine.encoded == 1
+        body = {"image_id": first.json()["image"]["id"], "questions": ["what?"]}
+        assert (await client.post("/v1/answer", json=body)).headers["x-cache"] == "hit"
+        failed(await client.post("/v1/images", json={}), "invalid_request", "image")
+        failed(await client.post("/v1/images", files={"image": b"GIF89a"}), "image_broken", "image")
