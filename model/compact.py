@@ -300,7 +300,16 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
     words = "what is the color of cat dog how many are there where this a in on true does it show man people"
     vocabulary = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *words.split()]
     config = CompactConfig(
-        vision="tiny", size=64, dim=24, num_heads=2, cross_heads=2, text_layers=1, fusion_layers=2, meaning_dim=12
+        vision="tiny",
+        size=64,
+        dim=24,
+        num_heads=2,
+        cross_heads=2,
+        cross_dim=24,
+        patch_dim=16,
+        text_layers=1,
+        fusion_layers=2,
+        meaning_dim=12,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

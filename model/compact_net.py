@@ -33,8 +33,11 @@ class CompactConfig:
     dim: int = 384
     num_heads: int = 12
     cross_heads: int = 6
+    cross_dim: int = 192
+    """Width of the queries, keys and values of all cross-attention heads together."""
+    patch_dim: int = 256
     text_layers: int = 3
-    fusion_layers: int = 3
+    fusion_layers: int = 2
     max_tokens: int = 64
     meaning_dim: int = 384
     blind: bool = False
@@ -56,30 +59,34 @@ class ImageState(NamedTuple):
 
 
 class PatchEmbedding(nn.Module):
-    """Vision features -> keys' and values' source ``[images, 1 + patches, dim]``; and the patches' meaning."""
+    """Vision features -> keys' and values' source ``[images, 1 + patches, patch_dim]``; and the patches' meaning."""
 
     def __init__(self, config: CompactConfig, fine_channels: int, coarse_channels: int) -> None:
         super().__init__()
         self.fine_norm, self.coarse_norm = nn.LayerNorm(fine_channels), nn.LayerNorm(coarse_channels)
-        self.features = nn.Linear(fine_channels + coarse_channels, config.dim)
+        self.features = nn.Linear(fine_channels + coarse_channels, config.patch_dim)
         self.class_meaning = nn.Linear(1000, config.meaning_dim, bias=False)
-        self.meaning = nn.Linear(config.meaning_dim, config.dim, bias=False)
-        self.row = nn.Parameter(torch.randn(config.cells, config.dim) * 0.02)
-        self.column = nn.Parameter(torch.randn(config.cells, config.dim) * 0.02)
-        self.nowhere = nn.Parameter(torch.randn(config.dim) * 0.02)
-        self.norm = nn.LayerNorm(config.dim)
+        self.meaning = nn.Linear(config.meaning_dim, config.patch_dim, bias=False)
+        self.row = nn.Parameter(torch.randn(config.cells, config.patch_dim) * 0.02)
+        self.column = nn.Parameter(torch.randn(config.cells, config.patch_dim) * 0.02)
+        self.nowhere = nn.Parameter(torch.randn(config.patch_dim) * 0.02)
+        self.norm = nn.LayerNorm(config.patch_dim)
 
-    def forward(self, features: VisionFeatures, class_probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """``class_probabilities`` ``[images, 1000, h, w]`` of the coarse places."""
+    def mean(self, class_probabilities: Tensor) -> Tensor:
+        """ImageNet probabilities ``[images, 1000, h, w]`` -> meaning ``[images, h, w, meaning_dim]``."""
+        meaning: Tensor = self.class_meaning(class_probabilities.permute(0, 2, 3, 1))
+        return meaning
+
+    def forward(self, features: VisionFeatures, meaning: Tensor) -> Tensor:
+        """``meaning`` ``[images, h, w, meaning_dim]`` of the coarse places."""
         fine = self.fine_norm(features.fine.permute(0, 2, 3, 1))  # [images, 2h, 2w, channels]
         coarse = self.coarse_norm(features.coarse.permute(0, 2, 3, 1))
-        meaning = self.class_meaning(class_probabilities.permute(0, 2, 3, 1))  # [images, h, w, meaning_dim]
         described = F.linear(coarse, self.features.weight[:, fine.shape[-1] :]) + self.meaning(meaning)
         described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
         described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias)
         described = described + self.row[:, None] + self.column
-        patches = torch.cat([self.nowhere.expand(len(fine), 1, -1), described.flatten(1, 2)], 1)
-        return self.norm(patches), meaning.flatten(1, 2)
+        patches: Tensor = self.norm(torch.cat([self.nowhere.expand(len(fine), 1, -1), described.flatten(1, 2)], 1))
+        return patches
 
 
 class AnswerHead(nn.Module):
@@ -133,19 +140,25 @@ class CompactNet(nn.Module):
             max_tokens=config.max_tokens,
         )
         self.fusion = Fusion(
-            config.fusion_layers, config.dim, config.dim, config.num_heads, config.cross_heads, dropout
+            config.fusion_layers,
+            dim=config.dim,
+            dim_kv=config.patch_dim,
+            num_heads=config.num_heads,
+            cross_heads=config.cross_heads,
+            cross_dim=config.cross_dim,
+            dropout=dropout,
         )
         self.head = AnswerHead(config, answers)
 
     def see(self, pixels: Tensor) -> ImageState:
         """``pixels`` uint8 ``[images, size, size, 3]``."""
         features = self.vision(pixels)
-        return self.describe(features, self.vision.classify(features.coarse).softmax(1))
+        return self.describe(features, self.patches.mean(self.vision.classify(features.coarse).softmax(1)))
 
-    def describe(self, features: VisionFeatures, class_probabilities: Tensor) -> ImageState:
-        """From vision features on; training starts here, with features made once."""
-        patches, meaning = self.patches(features, class_probabilities)
-        return ImageState(self.fusion.project(patches), meaning)
+    def describe(self, features: VisionFeatures, meaning: Tensor) -> ImageState:
+        """From vision features and meaning ``[images, h, w, meaning_dim]`` on; training starts here, with both made
+        once."""
+        return ImageState(self.fusion.project(self.patches(features, meaning)), meaning.flatten(1, 2))
 
     def fuse(
         self,
@@ -160,10 +173,21 @@ class CompactNet(nn.Module):
 
         ``patch_mask`` bool ``[images, 1 + patches]`` goes with a single state.
         """
-        states = self.text(ids, mask)
+        return self.fuse_states(self.text(ids, mask), mask, images, need_maps=need_maps, patch_mask=patch_mask)
+
+    def fuse_states(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        images: Sequence[tuple[ImageState, int]],
+        *,
+        need_maps: bool = False,
+        patch_mask: Tensor | None = None,
+    ) -> Fused:
+        """`fuse` from text features ``[rows, tokens, dim]`` on."""
         if self.config.blind:
             keys = images[0][0].layers[0].keys.shape[2]
-            patch_mask = (torch.arange(keys, device=ids.device) < FIRST_PATCH).expand(len(images[0][0].meaning), -1)
+            patch_mask = (torch.arange(keys, device=states.device) < FIRST_PATCH).expand(len(images[0][0].meaning), -1)
         groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
         fused, looking, maps = self.fusion(states, mask, groups, need_maps=need_maps, patch_mask=patch_mask)
         looked_at, start = [], 0

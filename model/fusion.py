@@ -32,13 +32,15 @@ class ImageRows(NamedTuple):
 class FusionLayer(nn.Module):
     """Self-attention, cross-attention, feed-forward, each with its residual."""
 
-    def __init__(self, dim: int, dim_kv: int, num_heads: int, cross_heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, dim: int, dim_kv: int, num_heads: int, cross_heads: int, cross_dim: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
         self.self_norm = nn.LayerNorm(dim, eps=1e-12)
         self.cross_norm = nn.LayerNorm(dim)
-        self.cross = CrossAttention(dim, dim_kv, cross_heads)
+        self.cross = CrossAttention(dim, dim_kv, cross_heads, head_dim=cross_dim // cross_heads)
         self.expand, self.contract = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
@@ -97,11 +99,27 @@ class Fusion(nn.Module):
     """The stack: ``num_layers`` fusion layers over ``dim_kv``-wide patch features."""
 
     def __init__(
-        self, num_layers: int, dim: int, dim_kv: int, num_heads: int, cross_heads: int, dropout: float = 0.0
+        self,
+        num_layers: int,
+        *,
+        dim: int,
+        dim_kv: int,
+        num_heads: int,
+        cross_heads: int,
+        cross_dim: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            FusionLayer(dim, dim_kv, num_heads, cross_heads, dropout) for _ in range(num_layers)
+            FusionLayer(
+                dim=dim,
+                dim_kv=dim_kv,
+                num_heads=num_heads,
+                cross_heads=cross_heads,
+                cross_dim=cross_dim,
+                dropout=dropout,
+            )
+            for _ in range(num_layers)
         )
 
     def project(self, patches: Tensor) -> list[KeysValues]:

@@ -1,0 +1,105 @@
+"""The vision features of a data folder, made once: on two cores the vision pass costs more than all else in a step.
+
+A cache folder holds for each archive ``<archive>.fine.npy`` and ``<archive>.coarse.npy`` (float16) and
+``<archive>.names.json`` with the images' names in their order. It is made in pieces and resumes where it broke off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.compact_net import CompactNet
+from model.preprocess import Squash
+from model.training.data import DataSet, ImageRef
+from model.vision import VisionFeatures
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCache:
+    """Features and meaning of all images in memory; ``index`` says which row an image has."""
+
+    fine: NDArray[np.float16]  # [images, channels, 2h, 2w]
+    coarse: NDArray[np.float16]  # [images, channels, h, w]
+    meaning: Tensor  # float16 [images, h, w, meaning_dim]
+    index: dict[ImageRef, int]
+
+    def take(self, rows: Sequence[int], device: torch.device) -> tuple[VisionFeatures, Tensor]:
+        """The features and meaning of some images, float32, on a device."""
+        fine, coarse = (torch.from_numpy(array[rows]).to(device).float() for array in (self.fine, self.coarse))
+        return VisionFeatures(fine, coarse), self.meaning[rows].to(device).float()
+
+
+def load_features(data: DataSet, net: CompactNet, folder: Path, device: torch.device) -> FeatureCache:
+    """The cached features of every image in ``data``, made where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    archives: dict[str, list[str]] = {}
+    for ref in data.image_refs:
+        archives.setdefault(ref.archive, []).append(ref.name)
+    parts, index, start = [], {}, 0
+    for archive, names in archives.items():
+        cached, fine, coarse = _load_or_make(data, net, folder, archive, names, device)
+        parts.append((fine, coarse))
+        index.update({ImageRef(archive, name): start + i for i, name in enumerate(cached)})
+        start += len(cached)
+    fine, coarse = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return FeatureCache(fine, coarse, _meaning(net, coarse, device), index)
+
+
+def _load_or_make(
+    data: DataSet, net: CompactNet, folder: Path, archive: str, names: list[str], device: torch.device
+) -> tuple[list[str], NDArray[np.float16], NDArray[np.float16]]:
+    stem = archive.replace("/", "_")
+    listing = folder / f"{stem}.names.json"
+    fine_file, coarse_file = folder / f"{stem}.fine.npy", folder / f"{stem}.coarse.npy"
+    if listing.exists():
+        cached = json.loads(listing.read_text())
+        if set(names) <= set(cached):
+            return cached, np.load(fine_file), np.load(coarse_file)
+    size, half = net.config.cells, net.config.cells // 2
+    shapes = (len(names), net.vision.fine_channels, size, size), (len(names), net.vision.coarse_channels, half, half)
+    progress = folder / f"{stem}.progress.json"
+    done = json.loads(progress.read_text()) if progress.exists() else {}
+    begin = done["images"] if done.get("names") == names else 0
+    mode = "r+" if begin else "w+"
+    fine, coarse = (
+        np.lib.format.open_memmap(file, mode, np.float16, shape)
+        for file, shape in zip((fine_file, coarse_file), shapes, strict=True)
+    )
+    prepare = Squash(net.config.size, net.config.cells, net.config.cells)
+    net.vision.to(device)
+    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+        for at in tqdm(range(begin, len(names), _AT_ONCE), desc=f"features of {archive}", unit="batch"):
+            refs = [ImageRef(archive, name) for name in names[at : at + _AT_ONCE]]
+            pixels = np.stack(list(pool.map(lambda ref: prepare(data.open_image(ref)).values, refs)))
+            features = net.vision(torch.from_numpy(pixels).to(device))
+            fine[at : at + len(refs)] = features.fine.cpu().numpy()
+            coarse[at : at + len(refs)] = features.coarse.cpu().numpy()
+            if at // _AT_ONCE % 50 == 49:
+                fine.flush(), coarse.flush()
+                progress.write_text(json.dumps({"names": names, "images": at + len(refs)}))
+    fine.flush(), coarse.flush()
+    listing.write_text(json.dumps(names))
+    progress.unlink(missing_ok=True)
+    return names, np.asarray(fine), np.asarray(coarse)
+
+
+@torch.inference_mode()
+def _meaning(net: CompactNet, coarse: NDArray[np.float16], device: torch.device) -> Tensor:
+    net.to(device)
+    found = []
+    for at in range(0, len(coarse), 64):
+        features = torch.from_numpy(coarse[at : at + 64]).to(device).float()
+        found.append(net.patches.mean(net.vision.classify(features).softmax(1)).half().cpu())
+    return torch.cat(found)

@@ -1,0 +1,231 @@
+"""What training asks about an image: people's questions as they are, and questions made from captions.
+
+A caption gives, drawn anew each time:
+
+* a masked word: "a [MASK] runs through the grass" -> dog, through the same answer head;
+* a statement to judge: the caption itself is true; with one noun, colour or number changed, or of another image, false;
+* a question about what it names: is there a ..., what color is the ..., how many ..., what is the ... doing.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from model.compact import MATCH_PROMPT
+from model.training.data import Captions, Question, Statement
+from model.training.metrics import normalise, soft_targets
+
+COLORS = [
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "black",
+    "white",
+    "brown",
+    "orange",
+    "pink",
+    "purple",
+    "gray",
+    "grey",
+    "tan",
+    "blond",
+]
+_NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
+_NOUN = re.compile(
+    r"\b(?:a|an|the|his|her|their|two|three|four)\s+(?:\w+\s+)?(\w+)\s+(?:is|are|in|on|with|and|at|of|to)\b"
+)
+_STOP = set(
+    [
+        "a",
+        "an",
+        "the",
+        "in",
+        "on",
+        "at",
+        "of",
+        "to",
+        "with",
+        "and",
+        "is",
+        "are",
+        "his",
+        "her",
+        "their",
+        "its",
+        "it",
+        "from",
+        "by",
+        "as",
+        "for",
+        "into",
+        "while",
+        "one",
+        "some",
+        "who",
+    ]
+)
+_WORD = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text and what it should be answered: answer -> share."""
+
+    text: str
+    targets: dict[str, float]
+
+
+def question_examples(questions: Iterable[Question], statements: Iterable[Statement]) -> list[tuple[Question, Example]]:
+    """People's questions; statements become yes/no questions, and prompts of the matching task too."""
+    found = []
+    for question in questions:
+        targets = soft_targets(question.answers, question.source)
+        found.append((question, Example(question.question, targets)))
+    for statement in statements:
+        question = statement.as_question()
+        answer = {question.answers[0]: 1.0}
+        found.append((question, Example(question.question, answer)))
+        found.append((question, Example(MATCH_PROMPT + statement.statement, answer)))
+    return found
+
+
+@dataclass
+class CaptionTasks:
+    """Makes examples from the captions of images. ``answers`` is the vocabulary: only its words are masked or asked."""
+
+    answers: frozenset[str]
+    captions: Sequence[Captions]
+    nouns: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts: Counter[str] = Counter()
+        for record in self.captions:
+            counts.update(noun for caption in record.captions for noun in _NOUN.findall(caption.lower()))
+        self.nouns = [n for n, count in counts.most_common() if count >= 12 and n not in _STOP and n not in COLORS]
+        self._noun_set = set(self.nouns)
+
+    def draw(self, record: Captions, rng: random.Random, *, board: bool = False) -> Example:
+        """One example about the image. On a ``board`` of four images only what names the image's content is asked."""
+        kind = rng.random()
+        caption = rng.choice(record.captions).lower().strip().rstrip(" .")
+        if kind < (0.5 if board else 0.35):
+            example = self._masked(caption, rng)
+        elif kind < 0.6 and not board:
+            example = self._statement(record, caption, rng)
+        else:
+            example = self._question(record, caption, rng, board)
+        return example or self._statement(record, caption, rng)
+
+    def _masked(self, caption: str, rng: random.Random) -> Example | None:
+        words = [match for match in _WORD.finditer(caption) if match.group() not in _STOP]
+        words = [match for match in words if _NUMBERS.get(match.group(), match.group()) in self.answers]
+        if not words:
+            return None
+        word = rng.choice(words)
+        text = f"{caption[: word.start()]}[MASK]{caption[word.end() :]}"
+        return Example(text, {_NUMBERS.get(word.group(), word.group()): 1.0})
+
+    def _statement(self, record: Captions, caption: str, rng: random.Random) -> Example:
+        kind = rng.random()
+        if kind < 0.5:
+            return Example(MATCH_PROMPT + caption, {"yes": 1.0})
+        if kind < 0.75:
+            changed = self._change_one_word(record, caption, rng)
+            if changed:
+                return Example(MATCH_PROMPT + changed, {"no": 1.0})
+        other = rng.choice(self.captions)
+        if other.image_ref == record.image_ref:
+            return Example(MATCH_PROMPT + caption, {"yes": 1.0})
+        return Example(MATCH_PROMPT + rng.choice(other.captions).lower().strip().rstrip(" ."), {"no": 1.0})
+
+    def _change_one_word(self, record: Captions, caption: str, rng: random.Random) -> str | None:
+        said = set(_WORD.findall(" ".join(record.captions).lower()))
+        words = list(_WORD.finditer(caption))
+        rng.shuffle(words)
+        for word in words:
+            for group in (COLORS, list(_NUMBERS), self.nouns):
+                if word.group() in group:
+                    others = [w for w in rng.sample(group, min(8, len(group))) if w not in said]
+                    if others:
+                        return f"{caption[: word.start()]}{others[0]}{caption[word.end() :]}"
+        return None
+
+    def _question(self, record: Captions, caption: str, rng: random.Random, board: bool) -> Example | None:
+        makers = [self._color, self._count, self._doing, self._what]
+        if not board:
+            makers += [self._is_there, self._is_there]
+        rng.shuffle(makers)
+        for make in makers:
+            example = make(record, caption, rng)
+            if example is not None and self.answers.issuperset(example.targets):
+                return example
+        return None
+
+    def _color(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        found = [(c, n) for c, n in re.findall(rf"\b({'|'.join(COLORS)}) (\w+)\b", caption) if n in self._noun_set]
+        if not found:
+            return None
+        color, noun = rng.choice(found)
+        verb = "are" if noun.endswith("s") and not noun.endswith("ss") else "is"
+        wording = rng.choice(
+            (f"What color {verb} the {noun}?", f"what colour {verb} the {noun}", f"The {noun} {verb} what color?")
+        )
+        return Example(wording, {normalise("gray" if color == "grey" else color): 1.0})
+
+    def _count(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        found = re.findall(
+            r"\b(two|three|four|five|six) (?:\w+ )?(men|women|people|children|kids|girls|boys|dogs|\w+s)\b", caption
+        )
+        if not found:
+            return None
+        number, noun = rng.choice(found)
+        wording = rng.choice(
+            (f"How many {noun} are there?", f"how many {noun} are in the picture?", f"How many {noun}?")
+        )
+        return Example(wording, {_NUMBERS[number]: 1.0})
+
+    def _doing(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        found = re.findall(
+            r"\b(man|woman|boy|girl|dog|child|person|kid|lady|men|people|dogs|children)\b.*?\b(\w{3,}ing)\b", caption
+        )
+        found = [(who, doing) for who, doing in found if doing in self.answers]
+        if not found:
+            return None
+        who, doing = rng.choice(found)
+        verb = "are" if who in ("men", "people", "dogs", "children") else "is"
+        return Example(
+            rng.choice((f"What {verb} the {who} doing?", f"what is the activity of the {who}?")), {doing: 1.0}
+        )
+
+    def _what(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        found = re.findall(r"\b(?:a|an|the) (\w+) (\w+ing|is|are|in|on|with|and) ((?:\w+ ){1,6}\w+)", caption)
+        found = [(noun, verb, rest) for noun, verb, rest in found if noun in self._noun_set and noun in self.answers]
+        if not found:
+            return None
+        noun, verb, rest = rng.choice(found)
+        asks = (
+            "Who" if noun in ("man", "woman", "boy", "girl", "child", "lady", "kid") and rng.random() < 0.7 else "What"
+        )
+        rest = f"is {verb} {rest}" if verb.endswith("ing") or verb in ("in", "on", "with") else f"{verb} {rest}"
+        return None if verb == "and" else Example(f"{asks} {rest}?", {noun: 1.0})
+
+    def _is_there(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        said = set(_WORD.findall(" ".join(record.captions).lower()))
+        present = self._noun_set.intersection(_WORD.findall(caption))
+        yes = rng.random() < 0.5 and bool(present)
+        if yes:
+            noun = rng.choice(sorted(present))
+        else:
+            noun = rng.choice(self.nouns[:200])
+            if noun in said or noun.removesuffix("s") in said or f"{noun}s" in said:
+                return None
+        plural = (noun.endswith("s") and not noun.endswith("ss")) or noun in ("people", "men", "women", "children")
+        article = "any" if plural else "an" if noun[0] in "aeiou" else "a"
+        verb = "Are" if plural else "Is"
+        place = rng.choice(("", " in the picture", " in this image", " in the photo", " here"))
+        return Example(f"{verb} there {article} {noun}{place}?", {"yes" if yes else "no": 1.0})

@@ -1,0 +1,379 @@
+"""Train the default model: ``crosslook-server train --data DIR`` (or ``scripts/train --data DIR``).
+
+The vision network is frozen, its features are cached once; text layers are frozen too; the fusion layers, which start
+as upper layers of the sentence encoder, the patch embedding and the head are trained. A run's folder holds its
+settings, a log of figures, and a checkpoint from which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model.compact import CompactModel, load
+from model.compact_net import CompactConfig, CompactNet
+from model.text import pad_ids, tokenize
+from model.training.batches import Asked, Batch, Sampler
+from model.training.data import DataSet, ImageRef, Question, read_data
+from model.training.features import FeatureCache, load_features
+from model.training.metrics import accuracy
+from model.training.pretrained import SentenceEncoder, start_from_pretrained
+from model.training.tasks import CaptionTasks, Example, question_examples
+
+_TUNE_SHARE = 0.04  # of the train images: to choose by and to fit the temperature on; dev is never touched
+_EXTRA_WORDS = "is this true? a photo image picture of the there any are how many what color colour doing who where"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a run depends on beside its data."""
+
+    steps: int = 2400
+    images: int = 32
+    rows: int = 4
+    learning_rate: float = 4e-4
+    pretrained_rate: float = 6e-5
+    weight_decay: float = 0.05
+    warmup: int = 100
+    smoothing: float = 0.05
+    dropout: float = 0.1
+    caption_share_first: float = 0.5
+    caption_share_last: float = 0.2
+    board_share: float = 0.3
+    average: float = 0.998
+    min_answers: int = 4
+    seed: int = 0
+    blind: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of training; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="crosslook-server train", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder in the format of docs/data.md")
+    parser.add_argument("--out", type=Path, default=Path("runs/compact"), help="the run's folder: %(default)s")
+    parser.add_argument("--cache", type=Path, default=None, help="folder of cached features (default: runs/features)")
+    parser.add_argument("--from", dest="start", default=None, help="start from this model (`compact` or a folder)")
+    parser.add_argument("--blind", action="store_true", help="train the question-only twin")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=None)
+    for name in ("steps", "images", "rows", "seed", "min_answers"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=None)
+    for name in ("learning_rate", "pretrained_rate", "caption_share_first", "caption_share_last", "board_share"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=None)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    given = {key: value for key, value in vars(args).items() if key in Settings.__slots__ and value is not None}
+    device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+    data = read_data(args.data)
+    cache = args.cache or args.out.parent / "features"
+    train(data, args.out, cache, replace(Settings(), **given), device=device, start=args.start)
+    return 0
+
+
+def train(
+    data: DataSet, out: Path, cache: Path, settings: Settings, *, device: torch.device, start: str | None = None
+) -> CompactModel:
+    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "settings.json").write_text(json.dumps({**asdict(settings), "start": start}, indent=1) + "\n")
+    torch.manual_seed(settings.seed)
+    parts = split_train(data, settings.seed)
+    net, vocabulary, answers = _make_net(data, parts, settings, start)
+    features = load_features(data, net, cache, device)
+    net.to(device)
+    trained = _freeze(net)
+    asked = [Asked(ref, examples) for ref, examples in _by_image(parts.train, set(answers)).items()]
+    captions = [record for record in data.captions if record.split == "train"]
+    tasks = CaptionTasks(frozenset(answers), captions) if captions else None
+    model = CompactModel(net, vocabulary, answers, id="compact", revision="training", device=device)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    sampler = Sampler(
+        asked,
+        captions,
+        tasks,
+        features,
+        net,
+        model.tokenizer,
+        answers,
+        images=settings.images,
+        rows=settings.rows,
+        board_share=settings.board_share,
+        seed=settings.seed,
+        device=device,
+    )
+    _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
+    _fit_unseen(model)
+    temperature = fit_temperature(model, parts.tune, features)
+    net.config = replace(net.config, temperature=temperature)
+    model.save(out / "model")
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The train split, divided by image: what is learned from, and what is chosen by."""
+
+    train: list[tuple[Question, Example]]
+    tune: list[tuple[Question, Example]]
+
+
+def split_train(data: DataSet, seed: int) -> Parts:
+    """Divide the train split by image; statements count as questions."""
+    found = question_examples(
+        (q for q in data.questions if q.split == "train"), (s for s in data.statements if s.split == "train")
+    )
+    refs = sorted({question.image_ref for question, _ in found})
+    chosen = set(random.Random(seed).sample(refs, max(1, round(_TUNE_SHARE * len(refs)))))  # noqa: S311
+    return Parts(
+        [pair for pair in found if pair[0].image_ref not in chosen],
+        [pair for pair in found if pair[0].image_ref in chosen],
+    )
+
+
+def _make_net(
+    data: DataSet, parts: Parts, settings: Settings, start: str | None
+) -> tuple[CompactNet, list[str], list[str]]:
+    if start is not None:
+        model = load() if start == "compact" else load(Path(start))
+        return model.net, model.vocabulary, model.answers
+    counts: Counter[str] = Counter()
+    for question, example in parts.train:
+        for answer, share in example.targets.items():
+            counts[answer] += share * (1.0 if question.source != "daquar" else 0.5)  # type: ignore[assignment]
+    answers = [answer for answer, count in counts.most_common() if count >= settings.min_answers]
+    answers = list(dict.fromkeys([*answers, "yes", "no"]))
+    texts = [question.question for question, _ in parts.train]
+    texts += [caption for record in data.captions if record.split == "train" for caption in record.captions]
+    vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, _EXTRA_WORDS])
+    config = CompactConfig(blind=settings.blind)
+    net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers), dropout=settings.dropout)
+    start_from_pretrained(net, vocabulary, answers)
+    return net, vocabulary, answers
+
+
+def _freeze(net: CompactNet) -> list[nn.Parameter]:
+    """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
+    frozen = {id(net.patches.class_meaning.weight), *(id(p) for p in net.head.unseen.parameters())}
+    parts = (net.patches, net.fusion, net.head)
+    return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
+
+
+def _by_image(pairs: Sequence[tuple[Question, Example]], answers: set[str]) -> dict[ImageRef, list[Example]]:
+    by_image: dict[ImageRef, list[Example]] = {}
+    for question, example in pairs:
+        if any(answer in answers for answer, share in example.targets.items() if share > 0):
+            by_image.setdefault(question.image_ref, []).append(example)
+    return by_image
+
+
+def _loss(net: CompactNet, batch: Batch, smoothing: float) -> Tensor:
+    state = net.describe(batch.features, batch.meaning)
+    fused = net.fuse_states(batch.states, batch.mask, [(state, batch.rows)])
+    log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
+    weight = (batch.targets.sum(-1) > 0).float()
+    fit = -(batch.targets * log_probabilities).sum(-1)
+    spread = -log_probabilities.mean(-1)
+    return (weight * ((1 - smoothing) * fit + smoothing * spread)).sum() / weight.sum().clamp_min(1)
+
+
+def _run_steps(
+    model: CompactModel,
+    sampler: Sampler,
+    tune: Sequence[tuple[Question, Example]],
+    features: FeatureCache,
+    settings: Settings,
+    out: Path,
+    trained: Sequence[nn.Parameter],
+    device: torch.device,
+) -> None:
+    net = model.net
+    optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
+    average = [parameter.detach().clone() for parameter in trained]
+    first = 0
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        first = saved["step"]
+        optimizer.load_state_dict(saved["optimizer"])
+        with torch.no_grad():
+            for parameter, value, mean, kept in zip(trained, saved["values"], average, saved["average"], strict=True):
+                parameter.copy_(value)
+                mean.copy_(kept)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [group.setdefault("initial", rate) for group, rate in zip(optimizer.param_groups, rates, strict=True)]
+    saved_at, loss_mean, began = time.monotonic(), 0.0, time.monotonic()
+    bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, unit="step", smoothing=0.02)
+    for step in bar:
+        torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout too resumes where it was
+        net.fusion.train(), net.head.train()
+        share = step / settings.steps
+        scale = min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + math.cos(math.pi * share))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * scale
+        caption_share = settings.caption_share_first + share * (
+            settings.caption_share_last - settings.caption_share_first
+        )
+        batch = sampler.draw(step, caption_share)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = _loss(net, batch, settings.smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        decay = min(settings.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, parameter in zip(average, trained, strict=True):
+                mean.lerp_(parameter, 1 - decay)
+        loss_mean += (loss.item() - loss_mean) / min(step - first + 1, 50)
+        bar.set_postfix(loss=f"{loss_mean:.3f}")
+        if time.monotonic() - saved_at > 240 or step + 1 == settings.steps:
+            saved_at = time.monotonic()
+            _save_checkpoint(checkpoint, step + 1, optimizer, trained, average)
+        if (step + 1) % 300 == 0 or step + 1 == settings.steps:
+            figures = _with_average(model, trained, average, tune, features)
+            line = {
+                "step": step + 1,
+                "loss": round(loss_mean, 4),
+                "seconds": round(time.monotonic() - began),
+                **figures,
+            }
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            bar.write(json.dumps(line))
+    with torch.no_grad():
+        for parameter, mean in zip(trained, average, strict=True):
+            parameter.copy_(mean)
+    net.eval()
+
+
+def _groups(net: CompactNet, trained: Sequence[nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
+    """Pretrained parts learn slowly; norms, biases and single vectors do not decay."""
+    new = {id(p) for layer in net.fusion.layers for n, p in layer.named_parameters() if n.startswith("cross")}
+    new |= {id(p) for part in (net.patches, net.head) for p in part.parameters()}
+    new -= {id(net.head.answers)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in trained:
+        groups.setdefault((id(parameter) in new, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.learning_rate if is_new else settings.pretrained_rate,
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+        }
+        for (is_new, is_matrix), parameters in groups.items()
+    ]
+
+
+def _save_checkpoint(
+    file: Path, step: int, optimizer: torch.optim.Optimizer, trained: Sequence[Tensor], average: Sequence[Tensor]
+) -> None:
+    state = {
+        "step": step,
+        "optimizer": optimizer.state_dict(),
+        "values": [parameter.detach() for parameter in trained],
+        "average": list(average),
+    }
+    torch.save(state, file.with_suffix(".new"))
+    file.with_suffix(".new").replace(file)
+
+
+def _with_average(
+    model: CompactModel,
+    trained: Sequence[nn.Parameter],
+    average: Sequence[Tensor],
+    tune: Sequence[tuple[Question, Example]],
+    features: FeatureCache,
+) -> dict[str, float]:
+    """Accuracy on the part chosen by, with the averaged weights in place."""
+    kept = [parameter.detach().clone() for parameter in trained]
+    with torch.no_grad():
+        for parameter, mean in zip(trained, average, strict=True):
+            parameter.copy_(mean)
+        figures = _figures(model, tune, features)
+        for parameter, value in zip(trained, kept, strict=True):
+            parameter.copy_(value)
+    return figures
+
+
+@torch.no_grad()
+def tune_logits(
+    model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
+) -> tuple[list[Question], Tensor]:
+    """The questions, grouped by image, and their logits at temperature 1."""
+    model.net.eval()
+    by_image: dict[ImageRef, list[Question]] = {}
+    for question, _ in pairs:
+        by_image.setdefault(question.image_ref, []).append(question)
+    ordered, logits = [], []
+    for ref, questions in by_image.items():
+        seen, meaning = features.take([features.index[ref]], model.device)
+        ids, mask = pad_ids([tokenize(model.tokenizer, question.question).ids[:64] for question in questions])
+        state = model.net.describe(seen, meaning)
+        fused = model.net.fuse(ids.to(model.device), mask.to(model.device), [(state, len(questions))])
+        logits.append(F.linear(fused.vector, model.net.head.answers, model.net.head.bias).float().cpu())
+        ordered += questions
+    return ordered, torch.cat(logits)
+
+
+def _figures(
+    model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
+) -> dict[str, float]:
+    questions, logits = tune_logits(model, pairs, features)
+    best = logits.argmax(-1).tolist()
+    scores: dict[str, list[float]] = {}
+    for question, index in zip(questions, best, strict=True):
+        score = accuracy(model.answers[index], question.answers, question.source)
+        for name in (question.source, "all"):
+            scores.setdefault(name, []).append(score)
+        if question.source in ("vqa-v1", "vqa-v2"):
+            for name in ("vqa", f"vqa {question.kind}"):
+                scores.setdefault(name, []).append(score)
+    return {name: round(100 * sum(values) / len(values), 2) for name, values in sorted(scores.items())}
+
+
+def fit_temperature(model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache) -> float:
+    """The temperature whose scores say best how often the top answer is right (least log loss of that event)."""
+    questions, logits = tune_logits(model, pairs, features)
+    best = logits.argmax(-1).tolist()
+    right = torch.tensor(
+        [accuracy(model.answers[i], q.answers, q.source) for q, i in zip(questions, best, strict=True)]
+    )
+    losses = {}
+    for temperature in torch.linspace(0.5, 3.0, 101).tolist():
+        top = (logits / temperature).softmax(-1).amax(-1).clamp(1e-6, 1 - 1e-6)
+        losses[temperature] = float(F.binary_cross_entropy(top, right))
+    return round(min(losses, key=losses.__getitem__), 4)
+
+
+@torch.no_grad()
+def _fit_unseen(model: CompactModel) -> None:
+    """Ridge regression from the text features of the known answers to their trained vectors, for any other answer."""
+    ids, mask = pad_ids([tokenize(model.tokenizer, answer).ids[:64] for answer in model.answers])
+    states = model.net.text(ids.to(model.device), mask.to(model.device))
+    mask = mask.to(model.device)
+    texts = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    center, target = texts.mean(0), model.net.head.answers.mean(0)
+    x, y = (texts - center).double(), (model.net.head.answers - target).double()
+    gram = x.T @ x + 0.05 * len(x) * x.var() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ y).T.float()
+    model.net.head.unseen.weight.copy_(weight)
+    model.net.head.unseen.bias.copy_(target - weight @ center)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
