@@ -149,6 +149,8 @@ class TextOutput:
     answer_words: tuple[Word, ...] = ()
     token_count: int = 0
     answer_token_count: int = 1
+    fit: float | None = None
+    """match: the model's own probability that the text fits, whatever the other texts; None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,9 @@ class MapInfo:
     layers: tuple[int, ...]
     layer_reduction: str = "mean"
     head_reduction: str = "mean"
+    composition: str | None = None
+    """How a map of an answer's token was made where that token does not look at the image itself, such as
+    ``answer>question>image``: what it took from each question token, times where that one looked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,107 @@
+"""Maps that are more than the raw attention of one layer: `gradient_map` and `rollout`, for any stack of layers.
+
+Both come from a second pass with the same weights. They take what every family has: queries, keys, values, and
+attention probabilities. Nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.cross_attention import CrossAttention, KeysValues
+from model.kernels.inputs import accumulator_dtype, default_scale, split_mask
+
+
+class Call(NamedTuple):
+    """What one call of a `CrossAttention` computed: ``queries`` and ``attended``, both
+    ``[batch, tokens, heads * head_dim]`` and part of the graph. ``attended`` is the softmax-weighted sum of the values,
+    before the output projection."""
+
+    queries: Tensor
+    attended: Tensor
+
+
+@contextmanager
+def record(layers: Sequence[CrossAttention]) -> Iterator[list[list[Call]]]:
+    """Keep what the layers compute while the context is open: for each layer its calls, in order.
+
+    The kernel is left to ``auto`` meanwhile, since not every kernel has a gradient.
+    """
+    calls: list[list[Call]] = [[] for _ in layers]
+    kernels = [layer.kernel for layer in layers]
+    with ExitStack() as stack:
+        for layer, found in zip(layers, calls, strict=True):
+            queries: list[Tensor] = []
+
+            def keep_queries(_module: object, _args: object, output: Tensor, kept: list[Tensor] = queries) -> None:
+                kept.append(output)
+
+            def keep_attended(
+                _module: object, args: tuple[Tensor], kept: list[Tensor] = queries, found: list[Call] = found
+            ) -> None:
+                found.append(Call(kept.pop(), args[0]))
+
+            stack.callback(layer.wq.register_forward_hook(keep_queries).remove)
+            stack.callback(layer.o.register_forward_pre_hook(keep_attended).remove)
+            layer.kernel = "auto"
+        try:
+            yield calls
+        finally:
+            for layer, kernel in zip(layers, kernels, strict=True):
+                layer.kernel = kernel
+
+
+def gradient_map(
+    queries: Tensor, gradient: Tensor, kv: KeysValues, *, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """The head mean of ``P * relu(dP)`` as ``[batch, tokens, keys]``, float32: attention, weighted by how much more of
+    it would raise the result.
+
+    * ``queries`` ``[batch, tokens, heads * head_dim]``, and ``gradient`` of the same shape: that of the result with
+      respect to the attended values (`Call.attended`). ``dP = gradient V^T`` then is exact, and no graph through the
+      probabilities is needed.
+    * ``kv``: the keys and values of that call; ``mask`` as in `model.kernels.cross_attention`.
+
+    Source of the weighting: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5.
+    """
+    heads = kv.keys.shape[1]
+    q, g = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, gradient))
+    probabilities = _probabilities(q, kv.keys, mask, scale)
+    dtype = probabilities.dtype
+    change = g.to(dtype) @ kv.values.to(dtype).transpose(-2, -1)
+    return (probabilities * change.relu()).mean(1)
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Attention probabilities of every head, ``[batch, heads, tokens, keys]``; rows without a key are 0."""
+    dtype = accumulator_dtype(q)
+    scores = (q.to(dtype) * (default_scale(q) if scale is None else scale)) @ k.to(dtype).transpose(-2, -1)
+    key_mask, bias = split_mask(mask, q, k)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None, None], -torch.inf)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1).nan_to_num(0.0)
+
+
+def rollout(self_attention: Sequence[Tensor], cross_attention: Sequence[Tensor | None]) -> Tensor:
+    """How much of each token's final state came from each key, ``[batch, tokens, keys]``.
+
+    ``self_attention`` ``[batch, tokens, tokens]`` and ``cross_attention`` ``[batch, tokens, keys]`` are head means, a
+    layer each; None stands for a layer that adds nothing. Each attention is counted half, as its residual is. What a
+    row lacks to 1 is the share of the text itself.
+
+    Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, carried over to two sequences.
+    """
+    first = next(cross for cross in cross_attention if cross is not None)
+    flow = torch.zeros_like(first)
+    for own, cross in zip(self_attention, cross_attention, strict=True):
+        flow = 0.5 * (flow + own.to(flow.dtype) @ flow)
+        if cross is not None:
+            flow = 0.5 * (flow + cross)
+    return flow

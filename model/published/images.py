@@ -1,0 +1,118 @@
+"""A checkpoint's own image preprocessing, from its ``preprocessor_config.json``, and the geometry that goes with it.
+
+No torch here: the service preprocesses in its parent process.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.interface import Geometry, Pixels, Region
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_LONGEST = 8  # an image of more times its shorter side is never resized as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Resize the image to the model's input, as transformers' processors do with Pillow.
+
+    Without ``crop`` the whole image is squashed to ``height`` x ``width``. With it the shorter side becomes ``short``
+    pixels and the centre ``height`` x ``width`` is cut out; the grid then covers that part of the image alone.
+    """
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    resample: int = Image.Resampling.BICUBIC
+    short: int | None = None
+
+    @property
+    def size(self) -> int:
+        """What an image may be decoded down to: the pixels that its shorter side needs."""
+        return self.short or max(self.height, self.width)
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """``image`` RGB, upright."""
+        if self.short is None:
+            values = np.asarray(image.resize((self.width, self.height), self.resample), dtype=np.uint8)
+            region = Region(0.0, 0.0, float(image.width), float(image.height))
+        else:
+            values, region = self._crop(image, self.short)
+        return Pixels(values, Geometry(image.width, image.height, self.rows, self.columns, region))
+
+    def _crop(self, image: Image.Image, short: int) -> tuple[NDArray[np.uint8], Region]:
+        if image.width <= image.height:
+            width, height = short, int(short * image.height / image.width)
+        else:
+            width, height = int(short * image.width / image.height), short
+        left, top = (width - self.width) // 2, (height - self.height) // 2
+        x, y = image.width / width, image.height / height
+        right, bottom = min((left + self.width) * x, image.width), min((top + self.height) * y, image.height)
+        region = Region(left * x, top * y, right, bottom)
+        if max(width, height) <= _LONGEST * short:
+            whole = image.resize((width, height), self.resample)
+            cropped = whole.crop((left, top, left + self.width, top + self.height))
+        else:  # all of a very long image would be hundreds of megapixels; this differs from it by rounding alone
+            box = (region.left, region.top, region.right, region.bottom)
+            cropped = image.resize((self.width, self.height), self.resample, box=box)
+        return np.asarray(cropped, dtype=np.uint8), region
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Of pixels in 0..255: ``(pixel * scale - mean) / std`` a channel."""
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def read_processor(folder: Path, image_size: int | tuple[int, int], patch_size: int) -> tuple[Resize, Normalization]:
+    """The preprocessing that a checkpoint's folder asks for, for a vision tower of these sizes.
+
+    Raises ValueError where it asks for what its own vision tower cannot take.
+    """
+    config = _processor_config(folder)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size, short = config.get("size", {}), None
+    if isinstance(size, int):
+        size = {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
+    if config.get("do_center_crop"):
+        short = int(size.get("shortest_edge") or min(size.get("height", height), size.get("width", width)))
+        size = config.get("crop_size", {"height": height, "width": width})
+        if isinstance(size, int):
+            size = {"height": size, "width": size}
+    asked = (size.get("height", height), size.get("width", width))
+    if asked != (height, width):
+        raise ValueError(f"{folder}: its images are made {asked}, but its vision tower takes {(height, width)}")
+    if short is not None and short < max(height, width):
+        raise ValueError(f"{folder}: a shorter side of {short} pixels is too small for crops of {(height, width)}")
+    resample = int(config.get("resample", Image.Resampling.BICUBIC))
+    resize = Resize(height, width, height // patch_size, width // patch_size, resample, short)
+    normalized = config.get("do_normalize", True)
+    mean = tuple(config.get("image_mean") or _CLIP_MEAN) if normalized else (0.0, 0.0, 0.0)
+    std = tuple(config.get("image_std") or _CLIP_STD) if normalized else (1.0, 1.0, 1.0)
+    scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    return resize, Normalization(scale, mean, std)
+
+
+def _processor_config(folder: Path) -> dict[str, Any]:
+    """The image processor's settings, from either of the two files that hold them."""
+    old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if old.is_file():
+        config: dict[str, Any] = json.loads(old.read_text())
+        return config
+    if new.is_file():
+        found: dict[str, Any] = json.loads(new.read_text()).get("image_processor", {})
+        return found
+    raise ValueError(f"{folder} has no preprocessor_config.json")

@@ -1,0 +1,147 @@
+"""BLIP's text layers with our cross-attention inside: the question encoder, the answer and caption decoder.
+
+A layer is self-attention, cross-attention and feed-forward, each with its residual and a norm behind it (Li et al.,
+"BLIP", ICML 2022, https://arxiv.org/abs/2201.12086, section 3.1). The weights, embeddings, self-attention and
+feed-forward are those of transformers; its hand-written cross-attention goes, and `CrossAttention` takes its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.cross_attention import CrossAttention, KeysValues, project_all
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What rows of a batch look at: keys and values of ``count`` sources for every layer, asked by ``rows`` rows each.
+
+    The rows of one source lie side by side: they become one long row of queries, and its keys are never repeated.
+    ``mask`` bool ``[count, keys]``: True where a key may be attended.
+    """
+
+    layers: Sequence[KeysValues]  # each [count, heads, keys, head_dim]
+    rows: int = 1
+    mask: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        return self.layers[0].keys.shape[0]
+
+
+@dataclass(slots=True)
+class Stacked:
+    """What the stack gives: ``states`` ``[rows, tokens, dim]`` and, on request, for each layer the head means of
+    cross-attention ``[rows, tokens, keys]`` and of self-attention ``[rows, tokens, tokens]``."""
+
+    states: Tensor
+    maps: list[Tensor] = field(default_factory=list)
+    self_maps: list[Tensor] = field(default_factory=list)
+
+
+class CrossBlock(nn.Module):
+    """`CrossAttention` with the residual and norm that BLIP puts around it."""
+
+    def __init__(self, block: Any) -> None:
+        """``block``: the `BlipTextAttention` whose weights and place it takes."""
+        super().__init__()
+        theirs = block.self
+        attention = CrossAttention(
+            theirs.query.in_features,
+            theirs.key.in_features,
+            theirs.num_attention_heads,
+            head_dim=theirs.attention_head_size,
+        )
+        attention.wq, attention.wk, attention.wv = theirs.query, theirs.key, theirs.value
+        attention.o = block.output.dense
+        self.attention = attention
+        self.norm = block.output.LayerNorm
+
+    def forward(
+        self, states: Tensor, sources: Sequence[Source], layer: int, *, need_map: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """``states`` ``[rows, tokens, dim]``, the rows of ``sources`` in their order."""
+        outputs, maps, start = [], [], 0
+        for source in sources:
+            part = states[start : start + source.count * source.rows]
+            start += len(part)
+            wide = part.reshape(source.count, source.rows * part.shape[1], part.shape[2])
+            output, found = self.attention(wide, source.layers[layer], mask=source.mask, need_map=need_map)
+            outputs.append(output.reshape(part.shape))
+            if found is not None:
+                maps.append(found.reshape(part.shape[0], part.shape[1], -1))
+        crossed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self.norm(crossed + states), torch.cat(maps) if maps else None
+
+
+class TextStack(nn.Module):
+    """A `BlipTextModel` whose cross-attention is ours. Takes the model over: it no longer works by itself."""
+
+    def __init__(self, text: Any) -> None:
+        super().__init__()
+        self.embeddings = text.embeddings
+        self.layers = text.encoder.layer
+        for layer in self.layers:
+            layer.crossattention = CrossBlock(layer.crossattention)
+
+    @property
+    def cross_layers(self) -> list[CrossAttention]:
+        """The cross-attention of each layer."""
+        return [layer.crossattention.attention for layer in self.layers]  # type: ignore[union-attr,misc]
+
+    def project(self, states: Tensor) -> list[KeysValues]:
+        """Keys and values for all layers from states ``[sources, keys, dim]``, in one product."""
+        return project_all(self.cross_layers, states)
+
+    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Embeddings ``[rows, tokens, dim]`` of ids whose first stands at position ``start``."""
+        embedded: Tensor = self.embeddings(input_ids=ids, past_key_values_length=start)
+        return embedded
+
+    def forward(
+        self,
+        embedded: Tensor,
+        sources: Sequence[Source],
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: Any = None,
+        need_maps: bool = False,
+    ) -> Stacked:
+        """``embedded`` ``[rows, tokens, dim]``; ``mask`` bool ``[rows, tokens]``: False for padding.
+
+        ``causal``: a token sees itself and those before it. ``cache`` (a transformers `DynamicCache`) holds the keys
+        and values of earlier tokens and takes the new ones.
+        """
+        bias = _bias(embedded, mask, causal)
+        result = Stacked(embedded)
+        states = embedded
+        for index, layer in enumerate(self.layers):
+            states, own = layer.attention(states, attention_mask=bias, past_key_values=cache)
+            states, found = layer.crossattention(states, sources, index, need_map=need_maps)
+            states = layer.feed_forward_chunk(states)  # type: ignore[operator]
+            if found is not None:
+                result.maps.append(found)
+                result.self_maps.append(own.mean(1))
+        result.states = states
+        return result
+
+
+def _bias(embedded: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
+    """The additive self-attention mask, broadcastable to ``[rows, heads, tokens, tokens]``; None where all is seen."""
+    tokens = embedded.shape[1]
+    causal = causal and tokens > 1
+    if mask is None and not causal:
+        return None
+    allowed = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=embedded.device)
+    if causal:
+        allowed = allowed.tril()
+    if mask is not None:
+        allowed = allowed & mask[:, None, None, :]
+    lowest = torch.finfo(embedded.dtype).min  # a padding row sees nothing; -inf would make it NaN
+    return torch.zeros(allowed.shape, dtype=embedded.dtype, device=embedded.device).masked_fill(~allowed, lowest)
