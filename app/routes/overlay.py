@@ -1,0 +1,80 @@
+"""``POST /v1/overlay``: a map drawn over its image, as PNG, by the code that the client uses too."""
+
+from __future__ import annotations
+
+import io
+from time import perf_counter
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from PIL import Image
+
+from app import bodies, intake, wire
+from app.dependencies import AskerDep
+from app.errors import RequestError
+from app.openapi import errors, two_encodings
+from app.routes.native import map_request
+from crosslook.overlay import draw_answer, draw_map
+from crosslook.results import Answer, read_answers
+from crosslook.types import MapOptions, OverlayRequest
+
+router = APIRouter(prefix="/v1", tags=["native"])
+
+_LISTS = {"candidates": "candidates", "layers": "layers"}
+_drawing = anyio.CapacityLimiter(2)  # a drawing holds several copies of the whole image
+
+
+@router.post(
+    "/overlay",
+    response_class=Response,
+    openapi_extra={"requestBody": two_encodings(OverlayRequest, repeated={})},
+    responses={**errors(400, 401, 404, 413, 415, 422, 429, 503, 504), 200: {"content": {"image/png": {}}}},
+    summary="A map drawn over its image",
+)
+async def overlay(request: Request, asker: AskerDep) -> Response:
+    """Ask one question about one image and get the map as a PNG of the image's own size (upright, after its EXIF
+    rotation): the answer's own map, one word's, or a sheet with all of them.
+
+    The image is sent by value (`image`, a file or base64): the server keeps no image, only what the model made of it.
+    """
+    body, file = await bodies.read(request, OverlayRequest, repeated=_LISTS)
+    asker.check_texts([body.question], field="question")
+    info = asker.model(body.model)
+    maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers), info)
+    candidates = None if body.candidates is None else tuple(dict.fromkeys(body.candidates))
+    data = await asker.data(file=file, text=body.image)
+    answered = await asker.run(
+        "answer", asker.by_value(data), [body.question], field="question", candidates=candidates, maps=maps
+    )
+    if answered.output is None:
+        raise RequestError("internal_error", "The model gave no output.")
+    start = perf_counter()
+    response = wire.answer_response(
+        info, answered.image_id, answered.geometry, [body.question], answered.output, "float"
+    )
+    answer = read_answers(response, None)[0]
+    if body.word is not None and body.word >= len(answer.words):
+        message = f"The question has {len(answer.words)} words, counted from 0."
+        raise RequestError("invalid_request", message, param="word", detail={"words": len(answer.words)})
+
+    def draw() -> bytes:
+        return _png(_draw(intake.open_image(data, asker.limits).image, answer, body))
+
+    png = await anyio.to_thread.run_sync(draw, limiter=_drawing)
+    answered.stages.add("format", start, perf_counter())
+    return Response(png, headers=asker.headers(answered), media_type="image/png")
+
+
+def _draw(image: Image.Image, answer: Answer, options: OverlayRequest) -> Image.Image:
+    if options.sheet:
+        return draw_answer(image, answer)
+    chosen = answer.map if options.word is None else answer.words[options.word]
+    if chosen is None:
+        return image
+    return draw_map(image, chosen, opacity=options.opacity, legend=options.legend)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=4)  # a good part of the time of the default saved, little size lost
+    return buffer.getvalue()
