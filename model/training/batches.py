@@ -92,7 +92,7 @@ class Sampler:
     def _from_captions(self, rng: random.Random) -> tuple[list[int], list[Example]]:
         if self.tasks is None:
             raise ValueError("no captions to draw from")
-        board = rng.random() < self.board_share
+        board = rng.random() < self.board_share and len(self.captions) >= 4
         records = rng.sample(self.captions, 4) if board else [rng.choice(self.captions)]
         examples = [self.tasks.draw(rng.choice(records), rng, board=board) for _ in range(self.rows)]
         return [self.features.index[record.image_ref] for record in records], examples

@@ -215,6 +215,8 @@ class CaptionTasks:
         return None if verb == "and" else Example(f"{asks} {rest}?", {noun: 1.0})
 
     def _is_there(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        if not self.nouns:  # too few captions to know any
+            return None
         said = set(_WORD.findall(" ".join(record.captions).lower()))
         present = self._noun_set.intersection(_WORD.findall(caption))
         yes = rng.random() < 0.5 and bool(present)
