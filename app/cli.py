@@ -17,6 +17,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging
 
+_LINGER = 0.5  # seconds in which requests on open connections still get their 503
 _EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -61,8 +62,23 @@ def run(settings: Settings, **options: Any) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     sockets = [config.bind_socket()]
+    for each in sockets:
+        each.set_inheritable(False)  # uvicorn's is: a worker that held it would keep a dead port open
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(uvicorn.Server(config), config, sockets))
+        return runner.run(_serve(_Server(config), config, sockets))
+
+
+class _Server(uvicorn.Server):
+    """A server that says no before it hangs up: uvicorn's own shutdown resets connections whose request is still on
+    its way, which leaves their clients without an answer."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, refuse what comes on open connections, then let the accepted requests finish."""
+        self.config.app.state.engine.draining = True  # type: ignore[union-attr]
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LINGER)
+        await super().shutdown(sockets)
 
 
 async def _serve(server: uvicorn.Server, config: uvicorn.Config, sockets: list[socket.socket]) -> int:

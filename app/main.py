@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,14 +10,14 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import crosslook
-from app import errors, intake
+from app import errors, intake, openapi
 from app.asking import TIMEOUT_HEADER, image_limits
 from app.auth import Keys
 from app.engine.engine import LOADER, Engine
 from app.fetch import Fetcher
 from app.limits import BodyLimit, RateLimiter
 from app.metrics import Metrics
-from app.routes import health, metrics, native, page
+from app.routes import health, huggingface, metrics, native, openai, overlay, page
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.tracing import Tracer, tracer
@@ -45,7 +46,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         finally:
             await engine.stop()
             for each in tracers:
-                each.close()
+                await asyncio.to_thread(each.close)
 
     app = FastAPI(
         title="crosslook",
@@ -55,10 +56,12 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         root_path=chosen.root_path,
         docs_url="/docs" if chosen.docs else None,
         redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
         openapi_url="/openapi.json" if chosen.docs else None,
     )
     app.state.settings = chosen
     app.state.metrics = figures
+    app.state.tracers = tracers
     app.state.keys = Keys(chosen.api_keys)
     app.state.limiter = RateLimiter(chosen.rate_per_minute)
     app.state.fetcher = Fetcher(chosen) if chosen.allow_urls else None
@@ -72,7 +75,9 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
             allow_headers=["Authorization", "Content-Type", "X-Request-ID", TIMEOUT_HEADER],
             expose_headers=_EXPOSED,
         )
-    app.add_middleware(Telemetry, metrics=figures, tracer=tracers)  # added last, so outermost
-    for module in (native, health, metrics, page):
+    app.add_middleware(Telemetry, metrics=figures, tracer=tracers)
+    app.add_middleware(huggingface.ErrorEnvelope)  # added last, so outermost
+    for module in (native, openai, huggingface, overlay, health, metrics, page):
         app.include_router(module.router)
+    openapi.install(app)
     return app

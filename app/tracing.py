@@ -52,6 +52,10 @@ class Tracer:
             span.set_status(Status(StatusCode.ERROR))
         span.end(nanoseconds(time.perf_counter()))
 
+    def flush(self) -> None:
+        """Send what is held now. Blocks."""
+        self._provider.force_flush()
+
     def close(self) -> None:
         """Send what is still held."""
         self._provider.shutdown()

@@ -1,0 +1,186 @@
+"""What the operator sees, and what nobody may see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from PIL import Image
+
+from app.engine.stages import Stages
+from app.telemetry import JSONFormatter
+from app.tracing import Tracer, tracer
+from tests.app.conftest import encoded, running
+from tests.app.test_native import as_json, failed
+
+IMAGE = encoded(Image.new("RGB", (20, 20), (1, 2, 3)))
+SECRET = "is this my secret document?"
+
+
+async def test_metrics_count_what_happened() -> None:
+    """Requests, errors by code, cache, batches and gauges, after a known sequence."""
+    async with running() as (_, client):
+        await client.post("/v1/answer", json=as_json(IMAGE, "a?", "b?"))
+        await client.post("/v1/answer", json=as_json(IMAGE, "c?"))
+        await client.post("/v1/answer", json=as_json(b"nothing", "c?"))
+        await client.get("/no/such/route")
+        text = (await client.get("/metrics")).text
+    for line in (
+        'crosslook_requests_total{route="/v1/answer",status="200"} 2.0',
+        'crosslook_requests_total{route="/v1/answer",status="415"} 1.0',
+        'crosslook_requests_total{route="other",status="404"} 1.0',
+        'crosslook_errors_total{code="unsupported_image"} 1.0',
+        'crosslook_cache_requests_total{result="hit"} 1.0',
+        'crosslook_cache_requests_total{result="miss"} 1.0',
+        'crosslook_batches_total{kind="encode",reason="free"} 1.0',
+        'crosslook_batch_size_sum{kind="run"} 3.0',
+        'crosslook_stage_seconds_count{stage="run"} 2.0',
+        "crosslook_queue_items 0.0",
+        "crosslook_cache_images 1.0",
+        "crosslook_cache_bytes 1000.0",
+        "crosslook_workers_ready 1.0",
+        "crosslook_ready 1.0",
+        "crosslook_images_encoded_total 1.0",
+    ):
+        assert line in text.splitlines(), line
+    assert "process_resident_memory_bytes" in text
+
+
+async def test_logs_name_requests_and_never_what_was_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """One line a request with its id; no question, no image, not even where the model fails."""
+    caplog.set_level(logging.DEBUG)
+    async with running(log_level="debug") as (_, client):
+        headers = {"X-Request-ID": "find-me"}
+        assert (await client.post("/v1/answer", json=as_json(IMAGE, SECRET), headers=headers)).status_code == 200
+        failed(
+            await client.post("/v1/answer", json=as_json(IMAGE, "xyzzy " + SECRET)),
+            "question_not_understood",
+            "questions[0]",
+        )
+        failed(await client.post("/v1/answer", json=as_json(IMAGE, "!raise " + SECRET)), "internal_error")
+    lines = [json.loads(JSONFormatter().format(record)) for record in caplog.records]
+    assert SECRET not in json.dumps(lines)
+    access = next(line for line in lines if line.get("request_id") == "find-me")
+    assert access["logger"] == "crosslook.access"
+    assert (access["method"], access["path"], access["status"]) == ("POST", "/v1/answer", 200)
+    assert access["milliseconds"] > 0
+
+
+async def test_a_fault_of_our_own_has_the_one_shape_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that nobody foresaw: 500, with the id under which the log has the reason."""
+    async with running() as (app, client):
+
+        @app.get("/broken")
+        async def broken() -> None:
+            raise KeyError("surprise")
+
+        response = await client.get("/broken")
+        body = failed(response, "internal_error")
+        assert "surprise" not in response.text
+        assert any(body.error.request_id in record.getMessage() for record in caplog.records if record.exc_info)
+
+
+async def test_security_headers_and_cors() -> None:
+    """On answers and errors alike; CORS only for those it is set for."""
+    async with running(cors_origins=["https://example.org"]) as (_, client):
+        for response in (await client.get("/health/live"), await client.get("/nope")):
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert response.headers["x-frame-options"] == "DENY"
+            assert "default-src 'none'" in response.headers["content-security-policy"]
+        allowed = await client.get("/health/live", headers={"Origin": "https://example.org"})
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        assert "X-Cache" in allowed.headers["access-control-expose-headers"]
+        other = await client.get("/health/live", headers={"Origin": "https://example.com"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def test_readiness_tells_the_truth(service: tuple[FastAPI, httpx.AsyncClient]) -> None:
+    """503 while no worker is ready and while the server drains."""
+    async with running() as (app, client):
+        engine = app.state.engine
+        assert (await client.get("/health/ready")).json() == {"status": "ready"}
+        engine.draining = True
+        failed(await client.get("/health/ready"), "shutting_down")
+        engine.draining = False
+        engine.lanes[0].worker.kill()
+        async with asyncio.timeout(5):
+            while engine.ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        failed(await client.get("/health/ready"), "not_ready")
+        assert (await client.get("/health/live")).status_code == 200
+
+
+def test_spans_follow_the_stages() -> None:
+    """One span a request under the caller's trace, one child a stage, times kept."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    stages = Stages()
+    stages.add("decode", 10.0, 10.5)
+    stages.add("run", 10.5, 10.75)
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    attributes = {"http.response.status_code": 503}
+    made = Tracer(provider)
+    made.request("POST /v1/answer", start=9.9, stages=stages, attributes=attributes, headers={"traceparent": parent})
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    request = spans["POST /v1/answer"]
+    assert set(spans) == {"POST /v1/answer", "decode", "run"}
+    assert request.parent is not None
+    assert format(request.context.trace_id, "032x") == parent.split("-")[1]
+    assert spans["decode"].parent == request.context
+    decode = spans["decode"]
+    assert decode.start_time is not None
+    assert decode.end_time is not None
+    assert decode.end_time - decode.start_time == pytest.approx(0.5e9, rel=1e-3)
+    assert not request.status.is_ok
+    made.close()
+
+
+async def test_traces_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the standard variable set, a real OTLP request arrives at it; without, there is no tracer."""
+    assert tracer() is None
+    received: list[bytes] = []
+
+    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(x.split(b":")[1]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length"))
+        body = await reader.readexactly(length)
+        received.append(body)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(collect, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    async with server:
+        async with running() as (_, client):
+            assert (await client.post("/v1/answer", json=as_json(IMAGE, SECRET))).status_code == 200
+            await asyncio.get_running_loop().run_in_executor(None, flush, client)
+        async with asyncio.timeout(5):
+            while not received:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    spans = [
+        span
+        for body in received
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    assert {"POST /v1/answer", "decode", "encode", "run"} <= {span.name for span in spans}
+    assert SECRET.encode() not in b"".join(received)
+
+
+def flush(client: Any) -> None:
+    """Have the exporter send from another thread than the one that receives."""
+    client._transport.app.state.tracers[0].flush()
