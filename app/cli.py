@@ -1,4 +1,4 @@
-"""``crosslook-server serve | eval | train``."""
+"""``crosslook-server serve | key | eval | train``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from app.auth import make_key
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging
@@ -37,11 +38,24 @@ def main(argv: list[str] | None = None) -> int:
     serve.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     serve.add_argument("--workers", type=int, help="worker processes, each with its own copy of the model")
     serve.add_argument("--threads", type=int, help="CPU threads of each worker")
+    key = commands.add_parser("key", help="make an API key: what its owner sends, and what the server is told")
+    key.add_argument("name", help="letters, digits, dots, dashes and underscores")
     commands.add_parser("eval", help="accuracy on a data set, in the documented format", add_help=False)
     commands.add_parser("train", help="train the compact model", add_help=False)
     options = vars(parser.parse_args(arguments))
-    del options["command"]
+    if options.pop("command") == "key":
+        return _print_key(options["name"])
     return run(Settings(**{name: value for name, value in options.items() if value is not None}))
+
+
+def _print_key(name: str) -> int:
+    try:
+        key, pair = make_key(name)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"The key, shown this once: {key}\nFor the server: CROSSLOOK_API_KEYS={pair}")
+    return 0
 
 
 def run(settings: Settings, **options: Any) -> int:
