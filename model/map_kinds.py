@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.cross_attention import CrossAttention, KeysValues
 from model.kernels.inputs import accumulator_dtype, default_scale, split_mask
@@ -27,13 +27,13 @@ class Call(NamedTuple):
 
 
 @contextmanager
-def record(layers: Sequence[CrossAttention]) -> Iterator[list[list[Call]]]:
-    """Keep what the layers compute while the context is open: for each layer its calls, in order.
+def record(model: nn.Module, layers: Sequence[CrossAttention]) -> Iterator[list[list[Call]]]:
+    """Keep what ``layers`` compute while the context is open, with gradients: for each layer its calls, in order.
 
-    The kernel is left to ``auto`` meanwhile, since not every kernel has a gradient.
+    Every `CrossAttention` of ``model`` has its kernel left to ``auto`` meanwhile: not every kernel has a gradient.
     """
     calls: list[list[Call]] = [[] for _ in layers]
-    kernels = [layer.kernel for layer in layers]
+    kernels = {module: module.kernel for module in model.modules() if isinstance(module, CrossAttention)}
     with ExitStack() as stack:
         for layer, found in zip(layers, calls, strict=True):
             queries: list[Tensor] = []
@@ -48,12 +48,14 @@ def record(layers: Sequence[CrossAttention]) -> Iterator[list[list[Call]]]:
 
             stack.callback(layer.wq.register_forward_hook(keep_queries).remove)
             stack.callback(layer.o.register_forward_pre_hook(keep_attended).remove)
-            layer.kernel = "auto"
+        for module in kernels:
+            module.kernel = "auto"
         try:
-            yield calls
+            with torch.enable_grad():
+                yield calls
         finally:
-            for layer, kernel in zip(layers, kernels, strict=True):
-                layer.kernel = kernel
+            for module, kernel in kernels.items():
+                module.kernel = kernel
 
 
 def gradient_map(
@@ -70,11 +72,12 @@ def gradient_map(
     Source of the weighting: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5.
     """
     heads = kv.keys.shape[1]
-    q, g = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, gradient))
+    q, g = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, gradient))
     probabilities = _probabilities(q, kv.keys, mask, scale)
     dtype = probabilities.dtype
     change = g.to(dtype) @ kv.values.to(dtype).transpose(-2, -1)
-    return (probabilities * change.relu()).mean(1)
+    weighted: Tensor = probabilities * change.relu()
+    return weighted.mean(1)
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

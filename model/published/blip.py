@@ -37,6 +37,9 @@ class Faults:
     keep_cls: bool = False
 
 
+NO_FAULTS = Faults()
+
+
 class Loaded(NamedTuple):
     """A checkpoint as it comes from its folder."""
 
@@ -81,9 +84,10 @@ class Blip(Family):
     """The part that all tasks share: images, tokens, and the maps of a stack that looks at images."""
 
     task: Task
+    net: Any
     stack: TextStack  # the one that looks at the image
 
-    def __init__(self, loaded: Loaded, *, stack: TextStack, faults: Faults = Faults(), spare: int = 0) -> None:
+    def __init__(self, loaded: Loaded, *, stack: TextStack, faults: Faults = NO_FAULTS, spare: int = 0) -> None:
         """``spare``: positions that generation needs behind the text."""
         self.net = loaded.net.eval().requires_grad_(False)
         self.stack = stack
@@ -114,7 +118,7 @@ class Blip(Family):
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.net.dtype  # type: ignore[assignment]
+        dtype: torch.dtype = self.net.dtype
         return dtype
 
     def _encode_id(self, config: Any) -> int | None:
@@ -127,7 +131,7 @@ class Blip(Family):
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         pixels = to_input(images, self._normalization, self.device, self.dtype)
-        states = self.net.vision_model(pixel_values=pixels).last_hidden_state  # type: ignore[operator]
+        states = self.net.vision_model(pixel_values=pixels).last_hidden_state
         layers = self.stack.project(states)
         # Cloned, so that an image of the batch does not keep all the others in memory.
         return [

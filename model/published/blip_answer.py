@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from model.interface import Item, MapRequest, Output, Ranked, TextOutput
 from model.map_kinds import record
 from model.published.blip import (
     FIRST_PATCH,
+    NO_FAULTS,
     Blip,
     Faults,
     GradientPass,
@@ -67,7 +68,7 @@ class BlipAnswer(Blip):
     task = "answer"
 
     def __init__(
-        self, loaded: Loaded, *, faults: Faults = Faults(), num_beams: int = 3, max_new_tokens: int = 10
+        self, loaded: Loaded, *, faults: Faults = NO_FAULTS, num_beams: int = 3, max_new_tokens: int = 10
     ) -> None:
         net = loaded.net
         super().__init__(loaded, stack=TextStack(net.text_encoder), faults=faults)
@@ -99,7 +100,7 @@ class BlipAnswer(Blip):
         ]
         starts = [0, *accumulate(len(item.texts) for item in items)]
         if maps is None:
-            return [Output(tuple(f.output for f in found[a:b])) for a, b in zip(starts, starts[1:], strict=False)]
+            return [Output(tuple(f.output for f in found[a:b])) for a, b in pairwise(starts)]
         outputs = []
         for item, start in zip(items, starts, strict=False):
             results = [
@@ -180,7 +181,7 @@ class BlipAnswer(Blip):
         answer ``[1 + tokens, keys]``: the question's maps added up, of the whole answer and of each token's own."""
         layers = maps.layers or ()
         fed, targets = self._feed_answers(found)
-        with torch.enable_grad(), record([self.stack.cross_layers[i] for i in layers]) as calls:
+        with record(self.net, [self.stack.cross_layers[i] for i in layers]) as calls:
             embedded = self.stack.embed(ids).detach().requires_grad_()
             encoded = self.stack(embedded, sources, mask=mask)
             questions = self._as_sources(encoded.states, mask)

@@ -11,7 +11,17 @@ from torch import Tensor
 from model.interface import Item, MapRequest, Output, Ranked, TextOutput
 from model.map_kinds import record
 from model.published.beam_search import Generated
-from model.published.blip import FIRST_PATCH, Blip, Faults, GradientPass, Loaded, forward_map, image_sources, map_info
+from model.published.blip import (
+    FIRST_PATCH,
+    NO_FAULTS,
+    Blip,
+    Faults,
+    GradientPass,
+    Loaded,
+    forward_map,
+    image_sources,
+    map_info,
+)
 from model.published.blip_decoding import Decoder, with_targets
 from model.published.family import to_maps
 from model.published.text_stack import Source, TextStack
@@ -26,7 +36,7 @@ class BlipCaption(Blip):
     free_text_may_be_empty = True
 
     def __init__(
-        self, loaded: Loaded, *, faults: Faults = Faults(), num_beams: int = 3, max_new_tokens: int = 20
+        self, loaded: Loaded, *, faults: Faults = NO_FAULTS, num_beams: int = 3, max_new_tokens: int = 20
     ) -> None:
         stack = TextStack(loaded.net.text_decoder.bert)
         super().__init__(loaded, stack=stack, faults=faults, spare=max_new_tokens)
@@ -75,7 +85,7 @@ class BlipCaption(Blip):
             with torch.no_grad():
                 return forward_map(self.decoder.feed(fed, sources, need_maps=True), maps)
         layers = maps.layers or ()
-        with torch.enable_grad(), record([self.stack.cross_layers[i] for i in layers]) as calls:
+        with record(self.net, [self.stack.cross_layers[i] for i in layers]) as calls:
             embedded = self.stack.embed(fed).detach().requires_grad_()
             states = self.stack(embedded, sources, causal=True).states
             score = self.decoder.log_probabilities(states, targets).sum()
@@ -90,9 +100,9 @@ class BlipCaption(Blip):
         """``rows`` ``[1 + prompt + caption, keys]``."""
         caption, start = self._join(prompt, tokens.ids[1:-1], made.ids)
         ranking = (Ranked(caption, math.exp(made.log_probability)),)
-        counts = {"token_count": len(tokens.ids) - 1, "answer_token_count": len(made.ids)}
+        read, count = len(tokens.ids) - 1, len(made.ids)
         if rows is None or maps is None:
-            return TextOutput(ranking, "sequence", None, **counts)
+            return TextOutput(ranking, "sequence", None, token_count=read, answer_token_count=count)
         whole = maps.kind != "gradient"
         total = rows.mean(0, keepdim=True)
         caption_map, *each = to_maps(torch.cat([total, rows[1:]]), item.image.geometry, FIRST_PATCH, whole=whole)
@@ -106,7 +116,8 @@ class BlipCaption(Blip):
             answer_map=caption_map,
             answer_tokens=make_tokens(self.tokenizer.texts(ids), spans, each),
             answer_words=find_words(caption, spans),
-            **counts,
+            token_count=read,
+            answer_token_count=count,
         )
 
     def _join(self, prompt: str, given: Sequence[int], made: Sequence[int]) -> tuple[str, int | None]:

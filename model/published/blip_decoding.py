@@ -46,11 +46,12 @@ class Decoder:
 
     def feed(self, ids: Tensor, sources: Sequence[Source], *, need_maps: bool = False) -> Stacked:
         """One pass over whole sequences ``[rows, tokens]``. Padding behind them harms nothing: it comes later."""
-        return self.stack(self.stack.embed(ids), sources, causal=True, need_maps=need_maps)  # type: ignore[no-any-return]
+        result: Stacked = self.stack(self.stack.embed(ids), sources, causal=True, need_maps=need_maps)
+        return result
 
     def log_probabilities(self, states: Tensor, targets: Tensor) -> Tensor:
         """Of the target that each state ``[rows, tokens, dim]`` is to predict, ``[rows, tokens]``; 0 where it is -1."""
-        logits = self.head(states).float()
+        logits: Tensor = self.head(states).float()
         found = logits.log_softmax(-1).gather(-1, targets.clamp_min(0)[..., None])[..., 0]
         return found.masked_fill(targets < 0, 0.0)
 

@@ -9,7 +9,17 @@ from torch import Tensor
 
 from model.interface import Item, MapRequest, Output, Ranked, TextOutput
 from model.map_kinds import record
-from model.published.blip import FIRST_PATCH, Blip, Faults, GradientPass, Loaded, forward_map, image_sources, map_info
+from model.published.blip import (
+    FIRST_PATCH,
+    NO_FAULTS,
+    Blip,
+    Faults,
+    GradientPass,
+    Loaded,
+    forward_map,
+    image_sources,
+    map_info,
+)
 from model.published.family import to_maps
 from model.published.text_stack import Source, TextStack
 from model.published.tokenizing import Encoded
@@ -21,7 +31,7 @@ class BlipMatch(Blip):
 
     task = "match"
 
-    def __init__(self, loaded: Loaded, *, faults: Faults = Faults()) -> None:
+    def __init__(self, loaded: Loaded, *, faults: Faults = NO_FAULTS) -> None:
         super().__init__(loaded, stack=TextStack(loaded.net.text_encoder), faults=faults)
 
     def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> list[Output]:
@@ -53,14 +63,14 @@ class BlipMatch(Blip):
 
     def _odds(self, states: Tensor) -> Tensor:
         """The log-odds ``[rows]`` that text and image fit."""
-        logits = self.net.itm_head(states[:, 0]).float()  # type: ignore[operator]
+        logits = self.net.itm_head(states[:, 0]).float()
         odds: Tensor = logits[:, 1] - logits[:, 0]
         return odds
 
     def _gradient(self, ids: Tensor, mask: Tensor | None, sources: Sequence[Source], maps: MapRequest) -> Tensor:
         """``[rows, tokens, keys]``, from each text's own log-odds."""
         layers = maps.layers or ()
-        with torch.enable_grad(), record([self.stack.cross_layers[i] for i in layers]) as calls:
+        with record(self.net, [self.stack.cross_layers[i] for i in layers]) as calls:
             embedded = self.stack.embed(ids).detach().requires_grad_()
             odds = self._odds(self.stack(embedded, sources, mask=mask).states)
             passed = GradientPass(calls, layers, sources)

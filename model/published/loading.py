@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ from model.published.family import Family
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MODEL_TYPES = ("blip", "clip", "siglip")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to load and how."""
+
+    folder: Path
+    id: str
+    revision: str
+    device: torch.device
+    dtype: torch.dtype
+    allow_pickle: bool
 
 
 def model_type(folder: Path) -> str | None:
@@ -51,25 +64,17 @@ def load(
     if kind not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are auto, {', '.join(DTYPES)}")
     family = model_type(folder)
-    arguments = {
-        "id": id,
-        "revision": revision or _revision(folder),
-        "device": place,
-        "dtype": DTYPES[kind],
-        "allow_pickle": allow_pickle,
-    }
+    source = Source(folder, id, revision or _revision(folder), place, DTYPES[kind], allow_pickle)
     if family == "blip":
-        return _load_blip(folder, **arguments)
+        return _load_blip(source)
     if family in ("clip", "siglip"):
         from model.published.dual_encoder import load_dual_encoder
 
-        return load_dual_encoder(folder, **arguments)
+        return load_dual_encoder(source)
     raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(MODEL_TYPES)}")
 
 
-def _load_blip(
-    folder: Path, *, id: str, revision: str, device: torch.device, dtype: torch.dtype, allow_pickle: bool
-) -> Family:
+def _load_blip(source: Source) -> Family:
     import transformers
 
     from model.published.blip import Blip, Loaded
@@ -84,22 +89,25 @@ def _load_blip(
         "BlipForConditionalGeneration": (transformers.BlipForConditionalGeneration, BlipCaption),
         "BlipForImageTextRetrieval": (transformers.BlipForImageTextRetrieval, BlipMatch),
     }
+    folder = source.folder
     architecture = (json.loads((folder / "config.json").read_text()).get("architectures") or [None])[0]
     if architecture not in families:
         raise ValueError(f"{folder} is a {architecture}; of BLIP's, crosslook runs {', '.join(families)}")
     theirs, ours = families[architecture]
-    net = load_weights(theirs, folder, dtype=dtype, device=device, allow_pickle=allow_pickle)
+    net = load_weights(theirs, source)
     vision = net.config.vision_config
     resize, normalization = read_processor(folder, vision.image_size, vision.patch_size)
     tokenizer = load_tokenizer(folder)
-    return ours(Loaded(net, tokenizer, resize, normalization, id, revision, device))  # type: ignore[call-arg]
+    loaded = Loaded(net, tokenizer, resize, normalization, source.id, source.revision, source.device)
+    return ours(loaded)  # type: ignore[call-arg]
 
 
-def load_weights(kind: Any, folder: Path, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool) -> Any:
-    """A model of transformers with all its weights from ``folder``.
+def load_weights(kind: Any, source: Source) -> Any:
+    """A model of transformers with all its weights from the folder.
 
     Raises ValueError where weights are missing, damaged, of another shape, or in a format that is not allowed.
     """
+    folder, allow_pickle = source.folder, source.allow_pickle
     if not allow_pickle and not any(folder.glob("*.safetensors")):
         if any(folder.glob("pytorch_model*.bin")):
             message = "its weights are pickled (pytorch_model.bin), which can run code when loaded; "
@@ -108,7 +116,7 @@ def load_weights(kind: Any, folder: Path, *, dtype: torch.dtype, device: torch.d
     try:
         net, report = kind.from_pretrained(
             str(folder),
-            dtype=dtype,
+            dtype=source.dtype,
             local_files_only=True,
             use_safetensors=None if allow_pickle else True,
             output_loading_info=True,
@@ -119,7 +127,7 @@ def load_weights(kind: Any, folder: Path, *, dtype: torch.dtype, device: torch.d
     if missing:
         shown = ", ".join(missing[:3])
         raise ValueError(f"{folder} lacks {len(missing)} weights of a {kind.__name__}, such as {shown}")
-    return net.to(device)
+    return net.to(source.device)
 
 
 def _revision(folder: Path) -> str:

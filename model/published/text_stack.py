@@ -92,7 +92,7 @@ class TextStack(nn.Module):
     @property
     def cross_layers(self) -> list[CrossAttention]:
         """The cross-attention of each layer."""
-        return [layer.crossattention.attention for layer in self.layers]  # type: ignore[union-attr,misc]
+        return [layer.crossattention.attention for layer in self.layers]
 
     def project(self, states: Tensor) -> list[KeysValues]:
         """Keys and values for all layers from states ``[sources, keys, dim]``, in one product."""
@@ -124,7 +124,7 @@ class TextStack(nn.Module):
         for index, layer in enumerate(self.layers):
             states, own = layer.attention(states, attention_mask=bias, past_key_values=cache)
             states, found = layer.crossattention(states, sources, index, need_map=need_maps)
-            states = layer.feed_forward_chunk(states)  # type: ignore[operator]
+            states = layer.feed_forward_chunk(states)
             if found is not None:
                 result.maps.append(found)
                 result.self_maps.append(own.mean(1))

@@ -31,7 +31,7 @@ class Tokenizer:
         """Tokens of ``text`` between the tokenizer's own special ones; nothing is cut off."""
         encoding = self.hub._tokenizer.encode(text)
         special = encoding.special_tokens_mask
-        spans = [None if s else Span(o) for s, o in zip(special, encoding.offsets, strict=True)]
+        spans: list[Span | None] = [None if s else o for s, o in zip(special, encoding.offsets, strict=True)]
         words = [i for i, span in zip(encoding.ids, spans, strict=True) if span is not None]
         unknown = self.hub.unk_token_id
         share = sum(i == unknown for i in words) / len(words) if words else 0.0

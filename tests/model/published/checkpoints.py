@@ -13,31 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.normalizers import BertNormalizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789?.,'!-"
-WORDS = [
-    "what",
-    "is",
-    "the",
-    "color",
-    "of",
-    "cat",
-    "dog",
-    "how",
-    "many",
-    "are",
-    "there",
-    "where",
-    "this",
-    "a",
-    "in",
-    "on",
-    "red",
-    "blue",
-    "photo",
-    "two",
-    "man",
-    "with",
-    "it",
-]
+SENTENCE = "what is the color of cat dog how many are there where this a in on red blue photo two man with it"
+WORDS = SENTENCE.split(" ")
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), *WORDS]
 TASKS = {
     "answer": transformers.BlipForQuestionAnswering,
@@ -97,7 +74,7 @@ def peaked(net: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
                 parameter.copy_(1.0 + 0.1 * torch.randn(parameter.shape, generator=generator))
             elif parameter.ndim >= 2:
                 scale = 1.0 / parameter[0].numel() ** 0.5
-                sharp = any(part in name for part in ("query", "key", "q_proj", "k_proj"))
+                sharp = "crossattention.self.query" in name or "crossattention.self.key" in name
                 parameter.copy_((2.5 if sharp else 1.0) * scale * torch.randn(parameter.shape, generator=generator))
             elif parameter.ndim == 1:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
