@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from app.dependencies import EngineDep
 from app.errors import RequestError
+from app.openapi import errors
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -16,7 +17,7 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/ready", summary="Can a request be answered now?")
+@router.get("/ready", responses=errors(503), summary="Can a request be answered now?")
 async def ready(engine: EngineDep) -> dict[str, str]:
     """200 when the model is loaded, warm and its worker alive; 503 while it starts, restarts or drains."""
     if engine.draining:

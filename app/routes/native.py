@@ -32,7 +32,15 @@ _ANSWER_LISTS = {"question": "questions", "questions": "questions", "candidates"
 @router.post(
     "/answer",
     response_model=AnswerResponse,
-    openapi_extra={"requestBody": two_encodings(AnswerRequest, repeated={"questions": "question"})},
+    openapi_extra={
+        "requestBody": two_encodings(
+            AnswerRequest,
+            repeated={"questions": "question"},
+            examples={
+                "two questions": {"image": "aW1hZ2U=", "questions": ["What animal is this?", "What is it doing?"]}
+            },
+        )
+    },
     responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
     summary="Questions about one image",
 )
@@ -90,7 +98,7 @@ async def models(engine: EngineDep, settings: SettingsDep, caller: CallerDep) ->
     return ModelList(data=[card(engine.require_info(), settings)])
 
 
-@router.get("/models/{model_id:path}", responses=errors(401, 404, 503), summary="One model")
+@router.get("/models/{model_id:path}", responses=errors(401, 404, 422, 503), summary="One model")
 async def model(model_id: str, asker: AskerDep, settings: SettingsDep) -> ModelCard:
     """The entry of one model in the list."""
     return card(asker.model(model_id), settings)

@@ -1,0 +1,210 @@
+"""Hugging Face's dialect: one URL for every task, as an Inference Endpoint has, so that
+``InferenceClient("http://host:8080")`` works as it is.
+
+Which task is meant shows in the body. A question makes it visual question answering: documented is
+``{"inputs": {"image", "question"}}``, and what ``huggingface_hub`` really sends is ``{"inputs": image, "question": ..,
+"image": image}``; candidate labels make it zero-shot image classification; an image alone, in JSON or as the raw body,
+image to text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import bodies
+from app.asking import Asker
+from app.dependencies import AskerDep
+from app.engine.engine import Answered
+from app.errors import RequestError
+from app.openapi import errors, json_body
+from model.interface import TextOutput
+
+PATH = "/"
+
+router = APIRouter(tags=["hugging face"])
+
+
+class ImageAndQuestion(BaseModel):
+    """One image and one question."""
+
+    image: str = Field(description="Base64, a data URI or, where the operator allows it, a URL.")
+    question: str | None = None
+
+
+class TaskParameters(BaseModel):
+    """Options of the three tasks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int | None = Field(None, ge=1, le=50, description="How many answers, at most (5).")
+    candidate_labels: list[str] | None = Field(None, min_length=1, max_length=200)
+    hypothesis_template: str = Field("This is a photo of {}.", description="`{}` stands for the label.")
+
+
+class HuggingFaceRequest(BaseModel):
+    """A body of any of the tasks."""
+
+    inputs: Annotated[
+        Annotated[str, Tag("image")] | Annotated[ImageAndQuestion, Tag("object")],
+        Discriminator(lambda value: "image" if isinstance(value, str) else "object"),
+    ]
+    question: str | None = None
+    parameters: TaskParameters = Field(default_factory=TaskParameters)
+
+
+class VisualAnswer(BaseModel):
+    """An element of the response to a question."""
+
+    score: float
+    answer: str
+
+
+class RankedLabel(BaseModel):
+    """An element of the response to candidate labels."""
+
+    score: float
+    label: str
+
+
+class GeneratedText(BaseModel):
+    """The only element of the response to an image alone."""
+
+    generated_text: str
+
+
+class HuggingFaceError(BaseModel):
+    """The body of every error of this dialect. ``error`` is the message, ``code`` one of the native codes."""
+
+    error: str
+    code: str
+    param: str | None
+    request_id: str | None
+    detail: dict[str, Any] | None
+
+
+def flat_error(info: dict[str, Any]) -> dict[str, Any]:
+    """The body of an error, of what the native envelope has inside ``error``."""
+    kept = {name: info[name] for name in ("code", "param", "request_id", "detail")}
+    return HuggingFaceError(error=info["message"], **kept).model_dump()
+
+
+@router.post(
+    PATH,
+    name="hugging_face",
+    response_model=list[VisualAnswer] | list[RankedLabel] | list[GeneratedText],
+    openapi_extra={
+        "requestBody": json_body(
+            HuggingFaceRequest,
+            examples={
+                "visual question answering": {
+                    "inputs": {"image": "aW1hZ2U=", "question": "What animal is this?"},
+                    "parameters": {"top_k": 2},
+                },
+                "zero-shot image classification": {
+                    "inputs": "aW1hZ2U=",
+                    "parameters": {"candidate_labels": ["cat", "dog"]},
+                },
+                "image to text": {"inputs": "aW1hZ2U="},
+            },
+        )
+    },
+    responses=errors(400, 401, 413, 415, 422, 429, 503, 504, envelope=HuggingFaceError, wrap=flat_error),
+    summary="The tasks of huggingface_hub's InferenceClient",
+)
+async def hugging_face(request: Request, asker: AskerDep) -> Response:
+    """Answer, classify or describe, as the body asks. No maps: the native routes have them."""
+    kind = bodies.media_type(request)
+    if kind.startswith("image/") or kind in ("", "application/octet-stream"):
+        data = await request.body()
+        asker.model(None)
+        return await _image_to_text(asker, asker.by_value(data, param="inputs"))
+    body = await bodies.read_json(request, HuggingFaceRequest)
+    asker.model(None)
+    inside = body.inputs if isinstance(body.inputs, ImageAndQuestion) else ImageAndQuestion(image=body.inputs)
+    question = body.question if body.question is not None else inside.question
+    labels = body.parameters.candidate_labels
+    if question is not None:
+        return await _answer(asker, inside.image, question, body.parameters.top_k or 5)
+    if labels is not None:
+        return await _classify(asker, inside.image, labels, body.parameters.hypothesis_template)
+    return await _image_to_text(asker, await asker.image(text=inside.image, param="inputs"))
+
+
+async def _answer(asker: Asker, text: str, question: str, top_k: int) -> Response:
+    asker.check_texts([question], field="question")
+    image = await asker.image(text=text, param="inputs")
+    answered = await asker.run("answer", image, [question], field="question", top_k=top_k)
+    ranking = _texts(answered)[0].ranking
+    return _response(asker, answered, [VisualAnswer(score=r.score, answer=r.answer) for r in ranking])
+
+
+async def _classify(asker: Asker, text: str, labels: list[str], template: str) -> Response:
+    if "{}" not in template:
+        message = "hypothesis_template must hold {}, where the label goes."
+        raise RequestError("invalid_request", message, param="parameters.hypothesis_template")
+    field = "parameters.candidate_labels"
+    asker.check_texts(labels, field=field)
+    image = await asker.image(text=text, param="inputs")
+    answered = await asker.run("match", image, [template.replace("{}", label) for label in labels], field=field)
+    scores = [output.ranking[0].score for output in _texts(answered)]
+    ranked = sorted(zip(scores, labels, strict=True), key=lambda pair: -pair[0])
+    return _response(asker, answered, [RankedLabel(score=score, label=label) for score, label in ranked])
+
+
+async def _image_to_text(asker: Asker, image: Any) -> Response:
+    answered = await asker.run("caption", image, [""], field="inputs")
+    return _response(asker, answered, [GeneratedText(generated_text=_texts(answered)[0].ranking[0].answer)])
+
+
+def _texts(answered: Answered) -> tuple[TextOutput, ...]:
+    if answered.output is None:
+        raise RequestError("internal_error", "The model gave no output.")
+    return answered.output.texts
+
+
+def _response(asker: Asker, answered: Answered, elements: list[Any]) -> Response:
+    content = json.dumps([element.model_dump() for element in elements], ensure_ascii=False)
+    return Response(content, headers=asker.headers(answered), media_type="application/json")
+
+
+class ErrorEnvelope:
+    """Middleware: puts every error of this dialect's URL into this dialect's envelope, whoever raised it (limits, auth,
+    a route). It must be outermost."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not self._ours(scope):
+            await self.app(scope, receive, send)
+            return
+        start: Message | None = None
+        body = b""
+
+        async def translate(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                start = message
+                return
+            if start is None:
+                await send(message)
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            content = json.dumps(flat_error(json.loads(body)["error"])).encode()
+            headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+            start["headers"] = [*headers, (b"content-length", str(len(content)).encode())]
+            await send(start)
+            await send({"type": "http.response.body", "body": content})
+
+        await self.app(scope, receive, translate)
+
+    @staticmethod
+    def _ours(scope: Scope) -> bool:
+        return scope["path"] in (PATH, scope.get("root_path", "") + PATH)
