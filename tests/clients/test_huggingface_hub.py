@@ -1,0 +1,100 @@
+"""The released `huggingface_hub`, unmodified: its `InferenceClient` with this server's URL as the model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+
+import httpx
+import pytest
+from huggingface_hub import AsyncInferenceClient, InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from tests.clients.conftest import coloured
+
+
+@pytest.fixture
+def client(url: str) -> InferenceClient:
+    return InferenceClient(model=url, token="unused")
+
+
+def test_visual_question_answering(client: InferenceClient, red: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    path.write_bytes(red)
+    for image in (red, path, str(path)):
+        found = client.visual_question_answering(image, "What colour is it?", top_k=2)
+        assert found[0].answer == "red"
+        assert len(found) == 2
+        assert found[0].score > 0.9 > found[1].score
+    assert len(client.visual_question_answering(red, "What colour is it?")) == 4
+
+
+def test_image_to_text(client: InferenceClient, red: bytes) -> None:
+    assert client.image_to_text(red).generated_text == "a red image"
+
+
+def test_zero_shot_image_classification(client: InferenceClient, red: bytes) -> None:
+    found = client.zero_shot_image_classification(red, ["blue", "red", "green"])
+    assert found[0].label == "red"
+    assert found[0].score > 0.9
+    assert {element.label for element in found} == {"blue", "red", "green"}
+    template = client.zero_shot_image_classification(red, ["blue", "red"], hypothesis_template="all is {}")
+    assert template[0].label == "red"
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # between the library and its own httpx2
+async def test_async_client(url: str) -> None:
+    async with AsyncInferenceClient(model=url, token="unused") as client:
+        found = await asyncio.gather(
+            *(client.visual_question_answering(coloured(name), "Which?") for name in ("red", "blue"))
+        )
+    assert [elements[0].answer for elements in found] == ["red", "blue"]
+
+
+def test_chat_completion(client: InferenceClient, red: bytes) -> None:
+    """The same client speaks OpenAI's dialect too."""
+    uri = "data:image/png;base64," + base64.b64encode(red).decode()
+    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "What colour?"}]
+    completion = client.chat_completion([{"role": "user", "content": content}], model="colours")
+    assert completion.choices[0].message.content == "red"
+
+
+@pytest.mark.parametrize("uri", [True, False])
+def test_the_documented_body(url: str, red: bytes, uri: bool) -> None:
+    image = ("data:image/png;base64," if uri else "") + base64.b64encode(red).decode()
+    body = {"inputs": {"image": image, "question": "Which?"}, "parameters": {"top_k": 1}}
+    response = httpx.post(url, json=body)
+    assert [element["answer"] for element in response.json()] == ["red"]
+    described = httpx.post(url, json={"inputs": image})
+    assert described.json() == [{"generated_text": "a red image"}]
+
+
+def test_errors(url: str, red: bytes, big: bytes, huge: bytes) -> None:
+    client = InferenceClient(model=url, token="unused")
+    cases = [
+        (b"no image", "What?", 415, "image"),
+        (big, "What?", 413, "bytes"),
+        (huge, "What?", 413, "bytes"),
+        (red, " ", 422, "no text"),
+        (red, "xyzzy", 422, "Unknown words"),
+    ]
+    for image, question, status, words in cases:
+        with pytest.raises(HfHubHTTPError, match=words) as caught:
+            client.visual_question_answering(image, question)
+        assert caught.value.response.status_code == status
+    with pytest.raises(HfHubHTTPError, match=r"candidate_labels\[1\]"):
+        client.zero_shot_image_classification(red, ["a", " "])
+    with pytest.raises(HfHubHTTPError, match="hypothesis_template"):
+        client.zero_shot_image_classification(red, ["a", "b"], hypothesis_template="no place")
+    with pytest.raises(HfHubHTTPError, match=r"[Uu]nsupported|image") as caught:
+        client.image_to_text(b"no image")
+    assert caught.value.response.status_code == 415
+
+
+def test_refusals(guarded: str, key: str, red: bytes) -> None:
+    for token, status, words in ((False, 401, "API key"), (key, 503, "queue"), (key, 429, "questions a minute")):
+        client = InferenceClient(model=guarded, token=token or "wrong")
+        with pytest.raises(HfHubHTTPError, match=words) as caught:
+            client.visual_question_answering(red, "What?")
+        assert caught.value.response.status_code == status
