@@ -41,7 +41,7 @@ class CompactConfig:
     max_tokens: int = 64
     meaning_dim: int = 384
     blind: bool = False
-    """A question-only twin: only the key that is no place may be attended."""
+    """A question-only twin: the key that is no place is all there is to attend, so it has no maps."""
     temperature: float = 1.0
     """Divides the logits; fitted after training."""
 
@@ -158,7 +158,10 @@ class CompactNet(nn.Module):
     def describe(self, features: VisionFeatures, meaning: Tensor) -> ImageState:
         """From vision features and meaning ``[images, h, w, meaning_dim]`` on; training starts here, with both made
         once."""
-        return ImageState(self.fusion.project(self.patches(features, meaning)), meaning.flatten(1, 2))
+        patches = self.patches(features, meaning)
+        if self.config.blind:
+            patches = patches[:, :FIRST_PATCH]
+        return ImageState(self.fusion.project(patches), meaning.flatten(1, 2))
 
     def fuse(
         self,
@@ -185,9 +188,6 @@ class CompactNet(nn.Module):
         patch_mask: Tensor | None = None,
     ) -> Fused:
         """`fuse` from text features ``[rows, tokens, dim]`` on."""
-        if self.config.blind:
-            keys = images[0][0].layers[0].keys.shape[2]
-            patch_mask = (torch.arange(keys, device=states.device) < FIRST_PATCH).expand(len(images[0][0].meaning), -1)
         groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
         fused, looking, maps = self.fusion(states, mask, groups, need_maps=need_maps, patch_mask=patch_mask)
         looked_at, start = [], 0
@@ -200,6 +200,8 @@ class CompactNet(nn.Module):
     def _read(self, looking: Tensor, meaning: Tensor) -> Tensor:
         """The meaning under a map: ``[images, rows, keys]`` over ``[images, patches / 4, dim]`` -> ``[images * rows,
         dim]``."""
+        if self.config.blind:
+            return meaning.new_zeros(looking.shape[0] * looking.shape[1], meaning.shape[-1])
         half = self.config.cells // 2
         fine = looking[..., FIRST_PATCH:].unflatten(-1, (half, 2, half, 2)).sum((-3, -1)).flatten(-2)
         return torch.bmm(fine.to(meaning.dtype), meaning).flatten(0, 1)

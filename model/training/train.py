@@ -41,7 +41,7 @@ _EXTRA_WORDS = "is this true? a photo image picture of the there any are how man
 class Settings:
     """Everything that a run depends on beside its data."""
 
-    steps: int = 2400
+    steps: int = 1000
     images: int = 32
     rows: int = 4
     learning_rate: float = 4e-4
@@ -50,8 +50,8 @@ class Settings:
     warmup: int = 100
     smoothing: float = 0.05
     dropout: float = 0.1
-    caption_share_first: float = 0.5
-    caption_share_last: float = 0.2
+    caption_share_first: float = 0.35
+    caption_share_last: float = 0.15
     board_share: float = 0.3
     average: float = 0.998
     min_answers: int = 4
@@ -244,7 +244,7 @@ def _run_steps(
         if time.monotonic() - saved_at > 240 or step + 1 == settings.steps:
             saved_at = time.monotonic()
             _save_checkpoint(checkpoint, step + 1, optimizer, trained, average)
-        if (step + 1) % 300 == 0 or step + 1 == settings.steps:
+        if (step + 1) % 200 == 0 or step + 1 == settings.steps:
             figures = _with_average(model, trained, average, tune, features)
             line = {
                 "step": step + 1,
