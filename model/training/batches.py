@@ -21,14 +21,13 @@ from model.training.features import FeatureCache
 from model.training.tasks import CaptionTasks, Example
 from model.vision import VisionFeatures
 
-
 MAX_TRAIN_TOKENS = 20  # the longest captions are cut: padding costs as much as text
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, mask, targets ``[.., answers]``
-    (rows sum to 1, or to 0 where an image had fewer texts)."""
+    """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
+    targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where an image had fewer texts)."""
 
     features: VisionFeatures
     meaning: Tensor

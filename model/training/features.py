@@ -1,11 +1,13 @@
 """The vision features of a data folder, made once: on two cores the vision pass costs more than all else in a step.
 
-A cache folder holds for each archive ``<archive>.fine.npy`` and ``<archive>.coarse.npy`` (float16) and
-``<archive>.names.json`` with the images' names in their order. It is made in pieces and resumes where it broke off.
+A cache folder holds for each archive ``<key>.fine.npy`` and ``<key>.coarse.npy`` (float16) and ``<key>.names.json``
+with the images' names in their order; the key names the archive, its bytes or place, and the vision network, so that
+another data folder never gets these features. It is made in pieces and resumes where it broke off.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +62,7 @@ def load_features(data: DataSet, net: CompactNet, folder: Path, device: torch.de
 def _load_or_make(
     data: DataSet, net: CompactNet, folder: Path, archive: str, names: list[str], device: torch.device
 ) -> tuple[list[str], NDArray[np.float16], NDArray[np.float16]]:
-    stem = archive.replace("/", "_")
+    stem = _key(data, net, archive)
     listing = folder / f"{stem}.names.json"
     fine_file, coarse_file = folder / f"{stem}.fine.npy", folder / f"{stem}.coarse.npy"
     if listing.exists():
@@ -93,6 +95,16 @@ def _load_or_make(
     listing.write_text(json.dumps(names))
     progress.unlink(missing_ok=True)
     return names, np.asarray(fine), np.asarray(coarse)
+
+
+def _key(data: DataSet, net: CompactNet, archive: str) -> str:
+    """The archive's name, and a hash of what its features depend on."""
+    place = (data.root / archive).resolve()
+    about = f"{place.name} {place.stat().st_size}" if place.is_file() else str(place)
+    digest = hashlib.sha256(f"{about} {net.config.vision} {net.config.size}".encode())
+    for parameter in net.vision.parameters():
+        digest.update(parameter.detach().half().cpu().numpy().tobytes())
+    return f"{archive.replace('/', '_')}.{digest.hexdigest()[:12]}"
 
 
 @torch.inference_mode()

@@ -89,8 +89,8 @@ class SentenceEncoder:
 
 @torch.no_grad()
 def start_from_pretrained(net: CompactNet, vocabulary: Sequence[str], answers: Sequence[str]) -> None:
-    """Fill a new network: vision from ImageNet; the first text layers, and self-attention and feed-forward of the fusion
-    layers, from the sentence encoder; classes and answers from the sentence vectors of their names."""
+    """Fill a new network: vision from ImageNet; the first text layers, and self-attention and feed-forward of the
+    fusion layers, from the sentence encoder; classes and answers from the sentence vectors of their names."""
     encoder = SentenceEncoder()
     net.vision.load_state_dict(imagenet_vision(net.config.vision))
     ours, theirs = net.text.bert, encoder.bert

@@ -19,56 +19,19 @@ from model.compact import MATCH_PROMPT
 from model.training.data import Captions, Question, Statement
 from model.training.metrics import normalise, soft_targets
 
-COLORS = [
-    "red",
-    "blue",
-    "green",
-    "yellow",
-    "black",
-    "white",
-    "brown",
-    "orange",
-    "pink",
-    "purple",
-    "gray",
-    "grey",
-    "tan",
-    "blond",
-]
+_COLOR_NAMES = "red blue green yellow black white brown orange pink purple gray grey tan blond"
+COLORS = _COLOR_NAMES.split()
 _NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
 _NOUN = re.compile(
     r"\b(?:a|an|the|his|her|their|two|three|four)\s+(?:\w+\s+)?(\w+)\s+(?:is|are|in|on|with|and|at|of|to)\b"
 )
-_STOP = set(
-    [
-        "a",
-        "an",
-        "the",
-        "in",
-        "on",
-        "at",
-        "of",
-        "to",
-        "with",
-        "and",
-        "is",
-        "are",
-        "his",
-        "her",
-        "their",
-        "its",
-        "it",
-        "from",
-        "by",
-        "as",
-        "for",
-        "into",
-        "while",
-        "one",
-        "some",
-        "who",
-    ]
+_NOT_THINGS = (
+    "a an the in on at of to with and is are his her their its it from by as for into while one some who "
+    "front next side top middle edge group pair number lot bunch couple air sits stands posing front back other"
 )
+_STOP = frozenset(_NOT_THINGS.split())
+_LONGEST_CAPTION = 14  # words; the rest is cut, so that nothing asked for lies behind what training reads
+_TRIES = 4
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -106,20 +69,27 @@ class CaptionTasks:
         counts: Counter[str] = Counter()
         for record in self.captions:
             counts.update(noun for caption in record.captions for noun in _NOUN.findall(caption.lower()))
-        self.nouns = [n for n, count in counts.most_common() if count >= 12 and n not in _STOP and n not in COLORS]
+        self.nouns = [
+            noun
+            for noun, count in counts.most_common()
+            if count >= 12 and noun not in _STOP and noun not in COLORS and not noun.endswith("ing")
+        ]
         self._noun_set = set(self.nouns)
 
     def draw(self, record: Captions, rng: random.Random, *, board: bool = False) -> Example:
         """One example about the image. On a ``board`` of four images only what names the image's content is asked."""
         kind = rng.random()
-        caption = rng.choice(record.captions).lower().strip().rstrip(" .")
-        if kind < (0.5 if board else 0.35):
-            example = self._masked(caption, rng)
-        elif kind < 0.6 and not board:
-            example = self._statement(record, caption, rng)
-        else:
-            example = self._question(record, caption, rng, board)
-        return example or self._statement(record, caption, rng)
+        for _ in range(_TRIES):
+            caption = _shorten(rng.choice(record.captions))
+            if kind < (0.5 if board else 0.3):
+                example = self._masked(caption, rng)
+            elif kind < 0.55 and not board:
+                example = self._statement(record, caption, rng)
+            else:
+                example = self._question(record, caption, rng, board)
+            if example is not None:
+                return example
+        return self._masked(caption, rng) or self._statement(record, caption, rng)
 
     def _masked(self, caption: str, rng: random.Random) -> Example | None:
         words = [match for match in _WORD.finditer(caption) if match.group() not in _STOP]
@@ -141,7 +111,7 @@ class CaptionTasks:
         other = rng.choice(self.captions)
         if other.image_ref == record.image_ref:
             return Example(MATCH_PROMPT + caption, {"yes": 1.0})
-        return Example(MATCH_PROMPT + rng.choice(other.captions).lower().strip().rstrip(" ."), {"no": 1.0})
+        return Example(MATCH_PROMPT + _shorten(rng.choice(other.captions)), {"no": 1.0})
 
     def _change_one_word(self, record: Captions, caption: str, rng: random.Random) -> str | None:
         said = set(_WORD.findall(" ".join(record.captions).lower()))
@@ -157,8 +127,8 @@ class CaptionTasks:
 
     def _question(self, record: Captions, caption: str, rng: random.Random, board: bool) -> Example | None:
         makers = [self._color, self._count, self._doing, self._what]
-        if not board:
-            makers += [self._is_there, self._is_there]
+        if not board and rng.random() < 0.3:
+            makers = [self._is_there]
         rng.shuffle(makers)
         for make in makers:
             example = make(record, caption, rng)
@@ -231,3 +201,7 @@ class CaptionTasks:
         verb = "Are" if plural else "Is"
         place = rng.choice(("", " in the picture", " in this image", " in the photo", " here"))
         return Example(f"{verb} there {article} {noun}{place}?", {"yes" if yes else "no": 1.0})
+
+
+def _shorten(caption: str) -> str:
+    return " ".join(caption.lower().split()[:_LONGEST_CAPTION]).rstrip(" .")

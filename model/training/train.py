@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.compact import CompactModel, load
+from model.compact import MATCH_PROMPT, CompactModel, load
 from model.compact_net import CompactConfig, CompactNet
 from model.text import pad_ids, tokenize
 from model.training.batches import Asked, Batch, Sampler
-from model.training.data import DataSet, ImageRef, Question, read_data
+from model.training.data import DataError, DataSet, ImageRef, Question, read_data
 from model.training.features import FeatureCache, load_features
 from model.training.metrics import accuracy
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
@@ -97,6 +97,8 @@ def train(
     net.to(device)
     trained = _freeze(net)
     asked = [Asked(ref, examples) for ref, examples in _by_image(parts.train, set(answers)).items()]
+    if not asked:
+        raise DataError("no train question has an answer that the model knows; train without --from to learn new ones")
     captions = [record for record in data.captions if record.split == "train"]
     tasks = CaptionTasks(frozenset(answers), captions) if captions else None
     model = CompactModel(net, vocabulary, answers, id="compact", revision="training", device=device)
@@ -141,7 +143,7 @@ def split_train(data: DataSet, seed: int) -> Parts:
     chosen = set(random.Random(seed).sample(refs, max(1, round(_TUNE_SHARE * len(refs)))))  # noqa: S311
     return Parts(
         [pair for pair in found if pair[0].image_ref not in chosen],
-        [pair for pair in found if pair[0].image_ref in chosen],
+        [pair for pair in found if pair[0].image_ref in chosen and not pair[1].text.startswith(MATCH_PROMPT)],
     )
 
 
