@@ -68,7 +68,7 @@ function closeImage() {
 // --- asking ---
 
 function candidates() {
-  const given = $("candidates").value.split(/[,,]/).map((text) => text.trim()).filter(Boolean);
+  const given = $("candidates").value.split(/[,，、]/).map((text) => text.trim()).filter(Boolean);
   return given.length ? given : null;
 }
 

@@ -112,7 +112,7 @@ def test_view_options(server: Server, opened: Visit) -> None:
     grid = response["attention"]["grid"]
     assert cells <= grid["rows"] * grid["columns"]
     with page.expect_response("**/v1/answer") as caught:
-        page.select_option("#layer", "1")
+        page.select_option("#layer", label="2")
     assert caught.value.json()["attention"]["layers"] == [1]
     page.reload()
     assert page.input_value("#colours") == "magma"
@@ -178,8 +178,7 @@ def test_rotated_image(server: Server, opened: Visit, tmp_path: Path) -> None:
 def test_errors_in_words(server: Server, opened: Visit, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:4000])
-    view = opened(server.url)
-    view.expected += ["Failed to load resource"]
+    view = opened(server.url, expected=("Failed to load resource",))
     page = view.page
     view.open_file(broken)
     page.wait_for_selector("#error:not([hidden])")
@@ -203,8 +202,7 @@ def test_errors_in_words(server: Server, opened: Visit, tmp_path: Path) -> None:
 
 def test_an_image_that_the_server_dropped(opened: Visit, tmp_path: Path) -> None:
     with serving(tmp_path / "log", loader=None, model="tiny", threads=1, cache_bytes=0) as forgetful:
-        view = opened(forgetful.url)
-        view.expected += ["Failed to load resource"]
+        view = opened(forgetful.url, expected=("Failed to load resource",))
         view.open_example()
         assert view.ask("What animal is this?")["image"]["width"] == 451
 
@@ -212,8 +210,7 @@ def test_an_image_that_the_server_dropped(opened: Visit, tmp_path: Path) -> None
 def test_a_server_that_asks_for_a_key(opened: Visit, tmp_path: Path) -> None:
     keys = f"me:{hashlib.sha256(b'open sesame').hexdigest()}"
     with serving(tmp_path / "log", loader=None, model="tiny", threads=1, api_keys=keys) as locked:
-        view = opened(locked.url)
-        view.expected += ["Failed to load resource"]
+        view = opened(locked.url, expected=("Failed to load resource",))
         view.open_example()
         view.page.fill("#key", "open sesame")
         view.page.press("#key", "Enter")
