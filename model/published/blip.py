@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from model.cross_attention import KeysValues
 from model.interface import EncodedImage, Geometry, Item, MapInfo, MapKind, MapRequest, ModelInfo, Pixels, Task
 from model.map_kinds import Call, gradient_map, rollout
+from model.published.checkpoint import Loaded
 from model.published.family import Family, to_input
-from model.published.images import Normalization, Resize
 from model.published.text_stack import Source, Stacked, TextStack
-from model.published.tokenizing import Encoded, Tokenizer, pad
+from model.published.tokenizing import Encoded, pad
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS
 
@@ -38,18 +38,6 @@ class Faults:
 
 
 NO_FAULTS = Faults()
-
-
-class Loaded(NamedTuple):
-    """A checkpoint as it comes from its folder."""
-
-    net: Any  # one of transformers' Blip* models
-    tokenizer: Tokenizer
-    resize: Resize
-    normalization: Normalization
-    id: str
-    revision: str
-    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +72,6 @@ class Blip(Family):
     """The part that all tasks share: images, tokens, and the maps of a stack that looks at images."""
 
     task: Task
-    net: Any
     stack: TextStack  # the one that looks at the image
 
     def __init__(self, loaded: Loaded, *, stack: TextStack, faults: Faults = NO_FAULTS, spare: int = 0) -> None:

@@ -15,11 +15,11 @@ from model.published.blip import (
     Blip,
     Faults,
     GradientPass,
-    Loaded,
     forward_map,
     image_sources,
     map_info,
 )
+from model.published.checkpoint import Loaded
 from model.published.family import to_maps
 from model.published.text_stack import Source, TextStack
 from model.published.tokenizing import Encoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,10 @@ _MAX_UNKNOWN_SHARE = 0.5
 
 
 class Family(ABC):
-    """A published model of one task; see `model.interface.Model` for what the methods promise.
-
-    ``net`` is what the registry sets a kernel in.
-    """
+    """A published model of one task; see `model.interface.Model` for what the methods promise."""
 
     info: ModelInfo
-    net: torch.nn.Module
+    net: Any  # one of transformers' models, with our cross-attention inside where it has any
     tokenizer: Tokenizer
     device: torch.device
     free_text_may_be_empty = False

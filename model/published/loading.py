@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model.published.checkpoint import Loaded, Source, load_weights, revision_of
 from model.published.family import Family
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MODEL_TYPES = ("blip", "clip", "siglip")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What to load and how."""
-
-    folder: Path
-    id: str
-    revision: str
-    device: torch.device
-    dtype: torch.dtype
-    allow_pickle: bool
 
 
 def model_type(folder: Path) -> str | None:
@@ -64,20 +51,20 @@ def load(
     if kind not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are auto, {', '.join(DTYPES)}")
     family = model_type(folder)
-    source = Source(folder, id, revision or _revision(folder), place, DTYPES[kind], allow_pickle)
+    source = Source(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
     if family == "blip":
         return _load_blip(source)
     if family in ("clip", "siglip"):
         from model.published.dual_encoder import load_dual_encoder
 
-        return load_dual_encoder(source)
+        return load_dual_encoder(source, family)
     raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(MODEL_TYPES)}")
 
 
 def _load_blip(source: Source) -> Family:
     import transformers
 
-    from model.published.blip import Blip, Loaded
+    from model.published.blip import Blip
     from model.published.blip_answer import BlipAnswer
     from model.published.blip_caption import BlipCaption
     from model.published.blip_match import BlipMatch
@@ -100,41 +87,3 @@ def _load_blip(source: Source) -> Family:
     tokenizer = load_tokenizer(folder)
     loaded = Loaded(net, tokenizer, resize, normalization, source.id, source.revision, source.device)
     return ours(loaded)  # type: ignore[call-arg]
-
-
-def load_weights(kind: Any, source: Source) -> Any:
-    """A model of transformers with all its weights from the folder.
-
-    Raises ValueError where weights are missing, damaged, of another shape, or in a format that is not allowed.
-    """
-    folder, allow_pickle = source.folder, source.allow_pickle
-    if not allow_pickle and not any(folder.glob("*.safetensors")):
-        if any(folder.glob("pytorch_model*.bin")):
-            message = "its weights are pickled (pytorch_model.bin), which can run code when loaded; "
-            raise ValueError(f"{folder}: {message}convert them to safetensors, or set CROSSLOOK_ALLOW_PICKLE=1")
-        raise ValueError(f"{folder} holds no weights (model.safetensors)")
-    try:
-        net, report = kind.from_pretrained(
-            str(folder),
-            dtype=source.dtype,
-            local_files_only=True,
-            use_safetensors=None if allow_pickle else True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # safetensors', pickle's and transformers' own, of many kinds
-        raise ValueError(f"the weights of {folder} cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        shown = ", ".join(missing[:3])
-        raise ValueError(f"{folder} lacks {len(missing)} weights of a {kind.__name__}, such as {shown}")
-    return net.to(source.device)
-
-
-def _revision(folder: Path) -> str:
-    """``sha256:`` and 16 digits of the hash over all files that decide what the model says."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".txt", ".safetensors", ".bin", ".model"):
-            with file.open("rb") as opened:
-                digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:16]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +68,29 @@ class Tokenizer:
         return spans
 
 
+class SentencePieceTokenizer(Tokenizer):
+    """Wraps a tokenizer without offsets that drops punctuation and case, as SigLIP's first one does."""
+
+    def __call__(self, text: str) -> Encoded:
+        """Tokens of ``text``, each sought where the last one ended in what is left of the text."""
+        ids: list[int] = self.hub(text)["input_ids"]
+        kept = [(part, i) for i, char in enumerate(text) if char not in string.punctuation for part in char.lower()]
+        canonical = "".join(part for part, _ in kept)
+        spans: list[Span | None] = []
+        position = 0
+        texts = self.texts(ids)
+        for token in texts:
+            piece = token.replace("\u2581", " ").strip()  # the mark that stands for a space
+            found = canonical.find(piece, position) if piece else -1
+            if found < 0:
+                spans.append(None)
+                continue
+            position = found + len(piece)
+            spans.append((kept[found][1], kept[position - 1][1] + 1))
+        unknown = sum(i == self.hub.unk_token_id for i in ids)
+        return Encoded(ids, texts, spans, unknown / max(1, len(ids) - 1))
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint's folder.
 
@@ -78,11 +102,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes: OSError, ValueError, KeyError, pyo3's own
         raise ValueError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
-    if not tokenizer.is_fast:
-        raise ValueError(f"{folder} has no fast tokenizer (tokenizer.json), which maps need for their spans")
-    tokenizer._tokenizer.no_truncation()
-    tokenizer._tokenizer.no_padding()
-    return Tokenizer(tokenizer)
+    if tokenizer.is_fast:
+        tokenizer._tokenizer.no_truncation()
+        tokenizer._tokenizer.no_padding()
+        return Tokenizer(tokenizer)
+    if hasattr(tokenizer, "sp_model"):
+        return SentencePieceTokenizer(tokenizer)
+    raise ValueError(f"{folder} has no fast tokenizer (tokenizer.json), which maps need for their spans")
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def save_blip(folder: Path, net: Any, *, tokenizer: Any = None) -> Path:
 
 def image_processor(family: str, **options: Any) -> Any:
     """transformers' own image processor, on Pillow."""
-    module = __import__(f"transformers.models.{family.lower()}.image_processing_pil_{family.lower()}", fromlist=["*"])
+    module = importlib.import_module(f"transformers.models.{family.lower()}.image_processing_pil_{family.lower()}")
     return getattr(module, f"{family}ImageProcessorPil")(**options)
 
 
@@ -109,3 +110,86 @@ def make_image(width: int, height: int, *, seed: int = 0) -> Image.Image:
     """A smooth random image, different in every corner."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def clip_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with a few merges, as CLIP's checkpoints have."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    merges = [("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"), ("r", "e"), ("re", "d</w>")]
+    pieces = [*letters, *(f"{x}</w>" for x in letters), *("".join(pair) for pair in merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    return transformers.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+
+
+def clip_net(*, seed: int = 0) -> Any:
+    """transformers' own tiny CLIP."""
+    tokenizer = clip_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 24,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "image_size": 48,
+        "patch_size": 16,
+    }
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)
+    return peaked(transformers.CLIPModel(config), seed=seed)
+
+
+def save_clip(folder: Path, net: Any) -> Path:
+    """A folder as a hub repository is."""
+    net.save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
+    size = net.config.vision_config.image_size
+    options = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    image_processor("CLIP", **options).save_pretrained(folder)
+    return folder
+
+
+def siglip_tokenizer(folder: Path) -> Any:
+    """A SentencePiece tokenizer, as SigLIP's first checkpoints have, trained on a few words."""
+    import sentencepiece
+
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(f"{a} {b} {c}" for a in WORDS for b in WORDS[:6] for c in WORDS[::5]))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=40,
+        unk_id=2,
+        bos_id=-1,
+        eos_id=1,
+        pad_id=0,
+        minloglevel=2,
+        add_dummy_prefix=False,
+    )
+    corpus.unlink()
+    tokenizer = transformers.SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16)
+    (folder / "spiece.vocab").unlink()
+    return tokenizer
+
+
+def save_siglip(folder: Path, *, seed: int = 0) -> Any:
+    """A folder as a hub repository is, and transformers' own tiny SigLIP in it."""
+    tokenizer = siglip_tokenizer(folder)
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}
+    text = {**sizes, "vocab_size": 40, "max_position_embeddings": 16, "projection_size": 24}
+    vision = {**sizes, "image_size": 48, "patch_size": 16}
+    net = peaked(transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)), seed=seed)
+    net.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor("Siglip", size={"height": 48, "width": 48}).save_pretrained(folder)
+    return net

@@ -46,7 +46,7 @@ class Pair:
 
     def reload(self, faults: Any) -> Any:
         """Ours once more, with some of the library's faults."""
-        from model.published.blip import Loaded
+        from model.published.checkpoint import Loaded
 
         net = checkpoints.TASKS[self.ours.task].from_pretrained(self.folder)
         resize, normalization = read_processor(self.folder, 64, 16)
@@ -80,3 +80,45 @@ def caption(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def match(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A tiny BLIP for matching."""
     return make_pair(tmp_path_factory.mktemp("match"), "match")
+
+
+@dataclass
+class DualPair:
+    """Our dual encoder and transformers' own, of the same weights and folder."""
+
+    ours: Any
+    theirs: Any
+    processor: Any
+    ids: Any
+
+    def encode(self, image: Image.Image) -> Any:
+        """The image, encoded by ours."""
+        return self.ours.encode([self.ours.info.preprocess(image)])[0]
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> DualPair:
+    """A tiny CLIP."""
+    folder = tmp_path_factory.mktemp("clip")
+    net = checkpoints.clip_net()
+    checkpoints.save_clip(folder, net)
+    ours = load(folder, id="clip")
+    options = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+    processor = checkpoints.image_processor("CLIP", **options)
+    tokenizer = checkpoints.clip_tokenizer()
+    return DualPair(ours, net, processor, lambda texts: dict(tokenizer(texts, padding=True, return_tensors="pt")))
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> DualPair:
+    """A tiny SigLIP with a SentencePiece tokenizer."""
+    folder = tmp_path_factory.mktemp("siglip")
+    net = checkpoints.save_siglip(folder)
+    ours = load(folder, id="siglip")
+    processor = checkpoints.image_processor("Siglip", size={"height": 48, "width": 48})
+
+    def ids(texts: list[str]) -> dict[str, Any]:
+        encoded = ours.tokenizer.hub(texts, padding="max_length", return_tensors="pt")
+        return {"input_ids": encoded["input_ids"]}
+
+    return DualPair(ours, net, processor, ids)

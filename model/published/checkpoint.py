@@ -1,0 +1,75 @@
+"""A checkpoint's folder: its weights, read whole and safely, and the revision that names them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from model.published.images import Normalization, Resize
+from model.published.tokenizing import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to load and how."""
+
+    folder: Path
+    id: str
+    revision: str
+    device: torch.device
+    dtype: torch.dtype
+    allow_pickle: bool
+
+
+class Loaded(NamedTuple):
+    """A checkpoint as it comes from its folder."""
+
+    net: Any  # one of transformers' models
+    tokenizer: Tokenizer
+    resize: Resize
+    normalization: Normalization
+    id: str
+    revision: str
+    device: torch.device
+
+
+def load_weights(kind: Any, source: Source) -> Any:
+    """A model of transformers with all its weights from the folder.
+
+    Raises ValueError where weights are missing, damaged, of another shape, or in a format that is not allowed.
+    """
+    folder, allow_pickle = source.folder, source.allow_pickle
+    if not allow_pickle and not any(folder.glob("*.safetensors")):
+        if any(folder.glob("pytorch_model*.bin")):
+            message = "its weights are pickled (pytorch_model.bin), which can run code when loaded; "
+            raise ValueError(f"{folder}: {message}convert them to safetensors, or set CROSSLOOK_ALLOW_PICKLE=1")
+        raise ValueError(f"{folder} holds no weights (model.safetensors)")
+    try:
+        net, report = kind.from_pretrained(
+            str(folder),
+            dtype=source.dtype,
+            local_files_only=True,
+            use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors', pickle's and transformers' own, of many kinds
+        raise ValueError(f"the weights of {folder} cannot be loaded: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise ValueError(f"{folder} lacks {len(missing)} weights of a {kind.__name__}, such as {shown}")
+    return net.to(source.device)
+
+
+def revision_of(folder: Path) -> str:
+    """``sha256:`` and 16 digits of the hash over all files that decide what the model says."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".txt", ".safetensors", ".bin", ".model"):
+            with file.open("rb") as opened:
+                digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
