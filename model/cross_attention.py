@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.kernels import KERNELS, cross_attention
+from model.kernels.inputs import masked_from
 
 
 class KeysValues(NamedTuple):
@@ -92,7 +93,7 @@ def _nothing_to_attend(mask: Tensor) -> Tensor:
     """Which tokens have every patch masked in every head: bool, broadcastable to ``[batch, tokens, dim_q]``."""
     if mask.dtype == torch.bool:
         return ~mask.any(dim=-1)[:, None, None]
-    dead = (mask == -torch.inf).all(dim=-1)  # at most [batch, heads, tokens]
+    dead = (mask <= masked_from(mask.dtype)).all(dim=-1)  # at most [batch, heads, tokens]
     return (dead.all(dim=-2) if mask.ndim > 2 else dead)[..., None]
 
 

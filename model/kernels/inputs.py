@@ -67,11 +67,20 @@ def check_values(k: Tensor, v: Tensor) -> None:
         )
 
 
+def masked_from(dtype: torch.dtype) -> float:
+    """A float mask's values from here down forbid a key, as -inf does.
+
+    Transformers' masks hold the lowest number of their dtype, others' -1e9: beside such a number float32 keeps nothing
+    of a score, so there is no softmax to speak of where a row holds nothing else.
+    """
+    return max(-1e8, torch.finfo(dtype).min / 2)
+
+
 def split_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Tell the two kinds of mask apart: ``(key_mask, bias)``, at most one of them not None.
 
     ``key_mask`` is bool ``[B, Tk]`` (True: may be attended). ``bias`` is float, 4-D, every size that of
-    ``[B, H, Tq, Tk]`` or 1; -inf forbids a key. Raises ValueError for anything else.
+    ``[B, H, Tq, Tk]`` or 1, -inf where a key is forbidden. Raises ValueError for anything else.
     """
     if mask is None:
         return None, None
@@ -88,4 +97,4 @@ def split_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> tuple[Tensor | None
     shape = (1,) * (4 - mask.ndim) + tuple(mask.shape)
     if len(shape) != 4 or any(have not in (1, want) for have, want in zip(shape, full, strict=True)):
         raise ValueError(f"a float mask must broadcast to {list(full)}, got {list(mask.shape)}")
-    return None, mask.view(shape) if mask.is_contiguous() else mask.reshape(shape)
+    return None, mask.masked_fill(mask <= masked_from(mask.dtype), -torch.inf).view(shape)

@@ -48,11 +48,18 @@ def cross_attention_reference(
     return AttentionResult(output, probabilities.mean(dim=1) if need_map else None, lse)
 
 
-def attention_map_reference(q: Tensor, k: Tensor, lse: Tensor, *, mask: Tensor | None, scale: float) -> Tensor:
-    """The head-mean map ``[B, Tq, Tk]`` from the log-sum-exps ``[B, H, Tq]`` of a pass over (at least) these keys."""
+def attention_map_reference(
+    q: Tensor, k: Tensor, lse: Tensor, *, mask: Tensor | None, scale: float, head_weights: Tensor | None
+) -> Tensor:
+    """The map ``[B, Tq, Tk]`` from the log-sum-exps ``[B, H, Tq]`` of a pass over (at least) these keys: the mean over
+    the heads, or their sum weighted with ``head_weights`` ``[H]``."""
     scores, dead = _scores(q, k, mask, scale)
     nothing = (lse == -torch.inf)[..., None]
     if dead is not None:
         nothing = nothing | dead
     # Zero where nothing was attended: exp(x - -inf) would be inf.
-    return (scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).exp().masked_fill(nothing, 0.0).mean(dim=1)
+    shifted = scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None]
+    probabilities = shifted.masked_fill(nothing, -torch.inf).exp()
+    if head_weights is None:
+        return probabilities.mean(dim=1)
+    return torch.einsum("bhqk,h->bqk", probabilities, head_weights.to(probabilities.dtype))

@@ -89,6 +89,20 @@ def test_questions_side_by_side_equal_questions_alone(kernel: str) -> None:
         assert_close(one.map, together.map[:, rows], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -1e9])
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_lowest_numbers_forbid_a_key(kernel: str, low: float) -> None:
+    """As in transformers' masks. Beside such a number float32 keeps nothing of a score."""
+    case = make_case(mask="bias")
+    want = run(case, need_map=True, need_lse=True, kernel=kernel)
+    low_mask = case.mask.masked_fill(case.mask == -torch.inf, low)
+    got = run(Case(case.q, case.k, case.v, low_mask), need_map=True, need_lse=True, kernel=kernel)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+    half = Case(case.q, case.k, case.v, low_mask.half().clamp_min(torch.finfo(torch.float16).min))
+    assert (run(half, need_map=True, kernel=kernel).map[0, 0] == 0).all()
+
+
 @pytest.mark.parametrize("mask", MASKS)
 def test_gradcheck_through_output_and_map(mask: str | None) -> None:
     case = make_case(B=2, H=2, Hkv=1, Tq=2, Tk=3, d=2, mask=mask).to(torch.float64)
