@@ -31,6 +31,7 @@ def save_small(tensors: Mapping[str, Tensor], path: Path) -> None:
         stored[name] = (values / shaped).round().clamp(-127, 127).to(torch.int8).contiguous()
         stored[name + _SCALE] = scale.contiguous()
     save_file(stored, path)
+    path.chmod(0o644)  # safetensors leaves it readable by its writer alone; a container's user is another
 
 
 def load_small(path: Path) -> dict[str, Tensor]:
