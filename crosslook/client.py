@@ -28,9 +28,9 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 _ITEM_ERRORS = (CrosslookError, OSError, TypeError, ValueError)  # what one item of `ask_many` may be at fault for
 
 
-def _core(api_key: str | None, retries: int | RetryPolicy) -> Core:
+def _core(api_key: str | None, retries: int | RetryPolicy, timeout: float) -> Core:
     policy = RetryPolicy(retries) if isinstance(retries, int) else retries
-    return Core(api_key=api_key or os.environ.get("CROSSLOOK_API_KEY"), retry=policy)
+    return Core(api_key=api_key or os.environ.get("CROSSLOOK_API_KEY"), retry=policy, timeout=timeout)
 
 
 def _url(url: str | None) -> str:
@@ -43,7 +43,7 @@ class Client:
     Args:
         url: where the server is; the environment's ``CROSSLOOK_URL``, else ``http://127.0.0.1:8080``.
         api_key: sent as a bearer token; the environment's ``CROSSLOOK_API_KEY``.
-        timeout: seconds that one try may take.
+        timeout: seconds that one try may take; the server is told, and stops its work then.
         retries: how often a request is repeated, or a `RetryPolicy` of your own, which also says how patiently.
         http_client: an `httpx.Client` to use (proxies, certificates, tests); it stays yours to close.
 
@@ -59,7 +59,7 @@ class Client:
         retries: int | RetryPolicy = 2,
         http_client: HTTPClient | None = None,
     ) -> None:
-        self._core = _core(api_key, retries)
+        self._core = _core(api_key, retries, timeout)
         self._transport = Transport(_url(url), timeout, http_client)
 
     @overload
@@ -199,7 +199,7 @@ class AsyncClient:
         retries: int | RetryPolicy = 2,
         http_client: AsyncHTTPClient | None = None,
     ) -> None:
-        self._core = _core(api_key, retries)
+        self._core = _core(api_key, retries, timeout)
         self._transport = AsyncTransport(_url(url), timeout, http_client)
 
     @overload

@@ -96,8 +96,14 @@ class AnswerOptions(MapOptions, total=False):
 class Core:
     """One server, as a set of operations. Holds no connection; safe to share between threads and tasks."""
 
-    def __init__(self, *, api_key: str | None = None, retry: RetryPolicy | None = None) -> None:
-        self._headers = {"accept": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+    def __init__(
+        self, *, api_key: str | None = None, retry: RetryPolicy | None = None, timeout: float | None = None
+    ) -> None:
+        self._headers = {"accept": "application/json"}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        if timeout:  # the server need not work for longer than anybody waits
+            self._headers["x-request-timeout"] = f"{timeout:g}"
         self._retry = retry or RetryPolicy()
         self._ids = ImageIds()
 

@@ -23,6 +23,10 @@ MapChoice = Literal["float", "u8", "none"]
 ScoreOver = Literal["vocabulary", "candidates", "sequence"]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class WireModel(BaseModel):
     """Base of all wire types. Unknown keys of a *response* are ignored, so that an old client reads a newer server."""
 
@@ -61,7 +65,11 @@ class Region(WireModel):
 
 
 class Attention(WireModel):
-    """How every map of one response was made and how to place it on the image."""
+    """How every map of one response was made and how to place it on the image.
+
+    ``composition`` is there only where the answer's tokens do not look at the image themselves: then their raw and
+    rollout maps, and ``answer_map``, are products along this path, such as ``answer>question>image``.
+    """
 
     kind: MapKind
     layers: list[int]
@@ -70,6 +78,7 @@ class Attention(WireModel):
     encoding: MapEncoding
     grid: Grid
     region: Region
+    composition: str | None = Field(None, exclude_if=_is_none)
 
 
 class FloatMap(WireModel):
@@ -183,7 +192,8 @@ class AnswerRequest(AnswerOptions, ImageInput):
 class MatchResult(WireModel):
     """How well one text fits the image: ``score`` is a probability over the request's texts (``candidates``).
 
-    ``text_map`` is where the score itself was read from.
+    ``text_map`` is where the score itself was read from. ``fit`` is there only where the model has a probability for
+    each pair by itself: that this text fits, whatever the others.
     """
 
     text: str
@@ -192,6 +202,7 @@ class MatchResult(WireModel):
     text_map: Map | None
     text_tokens: list[Token]
     text_words: list[Word]
+    fit: float | None = Field(None, exclude_if=_is_none)
 
 
 class MatchResponse(WireModel):

@@ -111,7 +111,7 @@ class AssistantMessage(BaseModel):
 class ChatChoice(BaseModel):
     """The only choice."""
 
-    index: Literal[0] = 0
+    index: int = 0
     message: AssistantMessage
     logprobs: LogProbs | None
     finish_reason: Literal["stop"] = "stop"

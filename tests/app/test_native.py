@@ -220,5 +220,7 @@ async def test_the_openapi_document_describes_both_encodings(client: httpx.Async
     document = json.loads((await client.get("/openapi.json")).content)
     content = document["paths"]["/v1/answer"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data"}
-    assert "question" in content["multipart/form-data"]["schema"]["properties"]
+    for encoding, field in (("application/json", "questions"), ("multipart/form-data", "question")):
+        name = content[encoding]["schema"]["$ref"].rpartition("/")[2]
+        assert field in document["components"]["schemas"][name]["properties"]
     assert (await client.get("/docs")).status_code == 200

@@ -70,6 +70,7 @@ def test_one_question_gives_one_answer(connect: Connect) -> None:
     assert (request.method, str(request.url)) == ("POST", "http://h/prefix/v1/answer")
     assert request.headers["authorization"] == "Bearer k"
     assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-request-timeout"] == "60"
     assert server.sent(0) == {
         "questions": ["Is it?"],
         "image": base64.b64encode(IMAGE).decode(),

@@ -77,4 +77,4 @@ def test_a_users_program(tmp_path: Path) -> None:
 
     program.write_text(MISTAKES)
     errors = [line.rpartition("[")[2].rstrip("]") for line in mypy(program) if "error:" in line]
-    assert errors == ["call-overload", "call-overload", "call-overload", "attr-defined", "arg-type"]
+    assert errors == ["call-overload"] * 4 + ["attr-defined", "arg-type"]  # an unknown keyword counts twice
