@@ -9,26 +9,30 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from safetensors import SafetensorError
 
+from model.compact_answers import AnswerSpace
+from model.compact_maps import MapRows, gradient_rows, keep_self_maps, raw_rows, rollout_rows
 from model.compact_net import FIRST_PATCH, CompactConfig, CompactNet, ImageState
 from model.interface import (
     EncodedImage,
     Geometry,
     Item,
     ItemError,
+    Map,
     MapInfo,
+    MapKind,
+    MapRequest,
     ModelInfo,
     Output,
     Pixels,
-    Ranked,
-    ScoreOver,
     Task,
     TextOutput,
 )
@@ -40,6 +44,7 @@ from model.token_maps import find_words, make_tokens, place_on_grid
 EMBEDDED = Path(__file__).parent / "weights" / "compact"
 MATCH_PROMPT = "is this true? "  # the wording that training puts before a statement about the image
 _MAX_UNKNOWN_SHARE = 0.5
+_SPECIAL_AROUND = 2  # tokens of an empty text: [CLS] and [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,14 @@ class CompactModel:
         self.vocabulary = list(vocabulary)
         self.answers = list(answers)
         self.tokenizer = build_tokenizer(vocabulary)
-        self._answer_index = {answer: i for i, answer in enumerate(answers)}
+        self._space = AnswerSpace(net, self.tokenizer, self.answers)
         config = net.config
+        kinds: tuple[MapKind, ...] = () if config.blind else ("raw", "gradient", "rollout")
         self.info = ModelInfo(
             id=id,
             revision=revision,
-            tasks=("answer", "match") if {"yes", "no"} <= self._answer_index.keys() else ("answer",),
-            map_kinds=() if config.blind else ("raw",),
+            tasks=("answer", "match") if self._space.can_match else ("answer",),
+            map_kinds=kinds,
             default_map_kind=None if config.blind else "raw",
             layers=tuple(range(config.fusion_layers)),
             rows=config.cells,
@@ -114,19 +120,20 @@ class CompactModel:
             message = f"{self.info.id} cannot {task}; it can {', '.join(self.info.tasks)}"
             return [ItemError("task_not_supported", message)] * len(items)
         prompt = MATCH_PROMPT if task == "match" else ""
-        outcomes: list[Output | ItemError | None] = []
-        tokenized: list[list[TokenizedText]] = []
-        for item in items:
-            found = self._tokenize(item, prompt)
-            outcomes.append(found if isinstance(found, ItemError) else None)
-            tokenized.append([] if isinstance(found, ItemError) else found)
-        for with_maps in (False, True):
-            at = [i for i, item in enumerate(items) if outcomes[i] is None and (item.maps is not None) == with_maps]
-            if at:
-                outputs = self._run([items[i] for i in at], [tokenized[i] for i in at], task, with_maps)
-                for i, output in zip(at, outputs, strict=True):
-                    outcomes[i] = output
-        return outcomes  # type: ignore[return-value]  # every None was filled
+        outcomes: dict[int, Output | ItemError] = {}
+        tokenized: dict[int, list[TokenizedText]] = {}
+        batches: dict[MapRequest | None, list[int]] = {}
+        for index, item in enumerate(items):
+            found = self._check(item, prompt)
+            if isinstance(found, ItemError):
+                outcomes[index] = found
+            else:
+                tokenized[index] = found
+                batches.setdefault(self._resolve(item.maps), []).append(index)
+        for maps, members in batches.items():
+            outputs = self._run(task, [items[i] for i in members], [tokenized[i] for i in members], maps)
+            outcomes.update(zip(members, outputs, strict=True))
+        return [outcomes[index] for index in range(len(items))]
 
     def score_masked(
         self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
@@ -150,7 +157,7 @@ class CompactModel:
                 [(state, 1)],
                 patch_mask=allowed,
             )
-            probabilities = self.net.logits(fused.vector).softmax(-1)[:, self._answer_index[answer]]
+            probabilities = self.net.logits(fused.vector).softmax(-1)[:, self._space.index[answer]]
         result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
         return result
 
@@ -164,125 +171,130 @@ class CompactModel:
         (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
         (folder / "answers.txt").write_text("\n".join(self.answers) + "\n", encoding="utf-8")
 
-    def _tokenize(self, item: Item, prompt: str) -> list[TokenizedText] | ItemError:
+    def _resolve(self, maps: MapRequest | None) -> MapRequest | None:
+        """The request with the defaults filled in."""
+        if maps is None:
+            return None
+        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(maps.layers or self.info.layers))))
+
+    def _check(self, item: Item, prompt: str) -> list[TokenizedText] | ItemError:
+        """The item's texts as tokens, or why it cannot be run."""
         if item.maps is not None:
-            kind, layers = item.maps.kind, item.maps.layers or ()
-            if kind not in (None, *self.info.map_kinds) or not set(layers) <= set(self.info.layers):
+            kind, layers = item.maps.kind or self.info.default_map_kind, item.maps.layers or ()
+            if not self.info.map_kinds:
+                return ItemError("map_not_supported", f"{self.info.id} makes no maps")
+            if kind not in self.info.map_kinds or not set(layers) <= set(self.info.layers):
                 message = f"maps are {', '.join(self.info.map_kinds)} of layers {list(self.info.layers)}"
                 return ItemError("map_not_supported", message)
         found = []
         for index, text in enumerate(item.texts):
-            tokens = tokenize(self.tokenizer, prompt + text)
-            if not text.strip():
+            own = tokenize(self.tokenizer, text)
+            if len(own.ids) == _SPECIAL_AROUND:  # nothing, or only spaces and what does not print
                 return ItemError("question_empty", "The text is empty.", index)
+            tokens = tokenize(self.tokenizer, prompt + text) if prompt else own
             if len(tokens.ids) > self.info.max_tokens:
                 detail: dict[str, object] = {"tokens": len(tokens.ids), "limit": self.info.max_tokens}
                 return ItemError("question_too_long", "The text has more tokens than the model takes.", index, detail)
-            share = tokenize(self.tokenizer, text).unknown_share if prompt else tokens.unknown_share
-            if share > _MAX_UNKNOWN_SHARE:
+            if own.unknown_share > _MAX_UNKNOWN_SHARE:
                 message = "More than half of the text is unknown to the model; it knows English."
-                return ItemError("question_not_understood", message, index, {"unknown_share": round(share, 3)})
+                return ItemError("question_not_understood", message, index, {"unknown_share": own.unknown_share})
             found.append(tokens)
         return found
 
     def _run(
-        self, items: Sequence[Item], tokenized: Sequence[Sequence[TokenizedText]], task: Task, with_maps: bool
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
     ) -> list[Output]:
-        ids, mask = pad_ids([text.ids for texts in tokenized for text in texts])
+        """Run checked items, all with the same map request, which is complete."""
+        ids, mask = pad_ids([text.ids for group in texts for text in group])
+        ids, mask = ids.to(self.device), mask.to(self.device)
         images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
-        fused = self.net.fuse(ids.to(self.device), mask.to(self.device), images, need_maps=with_maps)
-        outputs, start = [], 0
-        for item, texts in zip(items, tokenized, strict=True):
-            rows = slice(start, start + len(texts))
-            start += len(texts)
-            answers = self._match(fused.vector[rows], item) if task == "match" else self._rank(fused.vector[rows], item)
-            answers = [replace(a, token_count=len(text.ids)) for a, text in zip(answers, texts, strict=True)]
-            if item.maps is None:
-                outputs.append(Output(tuple(answers)))
-                continue
-            layers = item.maps.layers or self.info.layers
-            maps = torch.stack([fused.maps[layer][rows] for layer in layers]).mean(0).float().cpu().numpy()
-            skip = len(MATCH_PROMPT) if task == "match" else 0
-            results = [
-                self._with_maps(answer, item, text, tokens, maps[row], skip)
-                for row, (answer, text, tokens) in enumerate(zip(answers, item.texts, texts, strict=True))
-            ]
-            outputs.append(Output(tuple(results), MapInfo("raw", tuple(layers))))
+        parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
+        states = self.net.text(ids, mask)
+        kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
+        rows: MapRows | None = None
+        if kind == "rollout":
+            with keep_self_maps(self.net.fusion, mask) as self_maps:
+                fused = self.net.fuse_states(states, mask, images, need_maps=True)
+            rows = rollout_rows(self_maps, fused.maps, layers)
+        else:
+            fused = self.net.fuse_states(states, mask, images, need_maps=kind == "raw")
+        if kind == "raw":
+            rows = raw_rows(fused.maps, layers)
+        elif kind == "gradient":
+            rows = gradient_rows(
+                self.net,
+                states,
+                mask,
+                images,
+                layers,
+                lambda vectors: torch.cat(
+                    [self._space.log_odds(vectors[part], item, task) for item, part in zip(items, parts, strict=True)]
+                ),
+            )
+        answer = self._space.match if task == "match" else self._space.rank
+        outputs = []
+        for item, group, part in zip(items, texts, parts, strict=True):
+            results = answer(fused.vector[part], item)
+            results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
+            if rows is not None:
+                results = self._with_maps(task, item, group, results, MapRows(*(x[part] for x in rows)), kind)
+            outputs.append(Output(tuple(results), None if kind is None else MapInfo(kind, layers)))
         return outputs
 
     def _with_maps(
-        self, answer: TextOutput, item: Item, text: str, tokens: TokenizedText, maps: NDArray[np.float32], skip: int
-    ) -> TextOutput:
-        """``maps`` ``[tokens, keys]``; the first ``skip`` characters of what was tokenized are our prompt."""
+        self,
+        task: Task,
+        item: Item,
+        texts: Sequence[TokenizedText],
+        results: Sequence[TextOutput],
+        rows: MapRows,
+        kind: MapKind | None,
+    ) -> list[TextOutput]:
+        """The results with tokens, words and maps. Tokens of our prompt are left out, and spans counted without it."""
         grid = item.image.geometry
-        keep = [i for i, span in enumerate(tokens.spans) if span is None or span[1] > skip]
-        spans = [None if span is None else (span[0] - skip, span[1] - skip) for span in (tokens.spans[i] for i in keep)]
-        placed = [place_on_grid(maps[i], grid.rows, grid.columns, FIRST_PATCH) for i in keep]
-        made = make_tokens([tokens.texts[i] for i in keep], spans, placed)
-        return replace(answer, tokens=made, words=find_words(text, spans), answer_map=placed[0])
+        skip = len(MATCH_PROMPT) if task == "match" else 0
+        every, answers = (x.float().cpu().numpy() for x in rows)
 
-    def _rank(self, vectors: Tensor, item: Item) -> list[TextOutput]:
-        """The best answers to each text, without maps."""
-        names: Sequence[str]
-        over: ScoreOver
-        if item.candidates is not None:
-            names, logits, over = item.candidates, self._candidate_logits(vectors, item.candidates), "candidates"
-        else:
-            names, logits, over = self.answers, self.net.logits(vectors), "vocabulary"
-        best = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-        scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
-        ranked = []
-        for row_scores, row_order in zip(scores, order, strict=True):
-            ranking = tuple(Ranked(names[i], score) for i, score in zip(row_order, row_scores, strict=True))
-            ranked.append(TextOutput(ranking, over, max(0.0, 1.0 - sum(row_scores))))
-        return ranked
+        def place(row: NDArray[np.float32]) -> Map:
+            return place_on_grid(row, grid.rows, grid.columns, FIRST_PATCH, total=None if kind == "raw" else 1.0)
 
-    def _candidate_logits(self, vectors: Tensor, candidates: Sequence[str]) -> Tensor:
-        """Logits ``[rows, candidates]``. One outside the vocabulary gets its vector from its text."""
-        known = [self._answer_index.get(candidate.strip().lower()) for candidate in candidates]
-        weight = self.net.head.answers[[i or 0 for i in known]].clone()
-        bias = self.net.head.bias[[i or 0 for i in known]].clone()
-        unseen = [row for row, i in enumerate(known) if i is None]
-        if unseen:
-            limit = self.info.max_tokens
-            ids, mask = pad_ids([tokenize(self.tokenizer, candidates[row]).ids[:limit] for row in unseen])
-            weight[unseen] = self.unseen_answers(ids.to(self.device), mask.to(self.device))
-            bias[unseen] = self.net.head.bias.median()
-        return (vectors @ weight.T + bias) / self.net.config.temperature
-
-    def unseen_answers(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The vectors ``[rows, meaning_dim]`` of answers outside the vocabulary, from their texts alone."""
-        states = self.net.text(ids, mask)
-        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        vectors: Tensor = self.net.head.unseen(mean)
-        return vectors
-
-    def _match(self, vectors: Tensor, item: Item) -> list[TextOutput]:
-        """The texts of an item against each other: how much rather *yes* than *no* the model says of each."""
-        logits = self.net.logits(vectors)
-        odds = logits[:, self._answer_index["yes"]] - logits[:, self._answer_index["no"]]
-        scores = odds.softmax(0).tolist()
-        return [
-            TextOutput((Ranked(text, score),), "candidates", None)
-            for text, score in zip(item.texts, scores, strict=True)
-        ]
+        found = []
+        for result, text, tokens, own, answered in zip(results, item.texts, texts, every, answers, strict=True):
+            keep = [i for i, span in enumerate(tokens.spans) if span is None or span[1] > skip]
+            spans = [
+                None if span is None else (span[0] - skip, span[1] - skip) for span in (tokens.spans[i] for i in keep)
+            ]
+            made = make_tokens([tokens.texts[i] for i in keep], spans, [place(own[i]) for i in keep])
+            found.append(replace(result, tokens=made, words=find_words(text, spans), answer_map=place(answered)))
+        return found
 
 
 def load(folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device | str = "cpu") -> CompactModel:
-    """Load a model's folder. Raises FileNotFoundError or ValueError where it is none."""
-    values = json.loads((folder / "config.json").read_text())
-    if values.pop("family", None) != "compact":
-        raise ValueError(f"{folder} does not hold a compact model")
-    vocabulary = (folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    answers = (folder / "answers.txt").read_text(encoding="utf-8").splitlines()
-    with torch.device("meta"):  # no time spent on random weights that are replaced at once
-        net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
-    net.load_state_dict(load_small(folder / "model.safetensors"), assign=True)
+    """Load a model's folder. Raises FileNotFoundError or ValueError, with a message for the operator, where it is
+    none, or not a whole one."""
+    files = [folder / name for name in ("config.json", "model.safetensors", "vocabulary.txt", "answers.txt")]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is no whole compact model: it lacks {', '.join(missing)}")
+    try:
+        values = json.loads(files[0].read_text(encoding="utf-8"))
+        if values.pop("family", None) != "compact":
+            raise ValueError("its config.json does not say so")
+        vocabulary, answers = (_read_lines(file) for file in files[2:])
+        with torch.device("meta"):  # no time spent on random weights that are replaced at once
+            net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
+        net.load_state_dict(load_small(files[1]), assign=True)
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder} does not hold a compact model: {error}") from error
     for name, buffer in net.named_buffers():  # positions 0, 1, 2, ..., which transformers does not store
         if buffer.is_meta:
             _replace_buffer(net, name)
-    files = [folder / name for name in ("config.json", "model.safetensors", "vocabulary.txt", "answers.txt")]
     return CompactModel(net, vocabulary, answers, id=id or folder.name, revision=revision_of(files), device=device)
+
+
+def _read_lines(file: Path) -> list[str]:
+    """The lines as `CompactModel.save` wrote them; `str.splitlines` would also split at signs within them."""
+    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _replace_buffer(net: CompactNet, name: str) -> None:

@@ -2,12 +2,13 @@
 feed-forward network.
 
 Self-attention and feed-forward are those of a post-norm BERT layer (Devlin et al. 2019), so that a layer can start from
-pretrained text weights; our `CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). Its
-output projection starts at zero: a new stack is exactly the text encoder it came from.
+pretrained text weights; our `CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). With
+its output projection at zero, as training starts, the stack is exactly the text encoder it came from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,15 +70,21 @@ class FusionLayer(nn.Module):
         hidden = self.contract(F.gelu(self.expand(x)))
         return self.feed_forward_norm(x + self.dropout(hidden)), maps
 
-    def _attend(self, asking: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        def split(y: Tensor) -> Tensor:
-            return y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def self_map(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The head mean ``[rows, tokens, tokens]`` of the self-attention that `forward` does on the same ``x``."""
+        queries, keys = self._split(self.query(x)), self._split(self.key(x))
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+        return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
 
-        attended = F.scaled_dot_product_attention(
-            split(self.query(asking)), split(self.key(x)), split(self.value(x)), attn_mask=mask[:, None, None, :]
-        )
+    def _attend(self, asking: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        queries, keys, values = self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x))
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None, :])
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
+
+    def _split(self, x: Tensor) -> Tensor:
+        """``[rows, tokens, dim]`` -> ``[rows, heads, tokens, head_dim]``."""
+        return x.view(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
 
     def _look(
         self, x: Tensor, images: Sequence[ImageRows], layer: int, need_map: bool, patch_mask: Tensor | None

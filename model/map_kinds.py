@@ -59,7 +59,13 @@ def record(model: nn.Module, layers: Sequence[CrossAttention]) -> Iterator[list[
 
 
 def gradient_map(
-    queries: Tensor, gradient: Tensor, kv: KeysValues, *, mask: Tensor | None = None, scale: float | None = None
+    queries: Tensor,
+    gradient: Tensor,
+    kv: KeysValues,
+    *,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    map_gradient: Tensor | None = None,
 ) -> Tensor:
     """The head mean of ``P * relu(dP)`` as ``[batch, tokens, keys]``, float32: attention, weighted by how much more of
     it would raise the result.
@@ -68,6 +74,8 @@ def gradient_map(
       respect to the attended values (`Call.attended`). ``dP = gradient V^T`` then is exact, and no graph through the
       probabilities is needed.
     * ``kv``: the keys and values of that call; ``mask`` as in `model.kernels.cross_attention`.
+    * ``map_gradient`` ``[batch, tokens, keys]``: where the result is also read from the head-mean map itself, its
+      gradient with respect to that; every head gets an equal part: ``dP = gradient V^T + map_gradient / heads``.
 
     Source of the weighting: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5.
     """
@@ -76,6 +84,8 @@ def gradient_map(
     probabilities = _probabilities(q, kv.keys, mask, scale)
     dtype = probabilities.dtype
     change = g.to(dtype) @ kv.values.to(dtype).transpose(-2, -1)
+    if map_gradient is not None:
+        change = change + map_gradient[:, None].to(dtype) / heads
     weighted: Tensor = probabilities * change.relu()
     return weighted.mean(1)
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
+from tokenizers.normalizers import BertNormalizer, Replace
+from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from transformers import BertConfig, BertModel
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
+_TYPOGRAPHIC = {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-"}  # what keyboards of phones make of ASCII
 
 
 def build_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
@@ -29,7 +31,8 @@ def build_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
     ids = {piece: i for i, piece in enumerate(vocabulary)}
     model = WordPiece(ids, unk_token=SPECIAL_TOKENS[UNK], max_input_chars_per_word=100)
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    plain = [Replace(sign, ascii_sign) for sign, ascii_sign in _TYPOGRAPHIC.items()]
+    tokenizer.normalizer = Normalizers([*plain, BertNormalizer(lowercase=True)])
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]

@@ -1,7 +1,7 @@
 """From attention rows to what a program can use: tokens with spans, words, and maps on the patch grid.
 
-Layers are reduced by their mean (heads were, by the kernel). A row ``[keys]`` becomes a `Map`: the columns that are
-patches fill the grid row by row, all others add up to ``elsewhere``, so nothing is silently dropped.
+A row ``[keys]`` becomes a `Map`: the columns that are patches fill the grid row by row, all others add up to
+``elsewhere``, so nothing is silently dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from model.interface import Map, Token, Word
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_LETTERS = r"[\w\u0300-\u036f]+"  # with the accents that are code points of their own
+_WORD = re.compile(rf"{_LETTERS}(?:['’\-‐‑]{_LETTERS})*")
 
 Span = tuple[int, int]
 
@@ -31,10 +32,21 @@ def find_words(text: str, spans: Sequence[Span | None]) -> tuple[Word, ...]:
     return tuple(words)
 
 
-def place_on_grid(row: NDArray[np.float32], rows: int, columns: int, first_patch: int) -> Map:
-    """One attention row ``[keys]`` as a map; patches are the ``rows * columns`` keys from ``first_patch`` on."""
-    patches = row[first_patch : first_patch + rows * columns]
-    return Map(np.ascontiguousarray(patches.reshape(rows, columns)), float(row.sum() - patches.sum()))
+def place_on_grid(
+    row: NDArray[np.float32], rows: int, columns: int, first_patch: int, *, total: float | None = None
+) -> Map:
+    """One attention row ``[keys]`` as a map; patches are the ``rows * columns`` keys from ``first_patch`` on.
+
+    ``elsewhere`` is what the other keys have; or, for a row that is a part of ``total``, all that the patches lack to
+    it.
+    """
+    end = first_patch + rows * columns
+    patches = row[first_patch:end]
+    if total is None:
+        elsewhere = float(row[:first_patch].sum() + row[end:].sum())
+    else:
+        elsewhere = max(0.0, total - float(patches.sum()))
+    return Map(np.ascontiguousarray(patches.reshape(rows, columns)), elsewhere)
 
 
 def make_tokens(

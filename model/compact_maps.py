@@ -1,0 +1,107 @@
+"""The compact model's maps by kind: what every token, and the answer, has of each key.
+
+For all three kinds a map's values and its ``elsewhere`` sum to 1; what that whole is differs:
+
+* ``raw``: the attention of the very pass that answered, mean over heads and layers. ``elsewhere`` is what went to the
+  key that is no place. The answer's is the first token's, from whose row the answer is read.
+* ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
+  ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
+  answer's is half the first token's state and half what is read through the last layer's map.
+* ``gradient``: attention weighted by how much more of it would raise the odds of the answer. It has no natural unit,
+  so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1. The answer's is
+  the sum over the tokens, which counts each by its weight. Only the first token's map of the last layer can be other
+  than 0: nobody reads the other tokens after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.compact_net import CompactNet, ImageState
+from model.fusion import Fusion
+from model.map_kinds import gradient_map, record, rollout
+
+Images = Sequence[tuple[ImageState, int]]
+"""As `CompactNet.fuse` takes them: states, and how many rows ask each image in them."""
+
+
+class MapRows(NamedTuple):
+    """``tokens`` ``[rows, tokens, keys]``, ``answer`` ``[rows, keys]``; what a row lacks to 1 is elsewhere."""
+
+    tokens: Tensor
+    answer: Tensor
+
+
+def raw_rows(maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
+    """``maps``: those of each layer ``[rows, tokens, keys]``."""
+    mean = torch.stack([maps[layer] for layer in layers]).mean(0)
+    return MapRows(mean, mean[:, 0])
+
+
+@contextmanager
+def keep_self_maps(fusion: Fusion, mask: Tensor) -> Iterator[list[Tensor]]:
+    """What `rollout_rows` needs besides the maps: the self-attention ``[rows, tokens, tokens]`` of each layer, head
+    means, kept of the pass that is made while the context is open."""
+    kept: list[Tensor] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, arguments: kept.append(layer.self_map(arguments[0], mask)))
+        for layer in fusion.layers
+    ]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rollout_rows(self_maps: Sequence[Tensor], maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
+    """``maps``: those of each layer ``[rows, tokens, keys]``; ``self_maps``: see `keep_self_maps`."""
+    chosen = [found if index in layers else None for index, found in enumerate(maps)]
+    tokens = rollout(self_maps, chosen)
+    read = chosen[-1]
+    return MapRows(tokens, tokens[:, 0] if read is None else 0.5 * (tokens[:, 0] + read[:, 0]))
+
+
+def gradient_rows(
+    net: CompactNet,
+    states: Tensor,
+    mask: Tensor,
+    images: Images,
+    layers: Sequence[int],
+    score: Callable[[Tensor], Tensor],
+) -> MapRows:
+    """A second pass over text features ``states`` ``[rows, tokens, dim]`` and back. ``score`` makes one number a row
+    ``[rows]`` of the answers' vectors, each of its own vector alone.
+
+    The backward goes through the fusion only: text features, keys and values are constants. The answer depends on the
+    last layer's attention in two ways, both counted: through the attended values, and through the meaning that is read
+    under its map (`CompactNet._read`).
+    """
+    with record(net, [net.fusion.layers[layer].cross for layer in layers]) as calls:  # type: ignore[misc]
+        fused = net.fuse_states(states.detach().requires_grad_(), mask, images, need_maps=True)
+        attended = [call.attended for found in calls for call in found]
+        *gradients, read = torch.autograd.grad(score(fused.vector).sum(), [*attended, fused.maps[-1]])
+    remaining, last = iter(gradients), len(net.fusion.layers) - 1
+    weighted = torch.zeros_like(read)
+    for layer, found in zip(layers, calls, strict=True):
+        start = 0
+        for (state, rows), call in zip(images, found, strict=True):
+            part = slice(start, start + len(state.meaning) * rows)
+            start = part.stop
+            wide = read[part].reshape(len(state.meaning), -1, read.shape[-1]) if layer == last else None
+            each = gradient_map(
+                call.queries.detach(), next(remaining), state.layers[layer], map_gradient=wide
+            )  # [images, rows * tokens, keys]
+            weighted[part] += each.reshape(weighted[part].shape)
+    return MapRows(_shares(weighted), _shares(weighted.sum(1)))
+
+
+def _shares(x: Tensor) -> Tensor:
+    """Rows ``[.., keys]`` divided by their sums; a row without any stays 0."""
+    total = x.sum(-1, keepdim=True)
+    return torch.where(total > 0, x / total.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
