@@ -17,7 +17,7 @@ from app.engine.engine import LOADER, Engine
 from app.fetch import Fetcher
 from app.limits import BodyLimit, RateLimiter
 from app.metrics import Metrics
-from app.routes import health, huggingface, metrics, native, openai, overlay, page
+from app.routes import caption_match, health, huggingface, metrics, native, openai, overlay, page
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.tracing import Tracer, tracer
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         )
     app.add_middleware(Telemetry, metrics=figures, tracer=tracers)
     app.add_middleware(huggingface.ErrorEnvelope)  # added last, so outermost
-    for module in (native, openai, huggingface, overlay, health, metrics, page):
+    for module in (native, caption_match, openai, huggingface, overlay, health, metrics, page):
         app.include_router(module.router)
     openapi.install(app)
     return app

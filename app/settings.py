@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     model: str = Field("compact", description="Model to serve: `compact`, `tiny`, a folder or a hub name.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     kernel: str = Field("auto", description="Cross-attention kernel; `auto` picks the fastest for the device.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Precision of published models; `auto`: float16 on a GPU, else float32."
+    )
+    allow_pickle: bool = Field(
+        False, description="Read published weights that are pickled, not safetensors: only for models that you trust."
+    )
     workers: int = Field(1, ge=1, le=64, description="Worker processes, each with its own copy of the model.")
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
     decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")

@@ -78,6 +78,7 @@ def attention(
         layers=list(info.layers),
         layer_reduction=info.layer_reduction,
         head_reduction=info.head_reduction,
+        composition=info.composition,
         encoding=encoding,
         grid=wire.Grid(rows=geometry.rows, columns=geometry.columns),
         region=wire.Region(left=region.left, top=region.top, right=region.right, bottom=region.bottom),
@@ -117,6 +118,66 @@ def answer_response(
         image=image_ref(image_id, geometry),
         attention=attention(output.maps, geometry, encoding),
         results=[answer_result(q, t, encoding) for q, t in zip(questions, output.texts, strict=True)],
+    )
+
+
+def match_response(
+    info: model.ModelInfo,
+    image_id: str,
+    geometry: model.Geometry,
+    texts: Sequence[str],
+    output: model.Output,
+    choice: wire.MapChoice,
+) -> wire.MatchResponse:
+    """The body of ``POST /v1/match``."""
+    encoding: wire.MapEncoding = "u8" if choice == "u8" else "float"
+    results = [
+        wire.MatchResult(
+            text=text,
+            score=number(found.ranking[0].score, 6),
+            score_over=found.score_over,
+            fit=None if found.fit is None else number(found.fit, 6),
+            text_map=encode_map(found.answer_map, encoding),
+            text_tokens=tokens(found.tokens, encoding),
+            text_words=words(found.words),
+        )
+        for text, found in zip(texts, output.texts, strict=True)
+    ]
+    return wire.MatchResponse(
+        model=wire.ModelRef(id=info.id, revision=info.revision),
+        image=image_ref(image_id, geometry),
+        attention=attention(output.maps, geometry, encoding),
+        results=results,
+    )
+
+
+def caption_response(
+    info: model.ModelInfo,
+    image_id: str,
+    geometry: model.Geometry,
+    prompts: Sequence[str],
+    output: model.Output,
+    choice: wire.MapChoice,
+) -> wire.CaptionResponse:
+    """The body of ``POST /v1/caption``."""
+    encoding: wire.MapEncoding = "u8" if choice == "u8" else "float"
+    results = [
+        wire.CaptionResult(
+            prompt=prompt,
+            caption=found.ranking[0].answer,
+            score=number(found.ranking[0].score, 6),
+            score_over=found.score_over,
+            caption_map=encode_map(found.answer_map, encoding),
+            caption_tokens=tokens(found.answer_tokens, encoding),
+            caption_words=words(found.answer_words),
+        )
+        for prompt, found in zip(prompts, output.texts, strict=True)
+    ]
+    return wire.CaptionResponse(
+        model=wire.ModelRef(id=info.id, revision=info.revision),
+        image=image_ref(image_id, geometry),
+        attention=attention(output.maps, geometry, encoding),
+        results=results,
     )
 
 

@@ -13,11 +13,20 @@ from model.interface import Model
 
 
 def load_model(
-    name: str = "compact", *, device: str = "auto", threads: int | None = None, kernel: str = "auto"
+    name: str = "compact",
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    kernel: str = "auto",
+    dtype: str = "auto",
+    allow_pickle: bool = False,
 ) -> Model:
-    """Load ``compact`` (embedded), ``tiny`` (random, for tests), a model's folder, or a published one by hub name.
+    """Load ``compact`` (embedded), ``tiny`` (random, for tests), a model's folder, or a published one by hub name
+    (``owner/name``, or ``owner/name@revision``).
 
-    ``device`` is ``auto``, ``cpu`` or ``cuda``; ``threads`` bounds the CPU threads of one operation.
+    ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``threads`` bounds the CPU threads of one operation. For
+    published models, ``dtype`` is ``auto`` (float16 on a GPU, else float32), ``float32``, ``float16`` or ``bfloat16``;
+    ``allow_pickle`` lets weights be read that are not safetensors.
 
     Raises ValueError or OSError with a message for the operator where the model cannot be had.
     """
@@ -25,15 +34,35 @@ def load_model(
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: compact.CompactModel
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device} is asked for, but PyTorch finds no CUDA device")
+    own: compact.CompactModel
     if name == "compact":
-        model = compact.load(id="compact", device=device)
+        own = compact.load(id="compact", device=device)
     elif name == "tiny":
-        model = compact.tiny(device=device)
+        own = compact.tiny(device=device)
     elif _family(name) == "compact":
-        model = compact.load(Path(name), device=device)
+        own = compact.load(Path(name), device=device)
     else:
-        raise ValueError(f"{name!r} is neither `compact` nor the folder of a model that crosslook knows")
+        return _published(name, device=device, kernel=kernel, dtype=dtype, allow_pickle=allow_pickle)
+    set_kernel(own.net, kernel)
+    return own
+
+
+def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle: bool) -> Model:
+    from model.published import hub, loading  # slow to import, and of no use to the model that is embedded
+
+    folder, revision = Path(name), None
+    if not folder.is_dir():
+        if not hub.is_hub_name(name):
+            raise ValueError(f"{name!r} is neither `compact`, a folder nor the name of a model on the hub")
+        folder, revision = hub.fetch(name, allow_pickle=allow_pickle)
+        name = name.partition("@")[0]
+    else:
+        if loading.model_type(folder) is None:
+            raise ValueError(f"{folder} holds no model that crosslook knows: its config.json names none")
+        name = folder.resolve().name
+    model = loading.load(folder, id=name, revision=revision, device=device, dtype=dtype, allow_pickle=allow_pickle)
     set_kernel(model.net, kernel)
     return model
 
@@ -43,5 +72,8 @@ def _family(name: str) -> str | None:
     path = Path(name) / "config.json"
     if not path.is_file():
         return None
-    family = json.loads(path.read_text()).get("family")
+    try:
+        family = json.loads(path.read_text(encoding="utf-8")).get("family")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no configuration: {error}") from error
     return family if isinstance(family, str) else None

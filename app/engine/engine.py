@@ -64,7 +64,13 @@ class Engine:
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        arguments = {"device": settings.device, "threads": threads, "kernel": settings.kernel}
+        arguments = {
+            "device": settings.device,
+            "threads": threads,
+            "kernel": settings.kernel,
+            "dtype": settings.dtype,
+            "allow_pickle": settings.allow_pickle,
+        }
         load = Load(loader, {"name": settings.model, **arguments}, settings.log_level)
         options = LaneOptions(
             load=load,

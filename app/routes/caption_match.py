@@ -1,0 +1,111 @@
+"""The native routes beside answers: ``POST /v1/caption`` and ``POST /v1/match``."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from fastapi import APIRouter, Request, Response
+
+from app import bodies, wire
+from app.asking import Asker
+from app.dependencies import AskerDep
+from app.engine.engine import Answered
+from app.errors import RequestError
+from app.openapi import errors, two_encodings
+from app.routes.native import map_request
+from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
+from model.interface import ModelInfo, Output, Task
+
+router = APIRouter(prefix="/v1", tags=["native"])
+_CAPTION_LISTS = {"prompt": "prompts", "prompts": "prompts", "layers": "layers"}
+_MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers"}
+
+
+@router.post(
+    "/caption",
+    response_model=CaptionResponse,
+    openapi_extra={
+        "requestBody": two_encodings(
+            CaptionRequest,
+            repeated={"prompts": "prompt"},
+            examples={"one free caption": {"image": "aW1hZ2U=", "prompts": [""]}},
+        )
+    },
+    responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+    summary="Captions of one image",
+)
+async def caption(request: Request, asker: AskerDep) -> Response:
+    """Describe an image; every word of the caption comes with where the model looked.
+
+    `prompt` (once or more) is how a caption shall begin; none, or an empty one, leaves it free. A model that cannot
+    caption refuses with 422 `task_not_supported`.
+    """
+    body, file = await bodies.read(request, CaptionRequest, repeated=_CAPTION_LISTS)
+    asker.check_texts(body.prompts, field="prompts", may_be_empty=True)
+    info = require_task(asker.model(body.model), "caption")
+    maps = map_request(body, info)
+    image = await asker.image(file=file, text=body.image, image_id=body.image_id)
+    answered = await asker.run("caption", image, body.prompts, field="prompts", maps=maps)
+    start = perf_counter()
+    content = wire.caption_response(
+        info, answered.image_id, answered.geometry, body.prompts, require_output(answered), body.maps
+    ).model_dump_json()
+    return _respond(asker, answered, content, start)
+
+
+@router.post(
+    "/match",
+    response_model=MatchResponse,
+    openapi_extra={
+        "requestBody": two_encodings(
+            MatchRequest,
+            repeated={"texts": "text"},
+            examples={"two texts": {"image": "aW1hZ2U=", "texts": ["a photo of a cat", "a photo of a dog"]}},
+        )
+    },
+    responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+    summary="How well texts fit one image",
+)
+async def match(request: Request, asker: AskerDep) -> Response:
+    """Compare texts with each other: which fits the image best? Scores sum to 1 over the texts of the request; where
+    the model also has a probability for each pair by itself, it is `fit`.
+
+    A model that cannot match refuses with 422 `task_not_supported`.
+    """
+    body, file = await bodies.read(request, MatchRequest, repeated=_MATCH_LISTS)
+    asker.check_texts(body.texts, field="texts")
+    info = require_task(asker.model(body.model), "match")
+    maps = map_request(body, info)
+    image = await asker.image(file=file, text=body.image, image_id=body.image_id)
+    answered = await asker.run("match", image, body.texts, field="texts", maps=maps)
+    start = perf_counter()
+    content = wire.match_response(
+        info, answered.image_id, answered.geometry, body.texts, require_output(answered), body.maps
+    ).model_dump_json()
+    return _respond(asker, answered, content, start)
+
+
+def require_task(info: ModelInfo, task: Task) -> ModelInfo:
+    """The model, if it can do this.
+
+    Raises: `RequestError` ``task_not_supported``.
+    """
+    if task not in info.tasks:
+        message = f"{info.id} cannot {task}; it can {', '.join(info.tasks)}."
+        raise RequestError("task_not_supported", message, detail={"tasks": list(info.tasks)})
+    return info
+
+
+def require_output(answered: Answered) -> Output:
+    """What the model said.
+
+    Raises: `RequestError` ``internal_error``.
+    """
+    if answered.output is None:
+        raise RequestError("internal_error", "The model gave no output.")
+    return answered.output
+
+
+def _respond(asker: Asker, answered: Answered, content: str, start: float) -> Response:
+    answered.stages.add("format", start, perf_counter())
+    return Response(content, headers=asker.headers(answered), media_type="application/json")
