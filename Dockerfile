@@ -19,28 +19,37 @@ COPY constraints.txt ./
 # torch alone and without its dependencies: the one package for which the extra index is asked.
 RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} ${TORCH_INDEX}" \
     /opt/venv/bin/pip install --retries 1 --timeout 60 --no-deps -c constraints.txt torch
-# The dependencies in a layer of their own, which lasts until they change.
-COPY pyproject.toml README.md LICENSE ./
-RUN mkdir crosslook && touch crosslook/__init__.py && /opt/venv/bin/pip install -c constraints.txt ".[server]"
-COPY crosslook crosslook
-# Left out of the image: what builds and tests torch extensions, and pip.
-RUN /opt/venv/bin/pip install --no-deps --force-reinstall . \
+# The dependencies in a layer of their own, which lasts until they change. Left out of the image: what builds and tests
+# torch extensions, and pip.
+COPY pyproject.toml ./
+RUN mkdir crosslook && touch crosslook/__init__.py README.md \
+ && /opt/venv/bin/pip install -c constraints.txt ".[server]" \
+ && /opt/venv/bin/pip uninstall --yes crosslook pip \
  && cd /opt/venv/lib/python3*/site-packages \
- && rm -rf torch/include torch/test torch/share torch/lib/*_test.so pip pip-*.dist-info /opt/venv/bin/pip* \
+ && rm -rf torch/include torch/test torch/share torch/lib/*_test.so \
  && find torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin crosslook
-COPY --from=build /opt/venv /opt/venv
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="crosslook" \
+      org.opencontainers.image.description="Visual question answering over HTTP, with the attention map of every word" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Debian packages beside Python: none for the CPU; a C compiler where Triton's kernels run (see docker-compose.yml).
+ARG SYSTEM_PACKAGES=
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin crosslook \
+ && install -d -o 10001 -g 10001 /cache \
+ && if [ -n "${SYSTEM_PACKAGES}" ]; then \
+      apt-get update && apt-get install -y --no-install-recommends ${SYSTEM_PACKAGES} && rm -rf /var/lib/apt/lists/*; \
+    fi
 WORKDIR /srv/crosslook
-COPY app app
-COPY model model
-COPY examples examples
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
     HF_HUB_OFFLINE=1 CROSSLOOK_HOST=0.0.0.0 CROSSLOOK_PORT=8080
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"CROSSLOOK_PORT\"]}/health/ready', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['CROSSLOOK_PORT'] + '/health/ready', timeout=4)"]
 CMD ["python", "-m", "app.cli", "serve"]
+COPY --from=build /opt/venv /opt/venv
+COPY . .

@@ -18,7 +18,7 @@ import httpx
 from tests.app import standin
 
 ROOT = Path(__file__).resolve().parents[2]
-_START = 60.0
+_START = 180.0
 
 
 @dataclass
