@@ -1,0 +1,171 @@
+"""A lean load generator: raw HTTP/1.1 over kept connections, one process, its own CPU time measured.
+
+``python -m benchmarks.load`` reads one JSON object from standard input (see `Plan`) and prints one (see `Outcome`).
+With a rate, arrivals are open-loop: they come at random (Poisson)
+times whatever the server does, and latency counts from when a request should have been sent. Without, each
+connection sends as soon as it has its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass
+class Plan:
+    """What to send. ``fresh``: random bytes behind each JPEG, so that no two images are alike."""
+
+    url: str
+    image: str
+    questions: list[str]
+    seconds: float
+    connections: int
+    rate: float | None = None
+    maps: str = "float"
+    fresh: bool = True
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """What came back. Latencies in milliseconds, of answers with status 200."""
+
+    sent: int
+    ok: int
+    refused: int
+    failed: int
+    seconds: float
+    throughput: float
+    p50: float
+    p95: float
+    p99: float
+    goodput: float
+    cpu_share: float
+
+
+def pieces(plan: Plan) -> tuple[bytes, bytes]:
+    """A whole multipart request, cut behind the image's last byte. ``fresh`` requests have 16 bytes in between."""
+    host = plan.url.removeprefix("http://")
+    before = _head("image", '; filename="a.jpg"') + Path(plan.image).read_bytes()
+    fields = [("question", question) for question in plan.questions] + [("maps", plan.maps)]
+    after = b"".join(b"\r\n" + _head(name) + value.encode() for name, value in fields) + b"\r\n--x--\r\n"
+    length = len(before) + len(after) + (16 if plan.fresh else 0)
+    head = f"POST /v1/answer HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    return head.encode() + f"Content-Length: {length}\r\n\r\n".encode() + before, after
+
+
+def _head(name: str, more: str = "") -> bytes:
+    return f'--x\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode()
+
+
+class Connection:
+    """One kept connection, opened again when the server closes it."""
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self.host, self.port = host, int(port)
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, request: bytes) -> int:
+        """Send one request; its status, 0 for a broken connection."""
+        try:
+            if self.streams is None:
+                self.streams = await asyncio.open_connection(self.host, self.port, limit=1 << 22)
+            reader, writer = self.streams
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            if b"connection: close" in head:
+                self.close()
+            return int(head.split(b" ", 2)[1])
+        except (OSError, asyncio.IncompleteReadError, IndexError):
+            self.close()
+            return 0
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.streams is not None:
+            self.streams[1].close()
+            self.streams = None
+
+
+async def run(plan: Plan) -> Outcome:
+    """Carry out one plan."""
+    before, after = pieces(plan)
+    rng = random.Random(plan.seed)
+    connections = [Connection(plan.url) for _ in range(plan.connections)]
+    latencies: list[float] = []
+    codes: dict[int, int] = {}
+    sent = 0
+
+    async def one(connection: Connection, due: float) -> None:
+        nonlocal sent
+        request = before + (rng.randbytes(16) if plan.fresh else b"") + after
+        sent += 1
+        code = await connection.post(request)
+        codes[code] = codes.get(code, 0) + 1
+        if code == 200:
+            latencies.append(time.perf_counter() - due)
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    end = start + plan.seconds
+    if plan.rate is None:
+
+        async def busy(connection: Connection) -> None:
+            while time.perf_counter() < end:
+                await one(connection, time.perf_counter())
+
+        await asyncio.gather(*map(busy, connections))
+    else:
+        free: asyncio.Queue[Connection] = asyncio.Queue()
+        for connection in connections:
+            free.put_nowait(connection)
+        tasks = []
+        due = start
+
+        async def when_free(due: float) -> None:
+            connection = await free.get()
+            await one(connection, due)
+            free.put_nowait(connection)
+
+        while due < end:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            tasks.append(asyncio.create_task(when_free(due)))
+            due += rng.expovariate(plan.rate)
+        await asyncio.gather(*tasks)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    for connection in connections:
+        connection.close()
+    cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
+    ordered = sorted(1000 * latency for latency in latencies) or [float("nan")]
+
+    def quantile(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    return Outcome(
+        sent=sent,
+        ok=codes.get(200, 0),
+        refused=codes.get(503, 0) + codes.get(429, 0),
+        failed=sum(count for code, count in codes.items() if code not in (200, 503, 429)),
+        seconds=seconds,
+        throughput=codes.get(200, 0) / seconds,
+        p50=quantile(0.50),
+        p95=quantile(0.95),
+        p99=quantile(0.99),
+        goodput=sum(value <= 300 for value in ordered) / seconds,
+        cpu_share=cpu / seconds,
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(asyncio.run(run(Plan(**json.load(sys.stdin)))))))
