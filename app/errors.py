@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -121,19 +121,18 @@ def install(app: FastAPI) -> None:
     """Register the handlers, so that every error leaves ``app`` as an `ErrorBody`."""
 
     def on_request_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestError)  # noqa: S101 - narrows the type that the registration guarantees
-        return error_response(error, request_id_of(request))
+        return error_response(cast(RequestError, error), request_id_of(request))
 
     def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
-        response = error_response(_from_http(error, request), request_id_of(request))
-        if error.headers and "allow" in {name.lower() for name in error.headers}:
-            response.headers["Allow"] = next(v for k, v in error.headers.items() if k.lower() == "allow")
+        http = cast(HTTPException, error)
+        response = error_response(_from_http(http, request), request_id_of(request))
+        for name, value in (http.headers or {}).items():
+            if name.lower() == "allow":
+                response.headers["Allow"] = value
         return response
 
     def on_validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError | ValidationError)  # noqa: S101
-        return error_response(validation_error(error.errors()), request_id_of(request))
+        return error_response(validation_error(cast(RequestValidationError, error).errors()), request_id_of(request))
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http)
