@@ -111,7 +111,7 @@ def main() -> None:
     ):
         for name in names:
             setattr(module, name, Compiler(getattr(module, name)))
-    quick = "--quick" in sys.argv
+    quick = "--quick" in sys.argv  # some of the shapes: a minute rather than ten
     for dtype in (torch.bfloat16, torch.float16, torch.float32)[:: 2 if quick else 1]:
         for B, H, Hkv, Tq, Tk, d in SHAPES[::4] if quick else SHAPES:
             q, k = torch.empty(B, H, Tq, d, dtype=dtype), torch.empty(B, Hkv, Tk, d, dtype=dtype)
