@@ -1,0 +1,122 @@
+"""Tokens with spans in the text as sent, and the text encoder."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.compact import tiny
+from model.text import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, TextEncoder, build_tokenizer, pad_ids, tokenize
+
+TOKENIZER = tiny().tokenizer
+ALPHABET = "acehimostw AEIT?.,'’-–\u00e9\u00c9\u0301\u0130\u00df\ufb01\U0001f431\U0001f469\u200d你\u3000\u00a0\t\n"
+
+
+def pieces(text: str) -> list[tuple[str, str]]:
+    """Each token that is not special, with the part of the text that it stands for."""
+    found = tokenize(TOKENIZER, text)
+    return [(t, text[slice(*s)]) for t, s in zip(found.texts, found.spans, strict=True) if s is not None]
+
+
+def plain(text: str) -> str:
+    """Lower case, without accents and what does not print: what a piece holds of a text."""
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    return "".join(c for c in decomposed if unicodedata.category(c) not in ("Mn", "Cf"))
+
+
+def test_words_have_their_spans_and_the_ends_none() -> None:
+    found = tokenize(TOKENIZER, "What is this?")
+    assert found.texts == ["[CLS]", "what", "is", "this", "?", "[SEP]"]
+    assert found.spans == [None, (0, 4), (5, 7), (8, 12), (12, 13), None]
+    assert found.ids[0] == CLS
+    assert found.ids[-1] == SEP
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the the cat", [("the", "the"), ("the", "the"), ("cat", "cat")]),
+        ("dog-cat", [("dog", "dog"), ("-", "-"), ("cat", "cat")]),
+        ("man's", [("man", "man"), ("'", "'"), ("s", "s")]),
+        ("man’s", [("man", "man"), ("'", "’"), ("s", "s")]),
+        ("dog—cat", [("dog", "dog"), ("-", "—"), ("cat", "cat")]),
+        ("e\u0301a", [("e", "e"), ("##a", "a")]),
+        ("\u00e9a", [("e", "\u00e9"), ("##a", "a")]),
+        ("CAT", [("cat", "CAT")]),
+        ("a\u3000cat\u00a0is", [("a", "a"), ("cat", "cat"), ("is", "is")]),
+        ("\U0001f431 cat", [("[UNK]", "\U0001f431"), ("cat", "cat")]),
+        ("你好 cat", [("[UNK]", "你"), ("[UNK]", "好"), ("cat", "cat")]),
+        ("catdog", [("cat", "cat"), ("##d", "d"), ("##o", "o"), ("##g", "g")]),
+    ],
+)
+def test_spans_count_code_points_of_the_text_as_sent(text: str, expected: list[tuple[str, str]]) -> None:
+    assert pieces(text) == expected
+
+
+def test_a_repeated_word_has_each_time_its_own_span() -> None:
+    found = tokenize(TOKENIZER, "cat cat cat")
+    assert found.spans[1:-1] == [(0, 3), (4, 7), (8, 11)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from(ALPHABET), max_size=25))
+def test_spans_of_any_text_run_forward_and_hold_their_piece(text: str) -> None:
+    found = tokenize(TOKENIZER, text)
+    end = 0
+    for piece, span in zip(found.texts[1:-1], found.spans[1:-1], strict=True):
+        assert span is not None
+        assert end <= span[0] < span[1] <= len(text)
+        end = span[1]
+        if piece not in SPECIAL_TOKENS:
+            own = plain(text[slice(*span)]).replace("’", "'").replace("–", "-")
+            assert piece.removeprefix("##") in own
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("你好吗", 1.0), ("what is 你", 1 / 3), ("what is this", 0.0), ("", 0.0), ("\U0001f431", 1.0)]
+)
+def test_the_share_that_the_vocabulary_cannot_represent(text: str, share: float) -> None:
+    assert tokenize(TOKENIZER, text).unknown_share == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "\u200b\u200d", "\x00"])
+def test_a_text_of_nothing_has_only_the_special_tokens(text: str) -> None:
+    assert tokenize(TOKENIZER, text).ids == [CLS, SEP]
+
+
+def test_a_mask_is_one_token_and_the_other_special_ones_are_mere_text() -> None:
+    """Training puts [MASK] into captions; a user who writes [SEP] does not end the question."""
+    assert MASK in tokenize(TOKENIZER, "a [MASK] is").ids
+    ids = tokenize(TOKENIZER, "a [SEP] [PAD] is").ids
+    assert ids.count(SEP) == 1
+    assert PAD not in ids
+
+
+def test_every_id_is_its_place_in_the_vocabulary() -> None:
+    tokenizer = build_tokenizer([*SPECIAL_TOKENS, "cat", "##s"])
+    assert tokenize(tokenizer, "cats dog").ids == [CLS, 5, 6, UNK, SEP]
+    with pytest.raises(ValueError, match="must start with"):
+        build_tokenizer(["cat", *SPECIAL_TOKENS])
+
+
+def test_padding() -> None:
+    ids, mask = pad_ids([[CLS, 9, SEP], [CLS, SEP]])
+    assert ids.tolist() == [[CLS, 9, SEP], [CLS, SEP, PAD]]
+    assert mask.tolist() == [[True, True, True], [True, True, False]]
+    assert pad_ids([[CLS, SEP]], 4)[0].shape == (1, 4)
+
+
+def test_padding_changes_no_text() -> None:
+    torch.manual_seed(0)
+    encoder = TextEncoder(50, dim=24, num_heads=2, layers=2, max_tokens=16).eval()
+    rows = [[CLS, 7, 8, 9, 10, SEP], [CLS, 11, SEP], [CLS, SEP]]
+    with torch.no_grad():
+        together = encoder(*pad_ids(rows))
+        for row, states in zip(rows, together, strict=True):
+            alone = encoder(*pad_ids([row]))[0]
+            torch.testing.assert_close(states[: len(row)], alone, atol=1e-5, rtol=1e-5)
+    assert together.shape == (3, 6, 24)
