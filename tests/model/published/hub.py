@@ -28,7 +28,12 @@ class Hub:
 
     def environment(self, home: Path) -> dict[str, str]:
         """What points huggingface_hub here, with a cache of its own."""
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
 
     def answer(self, method: str, path: str, token: str | None) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
@@ -45,7 +50,9 @@ class Hub:
         if len(rest) > 1 and rest[1] not in ("main", COMMIT):
             return self.error(404, "RevisionNotFound")
         if api and rest[:1] == ["tree"]:
-            files = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _etag(f)} for f in _files(folder)]
+            files = [
+                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _etag(f)} for f in _files(folder)
+            ]
             return self.json(files)
         if api:
             siblings = [{"rfilename": f.name} for f in _files(folder)]
@@ -94,7 +101,7 @@ def serve(**repositories: Path) -> Iterator[Hub]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
