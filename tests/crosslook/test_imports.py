@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import crosslook
 
 PACKAGE = Path(crosslook.__file__).parent
@@ -19,10 +21,15 @@ def run(code: str) -> str:
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    code = "import sys, crosslook, crosslook.cli; print(*sorted({n.partition('.')[0] for n in sys.modules}))"
+    code = "import sys, crosslook.cli; crosslook.Client; print(*sorted({n.partition('.')[0] for n in sys.modules}))"
     loaded = set(run(code).split())
     assert {"crosslook", "httpx", "pydantic"} <= loaded
     assert not loaded & {"torch", "numpy", "PIL", "transformers", "fastapi", "app", "model"}
+
+
+def test_the_package_alone_costs_nothing() -> None:
+    """Its exports are imported when first used."""
+    assert run("import sys, crosslook; print('httpx' in sys.modules, 'pydantic' in sys.modules)") == "False False\n"
 
 
 def test_it_works_where_only_httpx_and_pydantic_are_installed() -> None:
@@ -74,4 +81,8 @@ def test_httpx_is_in_one_module() -> None:
 def test_what_is_exported_exists_and_is_sorted() -> None:
     assert crosslook.__all__ == sorted(crosslook.__all__)
     assert all(hasattr(crosslook, name) for name in crosslook.__all__)
+    assert set(crosslook.__all__) <= set(dir(crosslook))
+    with pytest.raises(AttributeError, match="Clientt"):
+        getattr(crosslook, "Clientt")  # noqa: B009 - what `crosslook.Clientt` does
+    assert run("import crosslook; print(crosslook.errors.CODES['overloaded'].status)") == "503\n"
     assert (PACKAGE / "py.typed").exists()
