@@ -138,7 +138,8 @@ class Server:
             results = self._attempt(message.items, self._encode)
         else:
             task = message.task
-            results = self._attempt(message.items, lambda items: self._run(task, items))
+            together = task == "match"  # scores are over the texts of the item: halves would have other ones
+            results = self._attempt(message.items, lambda items: self._run(task, items), together=together)
         return Reply(results, time.perf_counter() - start, self.batch_that_fits)
 
     def _encode(self, items: Sequence[tuple[str, Pixels]]) -> list[Encoded]:
@@ -153,8 +154,11 @@ class Server:
             raise RuntimeError(f"the model returned {len(results)} results for {len(items)} items")
         return results
 
-    def _attempt(self, items: Sequence[T], call: Callable[[Sequence[T]], list[R]]) -> list[R | Failure]:
-        """``call`` on all the items; when that raises, on halves, down to single items."""
+    def _attempt(
+        self, items: Sequence[T], call: Callable[[Sequence[T]], list[R]], *, together: bool = False
+    ) -> list[R | Failure]:
+        """``call`` on all the items; when that raises, on halves, down to single items, and where memory is short
+        down to single texts, unless those must stay ``together``."""
         failure: Failure | None = None
         try:
             return list(call(items))
@@ -169,8 +173,9 @@ class Server:
             self.batch_that_fits = max(1, len(items) // 2)
         if len(items) > 1:
             middle = len(items) // 2
-            return self._attempt(items[:middle], call) + self._attempt(items[middle:], call)
-        if failure.out_of_memory and isinstance(items[0], RunItem) and len(items[0].texts) > 1:
+            halves = (items[:middle], items[middle:])
+            return [result for half in halves for result in self._attempt(half, call, together=together)]
+        if failure.out_of_memory and not together and isinstance(items[0], RunItem) and len(items[0].texts) > 1:
             return self._split_texts(items[0], call)
         return [failure]
 

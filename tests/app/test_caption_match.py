@@ -14,11 +14,13 @@ import pytest_asyncio
 from PIL import Image
 
 from app.engine.engine import LOADER
+from app.engine.worker import Encode, Failure, Run, RunItem, Server
 from crosslook.types import CaptionResponse, FloatMap, MatchResponse, U8Map
 from model import compact
 from model.interface import Item, MapRequest, Output
 from tests.app import speaker
 from tests.app.conftest import encoded, running
+from tests.app.standin import preprocess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -174,3 +176,21 @@ async def test_the_default_model_matches() -> None:
         for word in result.text_words:
             assert result.text[slice(*word.span)] == word.text
     failed(refused, 422, "task_not_supported")
+
+
+async def test_texts_that_are_compared_are_never_torn_apart() -> None:
+    """Where memory is too short for a request to match, it fails; halves would have scores of their own."""
+
+    class Small(speaker.Speaker):
+        def run(self, task: Any, items: Any) -> Any:
+            if sum(len(item.texts) for item in items) > 1:
+                raise MemoryError
+            return super().run(task, items)
+
+    server = Server(Small())
+    server.handle(Encode((("a", preprocess(Image.new("RGB", (40, 30)))),)))
+    (match,) = server.handle(Run("match", (RunItem("a", ("one", "two")),))).results
+    assert isinstance(match, Failure)
+    assert match.out_of_memory
+    (caption,) = server.handle(Run("caption", (RunItem("a", ("one", "two")),))).results
+    assert len(caption.texts) == 2

@@ -17,6 +17,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789?.,'!-"
 SENTENCE = "what is the color of cat dog how many are there where this a in on red blue photo two man with it"
 WORDS = SENTENCE.split(" ")
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), *WORDS]
+CLIP_MERGES = ("c a", "ca t</w>", "t h", "th e</w>", "r e", "re d</w>")
 TASKS = {
     "answer": transformers.BlipForQuestionAnswering,
     "caption": transformers.BlipForConditionalGeneration,
@@ -117,7 +118,7 @@ def clip_tokenizer() -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())
-    merges = [("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"), ("r", "e"), ("re", "d</w>")]
+    merges = [tuple(pair.split(" ")) for pair in CLIP_MERGES]
     pieces = [*letters, *(f"{x}</w>" for x in letters), *("".join(pair) for pair in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     return transformers.CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
@@ -193,3 +194,46 @@ def save_siglip(folder: Path, *, seed: int = 0) -> Any:
     tokenizer.save_pretrained(folder)
     image_processor("Siglip", size={"height": 48, "width": 48}).save_pretrained(folder)
     return net
+
+
+def full_size_vocabulary(size: int = 30522) -> list[str]:
+    """As many pieces as BERT's vocabulary has: the tiny one's, and made-up words."""
+    filler = [f"word{i}" for i in range(size - len(VOCABULARY))]
+    return [*VOCABULARY, *filler]
+
+
+def published_blip(task: str, folder: Path) -> Any:
+    """Random weights at the configuration of ``Salesforce/blip-*-base``: ViT-B/16 at 384 pixels, 12 text layers of 12
+    heads, 30,524 tokens."""
+    text = {"num_attention_heads": 12, "sep_token_id": VOCABULARY.index("[SEP]")}
+    config = transformers.BlipConfig(text_config=text, vision_config={"initializer_range": 0.02})
+    with torch.device("meta"):
+        net = TASKS[task](config)
+    return save_blip(folder, _filled(net), tokenizer=bert_tokenizer(full_size_vocabulary()))
+
+
+def published_clip(folder: Path) -> Path:
+    """Random weights at the configuration of ``openai/clip-vit-base-patch32``, but for the size of the vocabulary,
+    which is the tokenizer's."""
+    tokenizer = clip_tokenizer()
+    words = {f"word{i}</w>": len(tokenizer) + i for i in range(49408 - len(tokenizer))}
+    merges = [tuple(pair.split(" ")) for pair in CLIP_MERGES]
+    full = transformers.CLIPTokenizer(vocab=tokenizer.get_vocab() | words, merges=merges)
+    text = {name: getattr(full, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
+    with torch.device("meta"):
+        net = transformers.CLIPModel(transformers.CLIPConfig(text_config={"vocab_size": 49408, **text}))
+    _filled(net).save_pretrained(folder)
+    full.save_pretrained(folder)
+    options = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
+    image_processor("CLIP", **options).save_pretrained(folder)
+    return folder
+
+
+def _filled(net: Any) -> Any:
+    """A model from the meta device with `peaked` weights; what is no parameter is made as the library makes it."""
+    filled = net.to_empty(device="cpu")
+    for module in filled.modules():
+        for name, buffer in module._buffers.items():
+            if name == "position_ids" and buffer is not None:
+                buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+    return peaked(filled)
