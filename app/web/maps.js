@@ -24,13 +24,17 @@ export function ofWord(word, tokens) {
 
 export const strongest = (map) => map.values.reduce((best, value) => Math.max(best, value), 0);
 
-// Where on the image the strongest cell lies: [row, column] of a 3 x 3 split, each 0, 1 or 2.
+// Which ninth of the image got most of a map: [row, column] of a 3 x 3 split, each 0, 1 or 2.
 export function place(map, attention, image) {
   const { rows, columns } = attention.grid;
   const { left, top, right, bottom } = attention.region;
-  const cell = map.values.indexOf(strongest(map));
-  const x = left + ((cell % columns) + 0.5) * ((right - left) / columns);
-  const y = top + (Math.floor(cell / columns) + 0.5) * ((bottom - top) / rows);
   const third = (part) => Math.min(2, Math.max(0, Math.floor(part * 3)));
-  return [third(y / image.height), third(x / image.width)];
+  const shares = new Array(9).fill(0);
+  map.values.forEach((value, cell) => {
+    const x = left + ((cell % columns) + 0.5) * ((right - left) / columns);
+    const y = top + (Math.floor(cell / columns) + 0.5) * ((bottom - top) / rows);
+    shares[3 * third(y / image.height) + third(x / image.width)] += value;
+  });
+  const ninth = shares.indexOf(Math.max(...shares));
+  return [Math.floor(ninth / 3), ninth % 3];
 }

@@ -78,6 +78,8 @@ def test_ask_an_example_and_point_at_every_word(server: Server, opened: Visit) -
         assert page.locator(f"[data-target=q{index}].shown").count() == 1
         shown.add(hashlib.sha256(drawn(page).tobytes()).hexdigest())
     assert len(shown) == 5
+    words = page.inner_text("#where")
+    assert words.startswith("“this” looked most at the ")
     page.mouse.move(5, 5)
     page.wait_for_timeout(300)
     assert_hot_spot(page, values(result["answer_map"], response["attention"]["grid"]), response)
