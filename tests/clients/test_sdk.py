@@ -81,8 +81,7 @@ async def test_sync_and_async_give_the_same(url: str, red: bytes) -> None:
     assert [answer.raw for answer in found] == [answer.raw for answer in same]
 
 
-def test_ask_many_is_bounded(url: str) -> None:
-    """Six slow questions, three at a time: never more than three under way, seen from the progress."""
+def test_ask_many_reports_its_progress(url: str) -> None:
     seen: list[tuple[int, int]] = []
     items = [(coloured("red", (20 + n, 20)), "!slow 0.01") for n in range(6)]
     with crosslook.Client(url) as client:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import inspect
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +246,69 @@ def test_one_bad_item_of_many(connect: Connect) -> None:
         connect(server).ask_many(items[:2], concurrency=1)
 
 
-def test_no_more_than_so_many_at_once(connect: Connect) -> None:
-    """Counted at a real server in tests/clients; here: one at a time keeps the order of the requests."""
-    server = Server()
-    connect(server).ask_many([(bytes([i]), f"{i}") for i in range(6)], concurrency=1)
-    assert [server.sent(i)["questions"] for i in range(6)] == [[f"{i}"] for i in range(6)]
+class Crowd:
+    """Counts how many are inside at once."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+
+
+ITEMS: list[tuple[crosslook.ImageLike, str]] = [(bytes([i]), "a?") for i in range(12)]
+
+
+def test_no_more_than_so_many_threads_at_once() -> None:
+    crowd = Crowd()
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        with crowd:
+            time.sleep(0.02)
+        return httpx.Response(200, json=golden("answer_one"))
+
+    with httpx.Client(transport=httpx.MockTransport(handler)) as http, crosslook.Client(http_client=http) as client:
+        assert len(client.ask_many(ITEMS, concurrency=3)) == 12
+    assert 1 < crowd.most <= 3
+
+
+async def test_no_more_than_so_many_tasks_at_once() -> None:
+    crowd = Crowd()
+
+    async def handler(_: httpx.Request) -> httpx.Response:
+        with crowd:
+            await asyncio.sleep(0.02)
+        return httpx.Response(200, json=golden("answer_one"))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
+        async with crosslook.AsyncClient(http_client=http) as client:
+            assert len(await client.ask_many(ITEMS, concurrency=3)) == 12
+    assert 1 < crowd.most <= 3
+
+
+async def test_a_failure_of_many_cancels_the_rest() -> None:
+    begun: list[str] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        question = json.loads(request.content)["questions"][0]
+        begun.append(question)
+        if question == "1":
+            return failure("question_empty")
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
+        async with crosslook.AsyncClient(http_client=http) as client:
+            with pytest.raises(errors.QuestionEmpty):
+                await client.ask_many([(bytes([i]), str(i)) for i in range(9)], concurrency=2)
+    assert set(begun) <= {"0", "1", "2"}
 
 
 def test_url_and_key_come_from_the_environment(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
