@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from model import compact
 from model.cross_attention import set_kernel
 from model.interface import Model
+from model.kernels import check_kernel
 
 
 def load_model(
@@ -34,8 +36,11 @@ def load_model(
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device} is asked for, but PyTorch finds no CUDA device")
+    _check_device(device)
+    try:
+        check_kernel(kernel, device)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
     own: compact.CompactModel
     if name == "compact":
         own = compact.load(id="compact", device=device)
@@ -54,17 +59,40 @@ def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle:
 
     folder, revision = Path(name), None
     if not folder.is_dir():
+        if folder.is_file():
+            raise ValueError(f"{name!r} is a file; name the folder of the model that it belongs to")
         if not hub.is_hub_name(name):
-            raise ValueError(f"{name!r} is neither `compact`, a folder nor the name of a model on the hub")
+            raise ValueError(_unknown(name))
         folder, revision = hub.fetch(name, allow_pickle=allow_pickle)
         name = name.partition("@")[0]
     else:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds no model that crosslook knows: it has no config.json")
         if loading.model_type(folder) is None:
             raise ValueError(f"{folder} holds no model that crosslook knows: its config.json names none")
         name = folder.resolve().name
     model = loading.load(folder, id=name, revision=revision, device=device, dtype=dtype, allow_pickle=allow_pickle)
     set_kernel(model.net, kernel)
     return model
+
+
+def _check_device(device: str) -> None:
+    """Raise ValueError for a device that is not there."""
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; there are auto, cpu, cuda and cuda:N") from None
+    if asked.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device} is asked for, but PyTorch finds no CUDA device")
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device} is asked for, but PyTorch finds {torch.cuda.device_count()} CUDA devices")
+
+
+def _unknown(name: str) -> str:
+    """What to say of a name that is no model's."""
+    close = difflib.get_close_matches(name.lower(), ("compact", "tiny"), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{name!r} is neither `compact`, a folder nor the name of a model on the hub (owner/name){hint}"
 
 
 def _family(name: str) -> str | None:
