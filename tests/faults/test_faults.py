@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -124,19 +125,27 @@ def test_clients_that_leave(log: Path) -> None:
         for cut in (head[:20], head, head + b"{" * 500):
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(cut)
-        busy = pool.submit(ask, server, "!slow 4")
-        time.sleep(0.5)
-        for shade in range(2, 12):
-            with pytest.raises(httpx.ReadTimeout), server.client(0.05) as client:
-                client.post("/v1/answer", json=body("left?", shade=shade))
+        busy = pool.submit(ask, server, "!slow 10")
+        assert wait_for(lambda: figure(server, "images_encoded_total") == 1 and figure(server, "queue_texts") == 0)
+        leaving = [socket.create_connection((host, int(port))) for _ in range(10)]
+        for shade, connection in enumerate(leaving, start=2):
+            data = json.dumps(body("left?", shade=shade)).encode()
+            connection.sendall(head.replace(b"9999", str(len(data)).encode()) + data)
+        assert wait_for(lambda: figure(server, "queue_encodes") == 10)
+        for connection in leaving:
+            connection.close()
+        assert wait_for(lambda: figure(server, "abandoned_total") == 10)
         assert busy.result() == "ok"
-        with server.client() as client:
-            assert code_of(client.post("/v1/answer", json=body("next?"))) == "ok"
-            lines = client.get("/metrics").text.splitlines()
-        assert "crosslook_abandoned_total 10.0" in lines
-        assert "crosslook_queue_items 0.0" in lines
-        assert "crosslook_queue_bytes 0.0" in lines
-        assert 'crosslook_dropped_total{kind="encode"} 10.0' in lines
+        assert ask(server, "next?") == "ok"
+        assert figure(server, "queue_items") == figure(server, "queue_bytes") == 0
+        assert figure(server, 'dropped_total{kind="encode"}') == 10
+
+
+def figure(server: Server, name: str) -> float:
+    """One of the server's metrics."""
+    with server.client() as client:
+        lines = client.get("/metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"crosslook_{name} "))
 
 
 def overload(server: Server, seconds: float, *, clients: int) -> Counter[str]:
@@ -160,7 +169,6 @@ def test_overload(log: Path, seconds: float) -> None:
     with serving(log, queue_items=4, run_batch=1) as server:
         codes = overload(server, seconds, clients=40)
         assert set(codes) == {"ok", "overloaded"}
-        assert codes["ok"] >= 10
         with server.client() as client:
             assert code_of(client.post("/v1/answer", json=body("calm?"))) == "ok"
             assert "crosslook_queue_items 0.0" in client.get("/metrics").text
