@@ -238,7 +238,7 @@ def tile_for(q: Tensor) -> Tile:
     """The tile for these queries ``[B, H, Tq, d]``."""
     rows = q.shape[2]
     if q.dtype == torch.float32:  # no tensor cores for IEEE float32: small tiles, or the registers overflow
-        return Tile(16 if rows <= 16 or q.shape[3] > 64 else 32, 32, 4, 2)
+        return Tile(16, 32, 8, 2) if q.shape[3] > 64 else Tile(16 if rows <= 16 else 32, 32, 4, 2)
     block_m = 16 if rows <= 16 else 32 if rows <= 32 else 64
     return Tile(block_m, 64, 4, 3 if block_d(q.shape[3]) <= 64 else 2)
 
