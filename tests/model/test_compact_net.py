@@ -1,0 +1,94 @@
+"""The network's own parts: which place of the image is which key, and how meaning is read under a map."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.compact import tiny
+from model.compact_net import FIRST_PATCH, CompactNet, ImageState
+from model.text import pad_ids
+from model.vision import VisionFeatures
+
+CELLS = 4
+
+
+@pytest.fixture(scope="module")
+def net() -> CompactNet:
+    return tiny().net
+
+
+def features(net: CompactNet) -> tuple[VisionFeatures, Tensor]:
+    """Random features of one image and the meaning of its coarse places."""
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.randn(1, net.vision.fine_channels, CELLS, CELLS, generator=generator)
+    coarse = torch.randn(1, net.vision.coarse_channels, CELLS // 2, CELLS // 2, generator=generator)
+    meaning = torch.randn(1, CELLS // 2, CELLS // 2, net.config.meaning_dim, generator=generator)
+    return VisionFeatures(fine, coarse), meaning
+
+
+def changed(before: Tensor, after: Tensor) -> list[int]:
+    """Which keys differ."""
+    return ((before - after).abs().amax(-1)[0] > 1e-6).nonzero()[:, 0].tolist()
+
+
+@torch.no_grad()
+def test_each_place_is_its_own_key(net: CompactNet) -> None:
+    """Row by row behind the key that is no place; a place of stride 32 is four keys."""
+    seen, meaning = features(net)
+    before = net.patches(seen, meaning)
+    assert before.shape == (1, FIRST_PATCH + CELLS**2, net.config.patch_dim)
+    fine = seen.fine.clone()
+    fine[0, 0, 1, 3] += 1
+    assert changed(before, net.patches(VisionFeatures(fine, seen.coarse), meaning)) == [FIRST_PATCH + 1 * CELLS + 3]
+    coarse, other = seen.coarse.clone(), meaning.clone()
+    coarse[0, 0, 1, 0] += 1
+    other[0, 1, 0] += 1
+    four = [FIRST_PATCH + r * CELLS + c for r in (2, 3) for c in (0, 1)]
+    assert changed(before, net.patches(VisionFeatures(seen.fine, coarse), meaning)) == four
+    assert changed(before, net.patches(seen, other)) == four
+
+
+@torch.no_grad()
+def test_places_that_look_alike_differ_by_where_they_are(net: CompactNet) -> None:
+    fine = torch.ones(1, net.vision.fine_channels, CELLS, CELLS)
+    coarse = torch.ones(1, net.vision.coarse_channels, CELLS // 2, CELLS // 2)
+    patches = net.patches(VisionFeatures(fine, coarse), torch.zeros(1, CELLS // 2, CELLS // 2, net.config.meaning_dim))
+    assert torch.pdist(patches[0]).min() > 1e-3
+
+
+@torch.no_grad()
+def test_meaning_is_read_where_the_map_points(net: CompactNet) -> None:
+    """Two images, two rows each, all weight on one key: the meaning of the coarse place above it, or none."""
+    meaning = torch.randn(2, (CELLS // 2) ** 2, net.config.meaning_dim)
+    for row, column in ((0, 0), (1, 2), (2, 1), (3, 3)):
+        looking = torch.zeros(2, 2, FIRST_PATCH + CELLS**2)
+        looking[:, 0, FIRST_PATCH + row * CELLS + column] = 1
+        looking[:, 1, 0] = 1  # no place
+        found = net._read(looking, meaning).unflatten(0, (2, 2))
+        place = (row // 2) * (CELLS // 2) + column // 2
+        torch.testing.assert_close(found[:, 0], meaning[:, place])
+        assert found[:, 1].abs().max() == 0
+
+
+@torch.no_grad()
+def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) -> None:
+    """With equal keys and values, the meaning alone still moves the answer, by what is read under the map."""
+    state = net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
+    other = ImageState(state.layers, state.meaning + 1)
+    ids, mask = pad_ids([[2, 60, 61, 3]])
+    one, moved = (net.fuse(ids, mask, [(image, 1)], need_maps=True) for image in (state, other))
+    torch.testing.assert_close(one.maps, moved.maps)
+    placed = one.maps[-1][0, 0, FIRST_PATCH:].sum()
+    expected = net.head.read.weight.sum(1) * placed
+    torch.testing.assert_close(moved.vector[0] - one.vector[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_logits_compare_with_every_answer(net: CompactNet) -> None:
+    vector = torch.randn(3, net.config.meaning_dim)
+    expected = vector @ net.head.answers.T + net.head.bias
+    torch.testing.assert_close(net.logits(vector), expected)
+    fused, looked_at = torch.randn(2, net.config.dim), torch.randn(2, net.config.meaning_dim)
+    torch.testing.assert_close(net.head(fused, looked_at), net.logits(net.head.vector(fused, looked_at)))
