@@ -27,7 +27,7 @@ def main(url: str) -> int:
     for name, questions in QUESTIONS.items():
         parts.append(f"## {name}\n")
         for number, question in enumerate(questions, 1):
-            target = folder / f"{name}-{number}.png"
+            target = folder / f"{name}-{number}.jpg"
             command = [sys.executable, "-m", "crosslook.cli", "ask", f"examples/{name}.jpg", question]
             command += ["--map", str(target), "--url", url]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
