@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         summary="Ask a question about an image. Get the answer and, for every word, where the model looked.",
         lifespan=lifespan,
         root_path=chosen.root_path,
-        docs_url="/docs" if chosen.docs else None,
+        docs_url=None,  # app/routes/page.py has it, with a policy that lets it run
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
         openapi_url="/openapi.json" if chosen.docs else None,
@@ -79,5 +79,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.add_middleware(huggingface.ErrorEnvelope)  # added last, so outermost
     for module in (native, caption_match, openai, huggingface, overlay, health, metrics, page):
         app.include_router(module.router)
+    if chosen.docs:
+        app.include_router(page.documentation)
     openapi.install(app)
     return app

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.staticfiles import StaticFiles
 
 router = APIRouter(include_in_schema=False)
+documentation = APIRouter(include_in_schema=False)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WEB = StaticFiles(directory=_ROOT / "app" / "web")
@@ -39,6 +41,23 @@ async def part(name: str, request: Request) -> Response:
 async def example(name: str, request: Request) -> Response:
     """An example image."""
     return await _file(_EXAMPLES, name, request)
+
+
+_SWAGGER = "https://cdn.jsdelivr.net"  # where FastAPI's page loads Swagger UI from: the one page that needs a network
+
+
+@documentation.get("/docs")
+async def docs(request: Request) -> Response:
+    """The routes, to read and to try."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    response = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json", title="crosslook", swagger_favicon_url=f"{root}/web/icon.svg"
+    )
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src {_SWAGGER} 'unsafe-inline'; style-src {_SWAGGER} 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return response
 
 
 async def _file(folder: StaticFiles, name: str, request: Request) -> Response:

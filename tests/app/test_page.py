@@ -69,3 +69,11 @@ def test_every_error_that_a_reader_may_meet_has_chinese_words() -> None:
     never |= {"unsupported_media_type", "url_not_allowed", "url_fetch_failed", "too_many_questions"}
     assert set(CODES) - never <= known
     assert known - {"offline"} <= set(CODES)
+
+
+async def test_the_documentation_may_run_its_scripts(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs")
+    sources = set(re.findall(r"https://[\w.-]+", response.text))
+    assert sources
+    assert all(source in response.headers["Content-Security-Policy"] for source in sources)
+    assert (await client.get(re.search(r"url: '([^']+)'", response.text)[1])).json()["openapi"].startswith("3.")
