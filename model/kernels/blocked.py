@@ -63,6 +63,7 @@ def _attend(
     grouped = (Hkv, H // Hkv * Tq)  # the heads of a group are more rows for the same keys
     scores_by_key_head = scores.view(*grouped, Tk)
     outputs = output.view(B, *grouped, d).unbind()
+    maps = None if map_ is None else map_.unbind()
     queries = (q * scale).reshape(B, *grouped, d).unbind()
     dead = None
     if bias is not None:
@@ -78,7 +79,7 @@ def _attend(
         torch.softmax(scores, dim=-1, out=scores)
         if dead is not None:
             scores.masked_fill_(dead[b], 0.0)
-        if map_ is not None:
-            torch.mean(scores, dim=0, out=map_[b])
+        if maps is not None:
+            torch.mean(scores, 0, out=maps[b])
         torch.bmm(scores_by_key_head, values, out=outputs[b])
-    return AttentionResult(output.to(given), map_, lse)
+    return AttentionResult(output if given == dtype else output.to(given), map_, lse)
