@@ -8,10 +8,7 @@ FROM ${PYTHON_IMAGE} AS build
 # serves. For a GPU: `--build-arg TORCH_INDEX=` (empty: PyPI's), or PyTorch's index of another CUDA release.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # pip's own settings, for builds behind a mirror.
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-ARG PIP_FIND_LINKS
-ARG PIP_TRUSTED_HOST
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv /opt/venv
