@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from PIL import Image
 
+from app.asking import image_limits
 from app.engine.engine import LOADER
+from app.images import loader
+from app.settings import Settings
 from crosslook.types import AnswerResponse, FloatMap
 from model import compact
 from model.interface import Item, MapRequest, Output
@@ -34,8 +35,8 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 async def test_answers_and_maps_are_the_models_own(client: httpx.AsyncClient) -> None:
     """Scores to 6 digits, maps to 4, tokens and spans exactly; each question alone gives the same."""
     model = compact.tiny()
-    image = Image.open(io.BytesIO(CAT.read_bytes()))
-    encoded = model.encode([model.info.preprocess(image.convert("RGB"))])[0]
+    limits = image_limits(Settings(_env_file=None))
+    encoded = model.encode([loader(CAT.read_bytes(), limits, "image")(model.info.preprocess)])[0]
     output = model.run("answer", [Item(encoded, tuple(QUESTIONS), maps=MapRequest())])[0]
     assert isinstance(output, Output)
     response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data={"question": QUESTIONS})
