@@ -62,9 +62,13 @@ class Answer(Result):
 
 @dataclass(frozen=True, slots=True)
 class Match(Result):
-    """How well one text fits the image; ``score`` is its probability among the texts of the request."""
+    """How well one text fits the image; ``score`` is its probability among the texts of the request.
+
+    ``fit`` is the probability that this text fits, whatever the others; None where the model has none.
+    """
 
     text: str
+    fit: float | None
     raw: MatchResult = field(repr=False)
 
 
@@ -130,6 +134,7 @@ def read_matches(response: MatchResponse, request_id: str | None) -> list[Match]
                 image=image,
                 request_id=request_id,
                 text=result.text,
+                fit=result.fit,
                 raw=result,
             )
         )

@@ -49,15 +49,13 @@ def test_maps_lie_on_the_image(url: str, tmp_path: Path) -> None:
 
 def test_caption_and_match(url: str, red: bytes) -> None:
     with crosslook.Client(url) as client:
-        for call in (lambda: client.caption(red, "this is"), lambda: client.match(red, ["a red one", "a blue one"])):
-            try:
-                result = call()
-            except errors.NotFound:
-                pytest.skip("the routes of issue 6")
-            if isinstance(result, crosslook.Caption):
-                assert str(result) == "this is a red image"
-            else:
-                assert result[0].score > 0.9 > result[1].score
+        caption = client.caption(red, "this is")
+        matches = client.match(red, ["a red one", "a blue one"])
+    assert str(caption) == "this is a red image"
+    assert [word.text for word in caption.words] == ["this", "is", "a", "red", "image"]
+    assert [match.text for match in matches] == ["a red one", "a blue one"]
+    assert matches[0].score > 0.9 > matches[1].score
+    assert matches[0].for_word("red").array().shape == (4, 6)
 
 
 def test_what_the_server_says_of_itself(url: str) -> None:

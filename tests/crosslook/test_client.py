@@ -147,6 +147,7 @@ def test_match_and_caption(connect: Connect) -> None:
     matches = connect(server).match(IMAGE, ["a cat", "a dog"], maps="float")
     assert [(match.text, match.score) for match in matches] == [("a cat", 0.9), ("a dog", 0.1)]
     assert matches[0].for_word("cat").peak().value == 0.6
+    assert matches[0].fit is None
     assert server.sent(0)["texts"] == ["a cat", "a dog"]
 
     server = Server(body="caption")
@@ -287,9 +288,11 @@ async def test_no_more_than_so_many_tasks_at_once() -> None:
             await asyncio.sleep(0.02)
         return httpx.Response(200, json=golden("answer_one"))
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
-        async with crosslook.AsyncClient(http_client=http) as client:
-            assert len(await client.ask_many(ITEMS, concurrency=3)) == 12
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http,
+        crosslook.AsyncClient(http_client=http) as client,
+    ):
+        assert len(await client.ask_many(ITEMS, concurrency=3)) == 12
     assert 1 < crowd.most <= 3
 
 
@@ -304,10 +307,12 @@ async def test_a_failure_of_many_cancels_the_rest() -> None:
         await asyncio.sleep(60)
         raise AssertionError
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
-        async with crosslook.AsyncClient(http_client=http) as client:
-            with pytest.raises(errors.QuestionEmpty):
-                await client.ask_many([(bytes([i]), str(i)) for i in range(9)], concurrency=2)
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http,
+        crosslook.AsyncClient(http_client=http) as client,
+    ):
+        with pytest.raises(errors.QuestionEmpty):
+            await client.ask_many([(bytes([i]), str(i)) for i in range(9)], concurrency=2)
     assert set(begun) <= {"0", "1", "2"}
 
 
