@@ -110,6 +110,19 @@ def test_a_batch_of_mixed_lengths_and_images_is_one_at_a_time() -> None:
             close(together[row, :length], single[0])
 
 
+def test_groups_of_several_images_follow_each_other() -> None:
+    """Two images asked twice each, then two asked once each: the rows of the second group are its own."""
+    fusion = make_fusion()
+    x, mask = text(6, 4)
+    features = patches(4)
+    groups = [rows_of(fusion, features[:2], 2), rows_of(fusion, features[2:], 1)]
+    state, _, maps = fusion(x, mask, groups, need_maps=True)
+    for row, image in enumerate((0, 0, 1, 1, 2, 3)):
+        alone = fusion(x[row, None], mask[row, None], [rows_of(fusion, features[image, None], 1)], need_maps=True)
+        close(state[row], alone[0][0])
+        close(maps[-1][row], alone[2][-1][0])
+
+
 def test_the_first_token_alone_is_that_of_the_full_pass() -> None:
     fusion = make_fusion(3)
     x, mask = text(4, 5)
