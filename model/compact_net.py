@@ -203,7 +203,8 @@ class CompactNet(nn.Module):
         if self.config.blind:
             return meaning.new_zeros(looking.shape[0] * looking.shape[1], meaning.shape[-1])
         half = self.config.cells // 2
-        fine = looking[..., FIRST_PATCH:].unflatten(-1, (half, 2, half, 2)).sum((-3, -1)).flatten(-2)
+        squares = looking[..., FIRST_PATCH:].reshape(*looking.shape[:2], half, 2, half, 2)
+        fine = squares.sum((-3, -1)).flatten(-2)  # the coarse places: each holds 2x2 patches
         return torch.bmm(fine.to(meaning.dtype), meaning).flatten(0, 1)
 
     def logits(self, vector: Tensor) -> Tensor:

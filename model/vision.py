@@ -61,9 +61,9 @@ class MBConv(nn.Module):
         self.skip = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x if self.expand is None else F.relu6(self.expand(x))
-        hidden = self.project(F.relu6(self.depthwise(hidden)))
-        return hidden + x if self.skip else hidden
+        wide = x if self.expand is None else F.relu6(self.expand(x))
+        narrow: Tensor = self.project(F.relu6(self.depthwise(wide)))
+        return narrow + x if self.skip else narrow
 
 
 class VisionFeatures(NamedTuple):

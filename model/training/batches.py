@@ -108,7 +108,8 @@ class Sampler:
             text = " ".join(example.text.lower() for example in examples)
             if rng.random() < 0.5 and "left" not in text and "right" not in text:
                 one = [part.flip(3) for part in one]
-            fine.append(one[0]), coarse.append(one[1]), means.append(one[2])
+            for parts_so_far, part in zip((fine, coarse, means), one, strict=True):
+                parts_so_far.append(part)
         texts, targets = [], torch.zeros(len(chosen) * self.rows, len(self.answers))
         for i, (_, examples) in enumerate(chosen):
             for j in range(self.rows):

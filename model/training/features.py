@@ -89,9 +89,11 @@ def _load_or_make(
             fine[at : at + len(refs)] = features.fine.cpu().numpy()
             coarse[at : at + len(refs)] = features.coarse.cpu().numpy()
             if at // _AT_ONCE % 50 == 49:
-                fine.flush(), coarse.flush()
+                fine.flush()
+                coarse.flush()
                 progress.write_text(json.dumps({"names": names, "images": at + len(refs)}))
-    fine.flush(), coarse.flush()
+    fine.flush()
+    coarse.flush()
     listing.write_text(json.dumps(names))
     progress.unlink(missing_ok=True)
     return names, np.asarray(fine), np.asarray(coarse)
