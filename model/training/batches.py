@@ -98,7 +98,9 @@ class Sampler:
 
     def _batch(self, chosen: list[tuple[list[int], list[Example]]], rng: random.Random) -> Batch:
         seen, meaning = self.features.take([row for rows, _ in chosen for row in rows], self.device)
-        fine, coarse, means = [], [], []
+        fine: list[Tensor] = []
+        coarse: list[Tensor] = []
+        means: list[Tensor] = []
         at = 0
         for rows, examples in chosen:
             parts = seen.fine[at : at + len(rows)], seen.coarse[at : at + len(rows)]

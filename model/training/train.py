@@ -356,7 +356,7 @@ def fit_temperature(model: CompactModel, pairs: Sequence[tuple[Question, Example
         [accuracy(model.answers[i], q.answers, q.source) for q, i in zip(questions, best, strict=True)]
     )
     losses: dict[float, float] = {}
-    for temperature in torch.linspace(0.5, 3.0, 101).tolist():
+    for temperature in (0.5 + 0.025 * step for step in range(101)):
         top = (logits / temperature).softmax(-1).amax(-1).clamp(1e-6, 1 - 1e-6)
         losses[temperature] = float(F.binary_cross_entropy(top, right))
     return round(min(losses, key=lambda temperature: losses[temperature]), 4)
