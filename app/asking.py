@@ -50,15 +50,18 @@ class Asker:
         self._metrics = metrics
         self._deadline = _deadline(request, settings)
 
-    def model(self, asked: str | None) -> ModelInfo:
-        """The model that is served, if it is the one asked for.
+    def model(self, asked: str | None, task: Task | None = None) -> ModelInfo:
+        """The model that is served, if it is the one asked for and can do the task.
 
-        Raises: `RequestError` ``not_ready``, ``shutting_down``, ``model_not_found``.
+        Raises: `RequestError` ``not_ready``, ``shutting_down``, ``model_not_found``, ``task_not_supported``.
         """
         info = self.engine.require_info()
         if asked is not None and asked != info.id:
             message = f"This server serves {info.id}, not {asked[:200]}."
             raise RequestError("model_not_found", message, param="model", detail={"served": [info.id]})
+        if task is not None and task not in info.tasks:
+            message = f"{info.id} cannot {task}; it can {', '.join(info.tasks)}."
+            raise RequestError("task_not_supported", message, detail={"tasks": list(info.tasks)})
         return info
 
     async def data(self, *, file: bytes | None = None, text: str | None = None, param: str = "image") -> bytes:

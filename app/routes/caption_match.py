@@ -14,7 +14,7 @@ from app.errors import RequestError
 from app.openapi import errors, two_encodings
 from app.routes.native import map_request
 from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
-from model.interface import ModelInfo, Output, Task
+from model.interface import Output
 
 router = APIRouter(prefix="/v1", tags=["native"])
 _CAPTION_LISTS = {"prompt": "prompts", "prompts": "prompts", "layers": "layers"}
@@ -42,7 +42,7 @@ async def caption(request: Request, asker: AskerDep) -> Response:
     """
     body, file = await bodies.read(request, CaptionRequest, repeated=_CAPTION_LISTS)
     asker.check_texts(body.prompts, field="prompts", may_be_empty=True)
-    info = require_task(asker.model(body.model), "caption")
+    info = asker.model(body.model, "caption")
     maps = map_request(body, info)
     image = await asker.image(file=file, text=body.image, image_id=body.image_id)
     answered = await asker.run("caption", image, body.prompts, field="prompts", maps=maps)
@@ -74,7 +74,7 @@ async def match(request: Request, asker: AskerDep) -> Response:
     """
     body, file = await bodies.read(request, MatchRequest, repeated=_MATCH_LISTS)
     asker.check_texts(body.texts, field="texts")
-    info = require_task(asker.model(body.model), "match")
+    info = asker.model(body.model, "match")
     maps = map_request(body, info)
     image = await asker.image(file=file, text=body.image, image_id=body.image_id)
     answered = await asker.run("match", image, body.texts, field="texts", maps=maps)
@@ -83,17 +83,6 @@ async def match(request: Request, asker: AskerDep) -> Response:
         info, answered.image_id, answered.geometry, body.texts, require_output(answered), body.maps
     ).model_dump_json()
     return _respond(asker, answered, content, start)
-
-
-def require_task(info: ModelInfo, task: Task) -> ModelInfo:
-    """The model, if it can do this.
-
-    Raises: `RequestError` ``task_not_supported``.
-    """
-    if task not in info.tasks:
-        message = f"{info.id} cannot {task}; it can {', '.join(info.tasks)}."
-        raise RequestError("task_not_supported", message, detail={"tasks": list(info.tasks)})
-    return info
 
 
 def require_output(answered: Answered) -> Output:

@@ -53,7 +53,7 @@ async def answer(request: Request, asker: AskerDep) -> Response:
     """
     body, file = await bodies.read(request, AnswerRequest, repeated=_ANSWER_LISTS)
     asker.check_texts(body.questions)
-    info = asker.model(body.model)
+    info = asker.model(body.model, "answer")
     maps = map_request(body, info)
     candidates = None if body.candidates is None else tuple(dict.fromkeys(body.candidates))
     image = await asker.image(file=file, text=body.image, image_id=body.image_id)
