@@ -359,7 +359,8 @@ def fit_temperature(model: CompactModel, pairs: Sequence[tuple[Question, Example
     for temperature in (0.5 + 0.025 * step for step in range(101)):
         top = (logits / temperature).softmax(-1).amax(-1).clamp(1e-6, 1 - 1e-6)
         losses[temperature] = float(F.binary_cross_entropy(top, right))
-    return round(min(losses, key=lambda temperature: losses[temperature]), 4)
+    least = min(losses.values())
+    return round(next(temperature for temperature, loss in losses.items() if loss == least), 4)
 
 
 @torch.no_grad()
