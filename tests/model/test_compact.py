@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from model.compact import MATCH_PROMPT, CompactImage, CompactModel, load, tiny
+from model.compact import MATCH_PROMPT, CompactImage, CompactModel, tiny
 from model.compact_net import CompactConfig, CompactNet
-from model.interface import Item, ItemError, MapRequest, Output, TextOutput
-from tests.model.tools import QUESTIONS, ask, encode, noise, run, scores
+from model.interface import Item, ItemError, MapRequest, Output
+from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
 
 
 @pytest.fixture(scope="module")
 def model() -> CompactModel:
     return tiny()
-
-
-def near(found: TextOutput, expected: TextOutput, tolerance: float = 1e-5) -> None:
-    """Equal answers, scores and maps."""
-    assert [r.answer for r in found.ranking] == [r.answer for r in expected.ranking]
-    for one, other in zip(found.ranking, expected.ranking, strict=True):
-        assert one.score == pytest.approx(other.score, abs=tolerance)
-    assert (found.answer_map is None) == (expected.answer_map is None)
-    assert [(t.text, t.span) for t in found.tokens] == [(t.text, t.span) for t in expected.tokens]
-    assert found.words == expected.words
-    for one, other in zip(found.tokens, expected.tokens, strict=True):
-        assert one.map is not None
-        assert other.map is not None
-        np.testing.assert_allclose(one.map.values, other.map.values, atol=tolerance)
-    if found.answer_map is not None and expected.answer_map is not None:
-        np.testing.assert_allclose(found.answer_map.values, expected.answer_map.values, atol=tolerance)
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -344,83 +325,6 @@ def test_without_any_patch_every_image_is_the_same(model: CompactModel) -> None:
 def test_only_its_own_images_can_be_masked(model: CompactModel) -> None:
     with pytest.raises(TypeError, match="did not encode"):
         model.score_masked(object(), "what", np.ones((1, 4, 4), dtype=np.bool_), "cat")  # type: ignore[arg-type]
-
-
-# -- the folder -------------------------------------------------------------------------------------------------------
-
-
-def test_saved_and_loaded_it_says_the_same(model: CompactModel, tmp_path: Path) -> None:
-    """Exactly, after a first rounding: storing is lossless from then on. To what rounding costs, before."""
-    model.save(tmp_path / "one")
-    once = load(tmp_path / "one")
-    once.save(tmp_path / "two")
-    twice = load(tmp_path / "two", id="other")
-    assert (once.info.id, twice.info.id) == ("one", "other")
-    assert (once.answers, once.vocabulary) == (model.answers, model.vocabulary)
-    assert once.net.config == model.net.config
-    outputs = [ask(m, encode(m, noise())[0], *QUESTIONS, top_k=8, maps=MapRequest()) for m in (model, once, twice)]
-    for original, rounded, again in zip(*outputs, strict=True):
-        assert scores(rounded) == pytest.approx(scores(original), abs=0.01)
-        near(again, rounded, 1e-4)
-
-
-def test_the_revision_is_of_what_the_folder_holds(model: CompactModel, tmp_path: Path) -> None:
-    model.save(tmp_path)
-    first = load(tmp_path).info.revision
-    assert load(tmp_path).info.revision == first
-    tiny(seed=1).save(tmp_path)
-    assert load(tmp_path).info.revision != first
-    assert tiny(seed=1).info.revision != tiny(seed=0).info.revision
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocabulary.txt", "answers.txt"])
-def test_a_folder_that_lacks_a_file(model: CompactModel, tmp_path: Path, name: str) -> None:
-    model.save(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"lacks {name}"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("config.json", b"{"),
-        ("config.json", b"[]"),
-        ("config.json", json.dumps({"family": "other"}).encode()),
-        ("config.json", json.dumps({"family": "compact", "wings": 2}).encode()),
-        ("config.json", json.dumps({"family": "compact", "vision": "huge"}).encode()),
-        ("config.json", json.dumps({"family": "compact"}).encode()),
-        ("vocabulary.txt", b"cat\n"),
-        ("answers.txt", b"cat\n"),
-        ("answers.txt", b"\xff\xfe"),
-        ("model.safetensors", b""),
-        ("model.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"),
-    ],
-)
-def test_a_folder_with_a_broken_file(model: CompactModel, tmp_path: Path, name: str, content: bytes) -> None:
-    model.save(tmp_path)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="does not hold a compact model"):
-        load(tmp_path)
-
-
-def test_answers_with_odd_signs_survive_the_folder(tmp_path: Path) -> None:
-    """Line separators of Unicode are no ends of lines here."""
-    other = tiny()
-    answers = ["yes", "no", "caf\u00e9", "a\u2028b", "x\x85y", "\U0001f431", "1/2", "it's"]
-    CompactModel(other.net, other.vocabulary, answers, id="x", revision="y").save(tmp_path)
-    assert load(tmp_path).answers == answers
-
-
-def test_loading_fills_every_tensor(model: CompactModel, tmp_path: Path) -> None:
-    model.save(tmp_path)
-    net = load(tmp_path).net
-    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
-        assert not tensor.is_meta, name
-        assert not tensor.requires_grad, name
-    assert not net.training
-    for name, buffer in net.named_buffers():
-        assert torch.equal(buffer, model.net.get_buffer(name)), name
 
 
 def test_the_grid_has_a_cell_for_16_pixels() -> None:

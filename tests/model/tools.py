@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from model.compact import CompactModel
@@ -41,3 +42,19 @@ def ask(
 def scores(output: TextOutput) -> dict[str, float]:
     """Answer -> score."""
     return {ranked.answer: ranked.score for ranked in output.ranking}
+
+
+def near(found: TextOutput, expected: TextOutput, tolerance: float = 1e-5) -> None:
+    """Equal answers, scores and maps."""
+    assert [r.answer for r in found.ranking] == [r.answer for r in expected.ranking]
+    for one, other in zip(found.ranking, expected.ranking, strict=True):
+        assert one.score == pytest.approx(other.score, abs=tolerance)
+    assert (found.answer_map is None) == (expected.answer_map is None)
+    assert [(t.text, t.span) for t in found.tokens] == [(t.text, t.span) for t in expected.tokens]
+    assert found.words == expected.words
+    for one, other in zip(found.tokens, expected.tokens, strict=True):
+        assert one.map is not None
+        assert other.map is not None
+        np.testing.assert_allclose(one.map.values, other.map.values, atol=tolerance)
+    if found.answer_map is not None and expected.answer_map is not None:
+        np.testing.assert_allclose(found.answer_map.values, expected.answer_map.values, atol=tolerance)
