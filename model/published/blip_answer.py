@@ -35,7 +35,7 @@ from model.published.tokenizing import Encoded
 from model.token_maps import find_words, make_tokens
 
 COMPOSITION = "answer>question>image"
-_SCORED_AT_ONCE = 128  # candidate answers; bounds the memory of their logits
+_SCORED_AT_ONCE = 1024  # tokens of candidate answers; bounds the memory of their logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,9 @@ class BlipAnswer(Blip):
         candidates = item.candidates or ()
         ids = [self.tokenizer(candidate).ids[1:-1] for candidate in candidates]
         scores: list[Tensor] = []
-        for start in range(0, len(ids), _SCORED_AT_ONCE):
-            part = ids[start : start + _SCORED_AT_ONCE]
+        at_once = max(1, _SCORED_AT_ONCE // (1 + max(map(len, ids))))
+        for start in range(0, len(ids), at_once):
+            part = ids[start : start + at_once]
             rest = [[*one, self.end_id] for one in part]
             fed, targets = with_targets([[self.start_id]] * len(part), rest, fill=self.pad_id, device=self.device)
             states = self.decoder.feed(fed, questions.of([row], len(part))).states

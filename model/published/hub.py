@@ -57,7 +57,7 @@ def fetch(name: str, *, allow_pickle: bool = False) -> tuple[Path, str]:
         message = "asks for its terms to be accepted: do so on its page, then set HF_TOKEN to a token of that account"
         raise ValueError(f"{name} is gated; it {message}") from None
     except errors.RepositoryNotFoundError:
-        message = "check the name; for a private model set HF_TOKEN"
+        message = "check the name; for a private model set HF_TOKEN. There is no folder of that name either"
         raise ValueError(f"the hub has no model {name}, or hides it: {message}") from None
     except errors.RevisionNotFoundError:
         raise ValueError(f"{repository} has no revision {revision}") from None

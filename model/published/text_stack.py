@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from model.cross_attention import CrossAttention, KeysValues, project_all
 
+_JOIN_FROM = 256  # keys
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -95,7 +97,13 @@ class TextStack(nn.Module):
         return [layer.crossattention.attention for layer in self.layers]
 
     def project(self, states: Tensor) -> list[KeysValues]:
-        """Keys and values for all layers from states ``[sources, keys, dim]``, in one product."""
+        """Keys and values for all layers from states ``[sources, keys, dim]``.
+
+        In one product where the keys are many, as of an image; of a question's few, joining the weights would cost
+        more than the products do.
+        """
+        if states.shape[0] * states.shape[1] < _JOIN_FROM:
+            return [layer.project(states) for layer in self.cross_layers]
         return project_all(self.cross_layers, states)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:

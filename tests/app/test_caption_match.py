@@ -13,11 +13,12 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from app import wire
 from app.engine.engine import LOADER
 from app.engine.worker import Encode, Failure, Run, RunItem, Server
 from crosslook.types import CaptionResponse, FloatMap, MatchResponse, U8Map
 from model import compact
-from model.interface import Item, MapRequest, Output
+from model.interface import Item, MapInfo, MapRequest, Output
 from tests.app import speaker
 from tests.app.conftest import encoded, running
 from tests.app.standin import preprocess
@@ -194,3 +195,15 @@ async def test_texts_that_are_compared_are_never_torn_apart() -> None:
     assert match.out_of_memory
     (caption,) = server.handle(Run("caption", (RunItem("a", ("one", "two")),))).results
     assert len(caption.texts) == 2
+
+
+async def test_how_composed_maps_are_named() -> None:
+    """In the response of a model that composes them, and in no other."""
+    geometry = preprocess(Image.new("RGB", (40, 30))).geometry
+    path = "answer>question>image"
+    composed = wire.attention(MapInfo("raw", (0,), composition=path), geometry, "float")
+    plain = wire.attention(MapInfo("raw", (0,)), geometry, "float")
+    assert composed is not None
+    assert plain is not None
+    assert composed.model_dump()["composition"] == path
+    assert "composition" not in plain.model_dump()

@@ -67,7 +67,7 @@ def blip_config(vision_size: int = 24, **text: Any) -> Any:
     return transformers.BlipConfig(text_config=text_config, vision_config=vision_config, image_text_hidden_size=16)
 
 
-def peaked(net: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
+def peaked(net: torch.nn.Module, *, seed: int = 0, sharpness: float = 2.5) -> torch.nn.Module:
     """Fill with random weights so large that attention is peaked and nothing is zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -77,7 +77,9 @@ def peaked(net: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
             elif parameter.ndim >= 2:
                 scale = 1.0 / parameter[0].numel() ** 0.5
                 sharp = "crossattention.self.query" in name or "crossattention.self.key" in name
-                parameter.copy_((2.5 if sharp else 1.0) * scale * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(
+                    (sharpness if sharp else 1.0) * scale * torch.randn(parameter.shape, generator=generator)
+                )
             elif parameter.ndim == 1:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     net.tie_weights()  # type: ignore[operator]
@@ -236,4 +238,4 @@ def _filled(net: Any) -> Any:
         for name, buffer in module._buffers.items():
             if name == "position_ids" and buffer is not None:
                 buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
-    return peaked(filled)
+    return peaked(filled, sharpness=5.0)  # its images are smoother: alike patches need louder questions

@@ -77,19 +77,36 @@ def test_a_revision_follows_weights_and_configuration(folder: Path) -> None:
     assert load_model(str(folder), device="cpu").info.revision != first
 
 
-def test_half_precision_is_near(answer: Pair) -> None:
-    """The maps stay float32 and sum to 1; the images kept take half the memory."""
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near(answer: Pair, dtype: str) -> None:
+    """The maps stay float32 and sum to 1; the images kept take half the memory; small gradients do not vanish."""
     from model.interface import MapRequest
 
-    half = load_model(str(answer.folder), device="cpu", dtype="bfloat16")
+    half = load_model(str(answer.folder), device="cpu", dtype=dtype)
     image = half.encode([half.info.preprocess(make_image(90, 50))])[0]
     assert image.nbytes * 2 == answer.encode(make_image(90, 50))[0].nbytes
     for kind in ("raw", "rollout", "gradient"):
         text = half.run("answer", [Item(image, ("a red dog",), maps=MapRequest(kind))])[0].texts[0]
         assert text.answer_map.values.dtype == "float32"
-        if kind != "gradient":
+        if kind == "gradient":
+            assert text.answer_map.values.min() >= 0.0 < text.answer_map.values.max()
+        else:
             total = text.answer_map.values.sum() + text.answer_map.elsewhere
             assert total == pytest.approx(1.0, abs=1e-2 if kind == "raw" else 1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_states(answer: Pair) -> None:
+    """A question's states are those of float32, to what half precision can hold."""
+    from model.published.text_stack import Source
+
+    half = load_model(str(answer.folder), device="cpu", dtype="float16")
+    states = []
+    for model in (half, answer.ours):
+        image = model.encode([model.info.preprocess(make_image(90, 50))])[0]
+        ids, _ = model.question_ids([model.tokenizer("what is the color of the cat?")])
+        states.append(model.stack(model.stack.embed(ids), [Source(image.layers)]).states.float())
+    assert (states[0] - states[1]).abs().mean() < 0.02 * states[1].abs().mean()
 
 
 @pytest.mark.parametrize(

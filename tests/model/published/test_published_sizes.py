@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,9 @@ def test_blip_answers(tmp_path: Path, image: Image.Image, monkeypatch: pytest.Mo
     assert (body.attention.grid.rows, body.attention.grid.columns) == (24, 24)
     features = theirs.vision_model(pixels).last_hidden_state
     states = theirs.text_encoder(ids, encoder_hidden_states=features, output_attentions=True)
-    rows = torch.stack(states.cross_attentions).mean((0, 2))[0].numpy()
+    heads = torch.stack(states.cross_attentions)
+    assert -(heads * heads.clamp_min(1e-30).log()).sum(-1).mean() < 0.5 * math.log(heads.shape[-1])
+    rows = heads.mean((0, 2))[0].numpy()
     for token, row in zip(result.question_tokens, rows, strict=True):
         found: Any = token.map
         np.testing.assert_allclose(np.ravel(found.values), row[1:], atol=1e-5, rtol=1e-3)
