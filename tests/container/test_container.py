@@ -128,7 +128,9 @@ def test_compose(image: str, tmp_path: Path) -> None:
     derived.write_text(yaml.safe_dump({"services": {"cpu": service}}))
     call = [*command, "-p", f"crosslook{port}", "-f", str(derived)]
     try:
-        subprocess.run([*call, "up", "-d"], check=True, capture_output=True)
+        # Debian's docker-compose gives up on an engine that copies layers for longer than a minute.
+        environment = {**os.environ, "COMPOSE_HTTP_TIMEOUT": "300"}
+        subprocess.run([*call, "up", "-d"], check=True, capture_output=True, env=environment)
         url = f"http://127.0.0.1:{port}/health/ready"
 
         def ready() -> bool:
