@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CrosslookError as error:
         _complain(str(error))
     except ImportError as error:
-        _complain(f"--map needs Pillow (pip install 'crosslook[overlay]'): {error}")
+        _complain(f"--map needs Pillow (pip install pillow): {error}")
     except (OSError, ValueError) as error:
         _complain(str(error))
     return 1

@@ -1,4 +1,4 @@
-"""Maps drawn over their image. Needs Pillow (``pip install crosslook[overlay]``).
+"""Maps drawn over their image. Needs Pillow (``pip install pillow``).
 
 Colours: viridis (Smith and van der Walt 2015, CC0), from control points of its published table. Every map is drawn from
 0 to its own strongest cell, so two maps compare in shape, not in strength: the legend gives the strength.
