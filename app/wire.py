@@ -93,7 +93,10 @@ def answer_result(question: str, text: model.TextOutput, encoding: wire.MapEncod
         answer=best.answer,
         score=number(best.score, 6),
         score_over=text.score_over,
-        ranking=[wire.RankedAnswer(answer=r.answer, score=number(r.score, 6)) for r in text.ranking],
+        ranking=[
+            wire.RankedAnswer(answer=r.answer, score=number(r.score, 6), in_vocabulary=r.in_vocabulary)
+            for r in text.ranking
+        ],
         rest=None if text.rest is None else number(text.rest, 6),
         question_tokens=tokens(text.tokens, encoding),
         question_words=words(text.words),
@@ -194,4 +197,5 @@ def model_card(info: model.ModelInfo, limits: wire.ModelLimits, created: int) ->
         layers=list(info.layers),
         grid=wire.Grid(rows=info.rows, columns=info.columns),
         limits=limits,
+        default_layers=None if info.default_layers is None else list(info.default_layers),
     )

@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--map-kind", choices=["raw", "gradient", "rollout", "similarity"], help="default: the model's own"
     )
+    ask.add_argument(
+        "--layer", metavar="N", type=int, action="append", help="average the maps of this fusion layer (repeat it)"
+    )
     ask.add_argument("--url", help="the server; default: $CROSSLOOK_URL, else http://127.0.0.1:8080")
     ask.add_argument("--api-key", help="default: $CROSSLOOK_API_KEY")
     ask.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0)
@@ -64,6 +67,8 @@ def _ask(parsed: argparse.Namespace) -> int:
         options["candidates"] = parsed.candidate
     if parsed.map_kind:
         options["map_kind"] = parsed.map_kind
+    if parsed.layer:
+        options["layers"] = parsed.layer
     with Client(parsed.url, api_key=parsed.api_key, timeout=parsed.timeout) as client:
         answers = client.answer(image, parsed.questions, **options)
     for index, answer in enumerate(answers):
@@ -80,10 +85,13 @@ def _print(answer: Answer) -> None:
     print(answer.question)
     print(f"  {answer.answer}  {answer.score:.1%}{over}")
     others = [f"{other.answer} {other.score:.1%}" for other in answer.ranking if other.answer != answer.answer]
+    unknown = [ranked.answer for ranked in answer.ranking if ranked.in_vocabulary is False]
     if answer.rest is not None and answer.score_over == "vocabulary":
         others.append(f"all others {answer.rest:.1%}")
     if others:
         print(f"  then: {', '.join(others)}")
+    if unknown:
+        print(f"  none of the model's own answers, scored by their wording alone: {', '.join(unknown)}")
     if answer.words:
         width = max(len(word.text) for word in answer.words)
         print("  looked most at (pixels from the upper left, share of that cell):")

@@ -117,10 +117,16 @@ class Word(WireModel):
 
 
 class RankedAnswer(WireModel):
-    """An answer and its probability."""
+    """An answer and its probability.
+
+    ``in_vocabulary`` is there only where a model with an answer vocabulary ranked the request's candidates: false for a
+    candidate that is none of the model's own answers. That one was scored by its wording alone, which is less to be
+    trusted.
+    """
 
     answer: str
     score: float
+    in_vocabulary: bool | None = Field(None, exclude_if=_is_none)
 
 
 class AnswerResult(WireModel):
@@ -179,7 +185,11 @@ class AnswerOptions(MapOptions):
 
     top_k: int = Field(5, ge=1, le=50, description="How many answers the ranking holds at most.")
     candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
-        None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
+        None,
+        min_length=1,
+        max_length=200,
+        description="Answer with one of these; scores are over them alone. `in_vocabulary` marks those that the model "
+        "knows as answers.",
     )
 
 
@@ -300,7 +310,10 @@ class ModelLimits(WireModel):
 
 
 class ModelCard(WireModel):
-    """One entry of ``GET /v1/models``: OpenAI's fields, then what this model can do."""
+    """One entry of ``GET /v1/models``: OpenAI's fields, then what this model can do.
+
+    ``default_layers`` is there only where a request that names no ``layers`` gets the mean of some of them, not of all.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -313,6 +326,7 @@ class ModelCard(WireModel):
     layers: list[int]
     grid: Grid
     limits: ModelLimits
+    default_layers: list[int] | None = Field(None, exclude_if=_is_none)
 
 
 class ModelList(WireModel):

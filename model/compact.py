@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from model.compact_answers import AnswerSpace
 from model.compact_maps import MapRows, gradient_rows, keep_self_maps, raw_rows, rollout_rows
-from model.compact_net import FIRST_PATCH, CompactConfig, CompactNet, ImageState
+from model.compact_net import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, ImageState
 from model.interface import (
     EncodedImage,
     Geometry,
@@ -82,18 +82,18 @@ class CompactModel:
         self.tokenizer = build_tokenizer(vocabulary)
         self._space = AnswerSpace(net, self.tokenizer, self.answers)
         config = net.config
-        kinds: tuple[MapKind, ...] = () if config.blind else ("raw", "gradient", "rollout")
         self.info = ModelInfo(
             id=id,
             revision=revision,
             tasks=("answer", "match") if self._space.can_match else ("answer",),
-            map_kinds=kinds,
-            default_map_kind=None if config.blind else "raw",
+            map_kinds=() if config.blind else MAP_KINDS,
+            default_map_kind=None if config.blind else config.default_map_kind,
             layers=tuple(range(config.fusion_layers)),
             rows=config.cells,
             columns=config.cells,
             max_tokens=config.max_tokens,
             preprocess=Squash(config.size, config.cells, config.cells),
+            default_layers=None if config.blind else config.default_map_layers,
         )
         self.encode_calls = 0
 
@@ -175,7 +175,8 @@ class CompactModel:
         """The request with the defaults filled in."""
         if maps is None:
             return None
-        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(maps.layers or self.info.layers))))
+        layers = maps.layers or self.info.default_layers or self.info.layers
+        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(layers))))
 
     def _check(self, item: Item, prompt: str) -> list[TokenizedText] | ItemError:
         """The item's texts as tokens, or why it cannot be run."""

@@ -30,12 +30,16 @@ class AnswerSpace:
     def rank(self, vectors: Tensor, item: Item) -> list[TextOutput]:
         """The best answers to each text, without maps."""
         names = self.answers if item.candidates is None else item.candidates
-        over: ScoreOver = "vocabulary" if item.candidates is None else "candidates"
+        known = None if item.candidates is None else self._find(item.candidates)
+        over: ScoreOver = "vocabulary" if known is None else "candidates"
         best = self._logits(vectors, item).softmax(-1).sort(dim=-1, descending=True, stable=True)
         scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
         ranked = []
         for row_scores, row_order in zip(scores, order, strict=True):
-            ranking = tuple(Ranked(names[i], score) for i, score in zip(row_order, row_scores, strict=True))
+            ranking = tuple(
+                Ranked(names[i], score, None if known is None else known[i] is not None)
+                for i, score in zip(row_order, row_scores, strict=True)
+            )
             ranked.append(TextOutput(ranking, over, max(0.0, 1.0 - sum(row_scores))))
         return ranked
 
@@ -67,13 +71,17 @@ class AnswerSpace:
         logits = self.net.logits(vectors)
         return logits[:, self.index["yes"]] - logits[:, self.index["no"]]
 
+    def _find(self, candidates: Sequence[str]) -> list[int | None]:
+        """Which answer each candidate is; None for one outside the vocabulary."""
+        return [self.index.get(candidate.strip().lower()) for candidate in candidates]
+
     def _logits(self, vectors: Tensor, item: Item) -> Tensor:
         """Logits ``[rows, answers or candidates]``. A candidate outside the vocabulary gets its vector from its
         text."""
         if item.candidates is None:
             return self.net.logits(vectors)
         head, candidates = self.net.head, item.candidates
-        known = [self.index.get(candidate.strip().lower()) for candidate in candidates]
+        known = self._find(candidates)
         weight, bias = head.answers[[i or 0 for i in known]].clone(), head.bias[[i or 0 for i in known]].clone()
         unseen = [row for row, i in enumerate(known) if i is None]
         if unseen:

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from model.cross_attention import KeysValues
 from model.fusion import Fusion, ImageRows
+from model.interface import MapKind
 from model.text import TextEncoder
 from model.vision import EfficientNetLite, VisionFeatures
 
+MAP_KINDS: tuple[MapKind, ...] = ("raw", "gradient", "rollout")
 FIRST_PATCH = 1  # key 0 is learned and no place: tokens with nothing to look for look there
 
 
@@ -44,6 +46,20 @@ class CompactConfig:
     """A question-only twin: the key that is no place is all there is to attend, so it has no maps."""
     temperature: float = 1.0
     """Divides the logits; fitted after training."""
+    default_map_kind: MapKind = "raw"
+    """What is shown where a request names no kind: one of `MAP_KINDS`, the one that is worth most (docs/maps.md)."""
+    default_map_layers: tuple[int, ...] | None = None
+    """The fusion layers whose maps are averaged where a request names none; None: all."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for default maps that there are none of."""
+        if self.default_map_kind not in MAP_KINDS:
+            raise ValueError(f"default_map_kind is one of {', '.join(MAP_KINDS)}, not {self.default_map_kind!r}")
+        if self.default_map_layers is not None:
+            layers = tuple(sorted(set(self.default_map_layers)))  # JSON has lists
+            if not layers or not set(layers) <= set(range(self.fusion_layers)):
+                raise ValueError(f"default_map_layers names layers of {self.fusion_layers}, from 0, not {layers}")
+            object.__setattr__(self, "default_map_layers", layers)
 
     @property
     def cells(self) -> int:

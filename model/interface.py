@@ -123,10 +123,15 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """An answer (or a matched text) and its probability."""
+    """An answer (or a matched text) and its probability.
+
+    ``in_vocabulary`` is set where a model with an answer vocabulary ranked given candidates: False for one that is none
+    of its answers, and was scored through a vector made of its wording alone.
+    """
 
     answer: str
     score: float
+    in_vocabulary: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,8 @@ class ModelInfo:
     columns: int
     max_tokens: int
     preprocess: Preprocess = field(repr=False)
+    default_layers: tuple[int, ...] | None = None
+    """The layers whose maps are averaged where a request names none; None: all of ``layers``."""
 
 
 class Model(Protocol):

@@ -2,7 +2,7 @@
 import { Api } from "./api.js";
 import { COLOURS } from "./colormaps.js";
 import { Heatmap } from "./heatmap.js";
-import { language, percent, place, quoted, setLanguage, t, wordsFor } from "./i18n.js";
+import { figure, language, percent, place, quoted, setLanguage, t, wordsFor } from "./i18n.js";
 import * as maps from "./maps.js";
 import { markTarget, showHistory, showResult, targets } from "./result.js";
 import * as snippets from "./snippets.js";
@@ -15,6 +15,7 @@ const EXAMPLES = {
   rocket: ["What is in the sky?", "Is it night?", "Is there smoke?"],
 };
 
+const narrow = matchMedia("(max-width: 56rem)"); // as in style.css: one column
 const api = new Api();
 const heatmap = new Heatmap($("overlay"));
 let model = null; // the server's description of it
@@ -35,11 +36,11 @@ function openImage(file, suggestions = []) {
   current = null;
   heatmap.clear();
   $("drop").hidden = true;
-  $("viewer").hidden = false;
+  $("viewer").hidden = $("tools").hidden = false;
   $("image").src = image.url;
   $("image").alt = t("imageAlt", { name: image.name });
   $("where").textContent = t("preparing");
-  for (const id of ["result", "earlier", "code", "legend", "save", "error"]) $(id).hidden = true;
+  for (const id of ["result", "earlier", "code", "legend", "view", "smooth-field", "save", "error"]) $(id).hidden = true;
   $("suggestions").hidden = !suggestions.length;
   $("suggestions").replaceChildren(...suggestions.map((text) => {
     const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text, lang: "en" });
@@ -80,6 +81,7 @@ async function ask() {
   if (!entry) return;
   entries.push(entry);
   show(entry, "answer");
+  if (narrow.matches) $("result").scrollIntoView();
   $("status").textContent = t("answered", { answer: entry.result.answer, share: percent(entry.result.score) });
 }
 
@@ -148,7 +150,7 @@ function show(entry, target) {
   $("curl").textContent = snippets.curl(code);
   $("python").textContent = snippets.python(code);
   $("code").hidden = false;
-  $("save").hidden = entry.known.size === 0;
+  for (const id of ["view", "smooth-field", "save"]) $(id).hidden = entry.known.size === 0;
 }
 
 function showTarget(target) {
@@ -162,11 +164,12 @@ function showTarget(target) {
     $("where").textContent = t("noMap");
     return;
   }
-  const share = shown.map.elsewhere;
   const sentence = { text: quoted(shown.text), place: place(maps.place(shown.map, attention, size)) };
-  $("where").textContent = t(target === "answer" ? "read" : "where", sentence)
-    + (share >= 0.005 ? t("elsewhere", { share: percent(share) }) : "");
-  $("strongest").textContent = t("cell", { share: percent(maps.strongest(shown.map)) });
+  $("where").textContent = t(target === "answer" ? "read" : "where", sentence);
+  // Only raw and rollout maps are made of shares, of which some may have gone to keys that are no place.
+  const shares = ["raw", "rollout"].includes(attention.kind);
+  $("strongest").textContent = t("cell", { strength: (shares ? percent : figure)(maps.strongest(shown.map)) });
+  $("elsewhere").textContent = shares && shown.map.elsewhere >= 0.005 ? t("elsewhere", { share: percent(shown.map.elsewhere) }) : "";
 }
 
 function drawScale() {
@@ -181,7 +184,10 @@ function drawScale() {
 }
 
 const chosenKind = () => ($("kind").value && $("kind").value !== model?.default_map_kind ? $("kind").value : null);
-const chosenLayers = () => ($("layer").value ? [Number($("layer").value)] : null);
+const chosenLayers = () => {
+  const chosen = $("layer").value;
+  return chosen === "all" ? model.layers : chosen ? [Number(chosen)] : null;
+};
 
 // Another layer or kind: the same question again, its maps made so.
 async function remake() {
@@ -220,7 +226,10 @@ function showModel() {
   fill($("kind"), model.map_kinds.map((name) => [name, t(`kind_${name}`)]));
   $("kind").value = kind || model.default_map_kind || "";
   $("kind-field").hidden = model.map_kinds.length < 2;
-  fill($("layer"), [["", t("allLayers")], ...model.layers.map((index) => [String(index), String(index + 1)])]);
+  const some = model.default_layers; // absent where the default is all of them
+  const single = model.layers.filter((index) => some?.join() !== String(index)).map((index) => [String(index), String(index + 1)]);
+  const open = some ? [["", some.map((index) => index + 1).join("+")], ["all", t("allLayers")]] : [["", t("allLayers")]];
+  fill($("layer"), [...open, ...single]);
   $("layer").value = layer;
   $("layer-field").hidden = model.layers.length < 2;
 }
@@ -242,7 +251,7 @@ function listen() {
   $("change").addEventListener("click", closeImage);
   for (const input of [$("file"), $("shot")]) input.addEventListener("change", () => openImage(input.files[0]));
   $("image").addEventListener("load", () => {
-    $("frame").style.setProperty("--ratio", $("image").naturalWidth / $("image").naturalHeight);
+    document.body.style.setProperty("--ratio", $("image").naturalWidth / $("image").naturalHeight);
   });
   $("image").addEventListener("error", () => showError({ message: t("cannotShow") }));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -81,6 +84,70 @@ async def test_candidates(client: httpx.AsyncClient) -> None:
     assert result.score_over == "candidates"
     assert {ranked.answer for ranked in result.ranking} == {"cat", "dog"}
     assert sum(ranked.score for ranked in result.ranking) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_candidates_that_are_no_answers_of_the_model_are_marked(client: httpx.AsyncClient) -> None:
+    """In the native body and in the native part of OpenAI's; nowhere without candidates, nor in other dialects."""
+    image = base64.b64encode(CAT.read_bytes()).decode()
+    body = {"image": image, "questions": ["What is this?"], "maps": "none"}
+    given = {"candidates": ["a sleeping cat", "cat"]}
+    ranking = (await client.post("/v1/answer", json=body | given)).json()["results"][0]["ranking"]
+    assert {ranked["answer"]: ranked["in_vocabulary"] for ranked in ranking} == {"a sleeping cat": False, "cat": True}
+    plain = await client.post("/v1/answer", json=body)
+    assert "in_vocabulary" not in plain.text
+    content = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{image}"}},
+    ]
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": content}], "logprobs": True, "top_logprobs": 2}
+    found = (await client.post("/v1/chat/completions", json=chat | given)).json()
+    assert found["crosslook"]["results"][0]["ranking"] == ranking
+    assert "in_vocabulary" not in json.dumps(found["choices"])
+
+
+@pytest.mark.parametrize("encoding", ["json", "multipart"])
+@pytest.mark.parametrize("kind", [None, "raw", "gradient", "rollout"])
+async def test_layers_are_chosen_by_the_request(client: httpx.AsyncClient, encoding: str, kind: str | None) -> None:
+    """The response names what it averaged, and the maps are the model's own of these layers."""
+    model = compact.tiny()
+    encoded = model.encode(
+        [loader(CAT.read_bytes(), image_limits(Settings(_env_file=None)), "image")(model.info.preprocess)]
+    )[0]
+    card = (await client.get("/v1/models")).json()["data"][0]
+    assert (card["map_kinds"], card["layers"]) == (["raw", "gradient", "rollout"], [0, 1])
+    assert "default_layers" not in card
+    for layers in (None, [1], [1, 0, 1]):
+        options: dict[str, Any] = {} if layers is None else {"layers": layers}
+        if kind is not None:
+            options["map_kind"] = kind
+        if encoding == "json":
+            body = {"image": base64.b64encode(CAT.read_bytes()).decode(), "questions": [QUESTIONS[1]], **options}
+            response = await client.post("/v1/answer", json=body)
+        else:
+            data = {"question": QUESTIONS[1], **options}
+            response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+        assert response.status_code == 200, response.text
+        found = AnswerResponse.model_validate_json(response.content)
+        assert found.attention is not None
+        assert found.attention.layers == ([1] if layers == [1] else [0, 1])
+        assert found.attention.kind == (kind or card["default_map_kind"])
+        request = MapRequest(kind, None if layers is None else tuple(layers))  # type: ignore[arg-type]
+        output = model.run("answer", [Item(encoded, (QUESTIONS[1],), maps=request)])[0]
+        assert isinstance(output, Output)
+        expected, own = output.texts[0].answer_map, found.results[0].answer_map
+        assert expected is not None
+        assert isinstance(own, FloatMap)
+        np.testing.assert_allclose(own.values, expected.values, rtol=6e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [["2"], ["-1"], ["0", "7"], ["x"]])
+async def test_layers_that_there_are_none_of(client: httpx.AsyncClient, layers: list[str]) -> None:
+    data = {"question": "What is this?", "layers": layers}
+    response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+    assert response.status_code == 422
+    error = response.json()["error"]
+    assert error["code"] == ("invalid_request" if layers == ["x"] else "map_not_supported")
+    assert error["param"].startswith("layers")
 
 
 async def test_what_only_the_model_can_refuse(client: httpx.AsyncClient) -> None:

@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
         body, status = golden("answer_one"), 200
         body["results"] = [body["results"][0] | {"question": question} for question in asked["questions"]]
         if asked.get("candidates"):
-            body = golden("answer_several")
+            body = golden("answer_candidates" if "a sleeping cat" in asked["candidates"] else "answer_several")
         if type(self).failure:
             case = golden("errors")[type(self).failure]
             body, status = case["body"], case["status"]
@@ -90,11 +90,25 @@ def test_ask_draws_one_sheet_a_question(server: str, image: Path, capsys: pytest
 
 def test_candidates_and_kinds(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ask", str(image), "a?", "--url", server, "--candidate", "cat", "--candidate", "dog"]
-    assert main([*arguments, "--map-kind", "gradient"]) == 0
+    assert main([*arguments, "--map-kind", "gradient", "--layer", "0", "--layer", "2"]) == 0
     assert (Handler.asked[0]["candidates"], Handler.asked[0]["map_kind"]) == (["cat", "dog"], "gradient")
+    assert Handler.asked[0]["layers"] == [0, 2]
     out = capsys.readouterr().out
     assert "  cat  90.0% (of the candidates)\n  then: dog 10.0%\n" in out
     assert "  two cats  42.0% (of this wording)\n" in out
+
+
+def test_a_candidate_that_the_model_does_not_know_is_named(
+    server: str, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ask", str(image), "a?", "--url", server, "--candidate", "cat", "--candidate", "a sleeping cat"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "What is it?",
+        "  a sleeping cat  60.0% (of the candidates)",
+        "  then: cat 40.0%",
+        "  none of the model's own answers, scored by their wording alone: a sleeping cat",
+    ]
 
 
 def test_standard_input(server: str, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

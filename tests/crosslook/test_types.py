@@ -17,6 +17,7 @@ BODIES = [
     ("answer_several", types.AnswerResponse),
     ("answer_u8", types.AnswerResponse),
     ("answer_none", types.AnswerResponse),
+    ("answer_candidates", types.AnswerResponse),
     ("match", types.MatchResponse),
     ("caption", types.CaptionResponse),
     ("upload", types.ImageUploadResponse),
@@ -49,6 +50,13 @@ def test_every_error_has_its_golden_body(code: str) -> None:
 
 def test_no_golden_error_is_forgotten() -> None:
     assert set(golden("errors")) == set(CODES)
+
+
+def test_default_layers_are_listed_only_where_they_are_not_all() -> None:
+    card = golden("models")["data"][0]
+    assert "default_layers" not in json.loads(types.ModelCard.model_validate(card).model_dump_json())
+    some = card | {"default_layers": [3]}
+    assert json.loads(types.ModelCard.model_validate(some).model_dump_json()) == some
 
 
 def test_an_encoding_decides_the_type_of_every_map() -> None:

@@ -73,6 +73,7 @@ def test_scores_are_over_the_vocabulary_and_rest_is_what_is_left(model: CompactM
     assert full.rest == pytest.approx(0, abs=1e-6)
     assert short.ranking == full.ranking[:3]
     assert short.rest == pytest.approx(1 - sum(scores(short).values()))
+    assert all(ranked.in_vocabulary is None for ranked in full.ranking), "nothing to say without candidates"
     assert [r.score for r in full.ranking] == sorted(scores(full).values(), reverse=True)
     assert short.token_count == len(["CLS", "What", "is", "this", "?", "SEP"])
     assert short.answer_token_count == 1
@@ -87,6 +88,8 @@ def test_the_temperature_flattens_scores_and_keeps_their_order() -> None:
     model.net.config = replace(model.net.config, temperature=2.0)
     (flat,) = ask(model, image, QUESTIONS[0], top_k=8)
     assert list(scores(flat)) == list(scores(sharp))
+    (short,) = ask(model, image, QUESTIONS[0], top_k=3)
+    assert short.rest == pytest.approx(1 - sum(r.score for r in flat.ranking[:3]), abs=1e-6)
     logits = np.log([r.score for r in sharp.ranking]) / 2
     assert [r.score for r in flat.ranking] == pytest.approx(list(np.exp(logits) / np.exp(logits).sum()), rel=1e-4)
 
@@ -136,6 +139,7 @@ def test_known_candidates_keep_their_proportions(model: CompactModel) -> None:
     assert found.score_over == "candidates"
     assert sum(scores(found).values()) == pytest.approx(1)
     assert found.rest == pytest.approx(0, abs=1e-6)
+    assert all(ranked.in_vocabulary for ranked in found.ranking)
     total = every["cat"] + every["dog"] + every["red"]
     assert scores(found)[" CAT "] == pytest.approx(every["cat"] / total, rel=1e-4)  # as it was sent
     assert scores(found)["dog"] == pytest.approx(every["dog"] / total, rel=1e-4)
@@ -147,6 +151,8 @@ def test_other_candidates_get_a_vector_from_their_text(model: CompactModel) -> N
     assert sum(scores(found).values()) == pytest.approx(1)
     assert min(scores(found).values()) > 0
     (other,) = ask(model, image, QUESTIONS[0], candidates=("cat", "people", "the people on it", "a man " * 80))
+    marks = {ranked.answer: ranked.in_vocabulary for ranked in found.ranking}
+    assert marks == {"cat": True, "a man": False, "the people on it": False, "a man " * 80: False}
     # Each logit is the candidate's own: changing one leaves the proportions of the others.
     ratio = [scores(o)["cat"] / scores(o)["the people on it"] for o in (found, other)]
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_a_folder_that_lacks_a_file(model: CompactModel, tmp_path: Path, name: s
         ("config.json", json.dumps({"family": "compact", "wings": 2}).encode()),
         ("config.json", json.dumps({"family": "compact", "vision": "huge"}).encode()),
         ("config.json", json.dumps({"family": "compact"}).encode()),
+        ("config.json", json.dumps({"family": "compact", "default_map_kind": "similarity"}).encode()),
         ("vocabulary.txt", b"cat\n"),
         ("answers.txt", b"cat\n"),
         ("answers.txt", b"\xff\xfe"),
@@ -90,3 +92,25 @@ def test_loading_fills_every_tensor(model: CompactModel, tmp_path: Path) -> None
     assert not net.training
     for name, buffer in net.named_buffers():
         assert torch.equal(buffer, model.net.get_buffer(name)), name
+
+
+def test_the_folder_says_which_maps_are_the_default(model: CompactModel, tmp_path: Path) -> None:
+    made = tiny()
+    made.net.config = replace(made.net.config, default_map_kind="rollout", default_map_layers=(1,))
+    made.save(tmp_path)
+    info = load(tmp_path).info
+    assert (info.default_map_kind, info.default_layers) == ("rollout", (1,))
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["default_map_kind"], values["default_map_layers"]  # a folder from before there was a choice
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    info = load(tmp_path).info
+    assert (info.default_map_kind, info.default_layers) == ("raw", None)
+
+
+@pytest.mark.parametrize("layers", [[2], [-1], [], "1", 1, [0.5]])
+def test_default_layers_that_there_are_none_of(model: CompactModel, tmp_path: Path, layers: object) -> None:
+    model.save(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"default_map_layers": layers}))
+    with pytest.raises(ValueError, match="does not hold a compact model"):
+        load(tmp_path)

@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.compact import tiny
 from tests.app.servers import ROOT, Server, serving
 from tests.web.conftest import EXAMPLES, Watched
 
@@ -118,6 +120,26 @@ def test_view_options(server: Server, opened: Visit) -> None:
     assert caught.value.json()["attention"]["layers"] == [1]
     page.reload()
     assert page.input_value("#colours") == "magma"
+
+
+def test_layers_that_the_model_shows_by_default(tmp_path: Path, opened: Visit) -> None:
+    """They come first, all others can be chosen, and what was chosen is what is asked for."""
+    made = tiny()
+    made.net.config = replace(made.net.config, default_map_kind="gradient", default_map_layers=(1,))
+    made.save(tmp_path / "model")
+    with serving(tmp_path / "server.log", loader=None, model=tmp_path / "model", threads=1) as server:
+        view = opened(server.url)
+        view.open_example("coffee")
+        attention = view.ask("What is in the cup?")["attention"]
+        assert (attention["kind"], attention["layers"]) == ("gradient", [1])
+        page = view.page
+        assert page.input_value("#kind") == "gradient"
+        assert page.locator("#layer option").all_inner_texts() == ["2", "all", "1"]
+        for label, layers in (("all", [0, 1]), ("1", [0]), ("2", [1])):
+            with page.expect_response("**/v1/answer") as caught:
+                page.select_option("#layer", label=label)
+            assert caught.value.json()["attention"]["layers"] == layers
+            page.wait_for_timeout(300)
 
 
 def test_second_question_and_back(server: Server, opened: Visit) -> None:
