@@ -5,7 +5,8 @@ the machine it ran on and appends it to ``benchmarks/results/model.md``.
 
 * *decode*: JPEG to pixels of the original size, the service's intake without its checks; not part of the model time.
 * *uncached*: preprocess, encode, and run the questions; *cached*: run them on the encoded image kept from before.
-* *load*: a fresh process from its start until the model has answered once (imports, weights, first run).
+* *load*: a fresh process from its start until the model has answered once (imports, weights, first run), as the
+  service's worker loads it; beside it the time of a fresh process that imports PyTorch and does nothing.
 """
 
 from __future__ import annotations
@@ -69,10 +70,11 @@ def peak_mib() -> float:
 def measure(model_name: str, threads: int, repeats: int, started: float) -> dict[str, float]:
     """Everything, in a process that has done nothing else. ``started``: the wall-clock time at which it was spawned."""
     jpeg = example_jpeg()
+    from app.engine.worker import Load, load
     from model.interface import EncodedImage, Item, MapRequest
-    from model.registry import load_model
 
-    model = load_model(model_name, device="cpu", threads=threads)
+    arguments = {"name": model_name, "device": "cpu", "threads": threads}
+    model = load(Load("model.registry:load_model", arguments))
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
 
     def encode() -> EncodedImage:
@@ -86,9 +88,9 @@ def measure(model_name: str, threads: int, repeats: int, started: float) -> dict
 
     kept = encode()
     ask(kept, 1)
-    load = 1000 * (time.time() - started)
+    loaded = 1000 * (time.time() - started)
     if repeats == 0:
-        return {"load": load}
+        return {"load": loaded}
     result = {
         "decode": median_ms(repeats, lambda: Image.open(io.BytesIO(jpeg)).convert("RGB")),
         "preprocess": median_ms(repeats, lambda: model.info.preprocess(image)),
@@ -99,7 +101,7 @@ def measure(model_name: str, threads: int, repeats: int, started: float) -> dict
         "eight questions, cached": median_ms(repeats, lambda: ask(kept, 8)),
         "eight questions with their maps, uncached": median_ms(repeats, lambda: ask(encode(), 8, maps=True)),
     }
-    result |= {"image_bytes": float(kept.nbytes), "peak": peak_mib(), "load": load}
+    result |= {"image_bytes": float(kept.nbytes), "peak": peak_mib(), "load": loaded}
     return result
 
 
@@ -142,9 +144,15 @@ def main() -> int:
     if options.started is not None:
         print(json.dumps(measure(options.model, options.threads, options.repeats, options.started)))
         return 0
-    loads = [in_fresh_process(options.model, options.threads, 0)["load"] for _ in range(5)]
+    loads, imports = [], []
+    for _ in range(5):
+        loads.append(in_fresh_process(options.model, options.threads, 0)["load"])
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        imports.append(1000 * (time.perf_counter() - started))
     figures = in_fresh_process(options.model, options.threads, options.repeats)
     figures["load"] = statistics.median(loads)
+    figures["`import torch` alone"] = statistics.median(imports)
     text = report(options.model, options.threads, options.repeats, figures)
     print(text)
     if not options.print_only:

@@ -37,7 +37,7 @@ from model.interface import (
     TextOutput,
 )
 from model.preprocess import Squash
-from model.storage import load_small, revision_of, save_small
+from model.storage import Uninitialised, load_small, revision_of, save_small
 from model.text import SPECIAL_TOKENS, TokenizedText, build_tokenizer, pad_ids, tokenize
 from model.token_maps import find_words, make_tokens, place_on_grid
 
@@ -282,29 +282,17 @@ def load(folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device
         if values.pop("family", None) != "compact":
             raise ValueError("its config.json does not say so")
         vocabulary, answers = (_read_lines(file) for file in files[2:])
-        with torch.device("meta"):  # no time spent on random weights that are replaced at once
+        with Uninitialised():
             net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
         net.load_state_dict(load_small(files[1]), assign=True)
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} does not hold a compact model: {error}") from error
-    for name, buffer in net.named_buffers():  # positions 0, 1, 2, ..., which transformers does not store
-        if buffer.is_meta:
-            _replace_buffer(net, name)
     return CompactModel(net, vocabulary, answers, id=id or folder.name, revision=revision_of(files), device=device)
 
 
 def _read_lines(file: Path) -> list[str]:
     """The lines as `CompactModel.save` wrote them; `str.splitlines` would also split at signs within them."""
     return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def _replace_buffer(net: CompactNet, name: str) -> None:
-    """Fill a buffer of the text encoder's embeddings that is not stored."""
-    owner = net.get_submodule(name.rpartition(".")[0])
-    short = name.rpartition(".")[2]
-    shape = getattr(owner, short).shape
-    values = torch.arange(shape[-1]).expand(shape) if short == "position_ids" else torch.zeros(shape, dtype=torch.long)
-    owner.register_buffer(short, values, persistent=False)
 
 
 def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:

@@ -1,22 +1,21 @@
 """The stack of fusion layers: question tokens attend to each other, then to the image's patches, then pass a
 feed-forward network.
 
-Self-attention and feed-forward are those of a post-norm BERT layer (Devlin et al. 2019), so that a layer can start from
-pretrained text weights; our `CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). With
-its output projection at zero, as training starts, the stack is exactly the text encoder it came from.
+Self-attention and feed-forward are those of a text layer, so that a fusion layer can start from trained weights; our
+`CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). With its output projection at zero,
+as training starts, the stack is exactly the text encoder it came from.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cross_attention import CrossAttention, KeysValues, project_all
+from model.text import TextLayer
 
 
 class ImageRows(NamedTuple):
@@ -30,21 +29,15 @@ class ImageRows(NamedTuple):
     rows: int  # a image
 
 
-class FusionLayer(nn.Module):
+class FusionLayer(TextLayer):
     """Self-attention, cross-attention, feed-forward, each with its residual."""
 
     def __init__(
         self, *, dim: int, dim_kv: int, num_heads: int, cross_heads: int, cross_dim: int, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
-        self.self_norm = nn.LayerNorm(dim, eps=1e-12)
+        super().__init__(dim, num_heads, dropout=dropout)
         self.cross_norm = nn.LayerNorm(dim)
         self.cross = CrossAttention(dim, dim_kv, cross_heads, head_dim=cross_dim // cross_heads)
-        self.expand, self.contract = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -63,28 +56,9 @@ class FusionLayer(nn.Module):
         ``[images, keys]`` goes with a single entry in ``images``. Returns the new states and, on request, the map
         ``[rows, tokens, keys]``.
         """
-        asking = x[:, :1] if first_only else x
-        x = self.self_norm(asking + self.dropout(self._attend(asking, x, mask)))
+        x = self.attend(x[:, :1] if first_only else x, x, mask)
         crossed, maps = self._look(self.cross_norm(x), images, layer, need_map, patch_mask)
-        x = x + self.dropout(crossed)
-        hidden = self.contract(F.gelu(self.expand(x)))
-        return self.feed_forward_norm(x + self.dropout(hidden)), maps
-
-    def self_map(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The head mean ``[rows, tokens, tokens]`` of the self-attention that `forward` does on the same ``x``."""
-        queries, keys = self._split(self.query(x)), self._split(self.key(x))
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
-        return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
-
-    def _attend(self, asking: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        queries, keys, values = self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x))
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None, :])
-        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
-        return output
-
-    def _split(self, x: Tensor) -> Tensor:
-        """``[rows, tokens, dim]`` -> ``[rows, heads, tokens, head_dim]``."""
-        return x.view(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
+        return self.feed_forward(x + self.dropout(crossed)), maps
 
     def _look(
         self, x: Tensor, images: Sequence[ImageRows], layer: int, need_map: bool, patch_mask: Tensor | None

@@ -8,12 +8,14 @@ is small, the arithmetic is not changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 _SCALE = ".scale"
 
@@ -43,8 +45,26 @@ def load_small(path: Path) -> dict[str, Tensor]:
             continue
         scale = stored.get(name + _SCALE)
         values = tensor.float()
-        tensors[name] = values if scale is None else values * scale.view(-1, *[1] * (values.ndim - 1))
+        tensors[name] = values if scale is None else values.mul_(scale.view(-1, *[1] * (values.ndim - 1)))
     return tensors
+
+
+class Uninitialised(TorchFunctionMode):
+    """While it is entered, new modules keep the memory that they find: their weights are about to be loaded.
+
+    Modules on the meta device would do the same, but what PyTorch imports for them takes seconds.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def revision_of(files: list[Path]) -> str:

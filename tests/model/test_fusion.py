@@ -198,4 +198,4 @@ def test_the_map_of_self_attention_is_that_of_the_pass() -> None:
     mask[1, 2:] = False
     output, weights = theirs(x, x, x, key_padding_mask=~mask)
     close(layer.self_map(x, mask), weights)
-    close(layer._attend(x, x, mask), output)
+    close(layer.attend(x, x, mask), layer.self_norm(x + output))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from model.fusion import FusionLayer
 from model.interface import MapRequest
 from model.registry import load_model
 from tests.model.tools import QUESTIONS, ask, encode, noise, scores
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +56,24 @@ def test_the_embedded_model_answers() -> None:
         (found,) = ask(model, image, "What colour is the cat?", maps=MapRequest(kind))
         assert found.answer_map is not None
         assert found.answer_map.values.sum() + found.answer_map.elsewhere == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.skipif(not (compact.EMBEDDED / "model.safetensors").is_file(), reason="weights/compact has no weights")
+def test_the_embedded_model_needs_no_library_of_models() -> None:
+    """To import transformers takes longer than to load the model: only a published one may."""
+    code = """
+import sys
+from PIL import Image
+from model.interface import Item, MapRequest
+from model.registry import load_model
+model = load_model("compact", device="cpu")
+image, = model.encode([model.info.preprocess(Image.new("RGB", (64, 48)))])
+for task in model.info.tasks:
+    model.run(task, [Item(image, ("is it red?",), maps=MapRequest())])
+print([name for name in ("transformers", "triton", "torch._dynamo", "sympy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_threads_and_kernel_are_set() -> None:

