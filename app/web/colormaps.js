@@ -19,4 +19,4 @@ function table(points) {
 
 // name -> 256 entries of [red, green, blue, cover], from nothing to the map's strongest cell
 export const COLOURS = Object.fromEntries(Object.entries(POINTS).map(([name, points]) => [name, table(points)]));
-COLOURS.spotlight = Array.from({ length: 256 }, (_, level) => [8, 10, 14, 1 - Math.sqrt(level / 255)]);
+COLOURS.spotlight = Array.from({ length: 256 }, (_, level) => [8, 10, 14, (1 - level / 255) ** 3]);
