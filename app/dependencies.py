@@ -1,4 +1,4 @@
-"""What routes ask for, in one place."""
+"""What routes ask for, in one place. All of it is async: FastAPI sends anything else through a thread."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from app.settings import Settings
 _bearer = HTTPBearer(auto_error=False, description="The API key, where the operator has set any.")
 
 
-def get_engine(request: Request) -> Engine:
+async def get_engine(request: Request) -> Engine:
     """The engine of this app."""
     return cast(Engine, request.app.state.engine)
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     """The settings of this app."""
     return cast(Settings, request.app.state.settings)
 
 
-def get_metrics(request: Request) -> Metrics:
+async def get_metrics(request: Request) -> Metrics:
     """The metrics of this app."""
     return cast(Metrics, request.app.state.metrics)
 
 
-def get_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+async def get_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The name of the caller's API key.
 
     Raises: `RequestError` ``invalid_api_key``.
@@ -45,7 +45,7 @@ MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 CallerDep = Annotated[str, Depends(get_caller)]
 
 
-def get_asker(
+async def get_asker(
     request: Request, caller: CallerDep, engine: EngineDep, settings: SettingsDep, metrics: MetricsDep
 ) -> Asker:
     """This request's way to the model; checks the API key first."""

@@ -47,7 +47,12 @@ class Settings(BaseSettings):
     allow_pickle: bool = Field(
         False, description="Read published weights that are pickled, not safetensors: only for models that you trust."
     )
-    workers: int = Field(1, ge=1, le=64, description="Worker processes, each with its own copy of the model.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Worker processes, each with a copy of the model; absent: 1 on a GPU, 2 on two cores or more.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
     decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")
 
@@ -55,7 +60,9 @@ class Settings(BaseSettings):
         256 * MiB, ge=0, description="Encoded images kept, in bytes, over all workers; 0 keeps none."
     )
     cache_seconds: float = Field(3600.0, gt=0, description="How long an encoded image is kept after its last use.")
-    encode_batch: int = Field(4, ge=1, description="Images encoded together at most.")
+    encode_batch: int | None = Field(
+        None, ge=1, description="Images encoded together at most; absent: 1 on a CPU (faster there), 8 on a GPU."
+    )
     run_batch: int = Field(32, ge=1, description="Questions run together at most (one request is never split).")
     batch_wait: float = Field(
         0.002, ge=0, le=1, description="Longest wait for a batch to fill while other images are being decoded."

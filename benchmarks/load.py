@@ -1,15 +1,15 @@
 """A lean load generator: raw HTTP/1.1 over kept connections, one process, its own CPU time measured.
 
 ``python -m benchmarks.load`` reads one JSON object from standard input (see `Plan`) and prints one (see `Outcome`).
-With a rate, arrivals are open-loop: they come at random (Poisson)
-times whatever the server does, and latency counts from when a request should have been sent. Without, each
-connection sends as soon as it has its answer.
+With a rate, arrivals are open-loop: they come at random (Poisson) times whatever the server does, and latency counts
+from when a request should have been sent. Without, each connection sends as soon as it has its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import resource
 import sys
@@ -20,7 +20,8 @@ from pathlib import Path
 
 @dataclass
 class Plan:
-    """What to send. ``fresh``: random bytes behind each JPEG, so that no two images are alike."""
+    """What to send. ``fresh``: random bytes behind each JPEG, so that no two images are alike, in any run. ``seed`` is
+    that of the arrivals."""
 
     url: str
     image: str
@@ -76,6 +77,8 @@ class Connection:
     async def post(self, request: bytes) -> int:
         """Send one request; its status, 0 for a broken connection."""
         try:
+            if self.streams is not None and self.streams[0].at_eof():
+                self.close()  # the server hung up on an idle connection; that is no failure
             if self.streams is None:
                 self.streams = await asyncio.open_connection(self.host, self.port, limit=1 << 22)
             reader, writer = self.streams
@@ -108,7 +111,7 @@ async def run(plan: Plan) -> Outcome:
 
     async def one(connection: Connection, due: float) -> None:
         nonlocal sent
-        request = before + (rng.randbytes(16) if plan.fresh else b"") + after
+        request = before + (os.urandom(16) if plan.fresh else b"") + after  # random, not of the seed: no run repeats
         sent += 1
         code = await connection.post(request)
         codes[code] = codes.get(code, 0) + 1
@@ -126,7 +129,7 @@ async def run(plan: Plan) -> Outcome:
 
         await asyncio.gather(*map(busy, connections))
     else:
-        free: asyncio.Queue[Connection] = asyncio.Queue()
+        free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()  # those in use stay warm
         for connection in connections:
             free.put_nowait(connection)
         tasks = []
@@ -143,10 +146,10 @@ async def run(plan: Plan) -> Outcome:
             due += rng.expovariate(plan.rate)
         await asyncio.gather(*tasks)
     seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    used = resource.getrusage(resource.RUSAGE_SELF)
     for connection in connections:
         connection.close()
-    cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
+    cpu = used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime
     ordered = sorted(1000 * latency for latency in latencies) or [float("nan")]
 
     def quantile(share: float) -> float:

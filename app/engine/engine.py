@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
+from app.engine.batcher import GATHER
 from app.engine.lane import Lane, LaneOptions, Observer
 from app.engine.queue import Backlog
 from app.engine.stages import Stages
@@ -23,6 +25,13 @@ from model.interface import Geometry, MapRequest, ModelInfo, Output, Pixels, Pre
 logger = logging.getLogger(__name__)
 
 LOADER = "model.registry:load_model"
+
+
+def default_workers(device: str, cores: int) -> int:
+    """How many workers an operator wants who did not say. On a CPU two of one thread each answer twice as much as one
+    of two threads: small operations do not divide. More would cost memory that nobody asked for."""
+    gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
+    return 1 if gpu else min(2, cores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +61,13 @@ class Engine:
 
     def __init__(self, settings: Settings, *, loader: str = LOADER, observer: Observer | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = settings.threads or max(1, cores // settings.workers)
+        workers = settings.workers or default_workers(settings.device, cores)
+        threads = settings.threads or max(1, cores // workers)
         decoders = settings.decode_threads or cores
         self.settings = settings
         self.draining = False
         self.info: ModelInfo | None = None
-        self.backlog = Backlog(
-            settings.queue_items, settings.queue_bytes, settings.queue_seconds, lanes=settings.workers
-        )
+        self.backlog = Backlog(settings.queue_items, settings.queue_bytes, settings.queue_seconds, lanes=workers)
         self._observer = observer or Observer()
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._changed = asyncio.Event()
@@ -76,25 +84,31 @@ class Engine:
             load=load,
             # Threads of a worker that wait must not spin on cores that other processes need.
             environment={"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
-            cache_bytes=settings.cache_bytes // settings.workers,
+            cache_bytes=settings.cache_bytes // workers,
             cache_seconds=settings.cache_seconds,
             encode_batch=settings.encode_batch,
             run_batch=settings.run_batch,
             batch_wait=settings.batch_wait,
-            decode_ahead=decoders + 2 * settings.encode_batch,
+            decode_ahead=decoders + 2 * (settings.encode_batch or GATHER),
             call_seconds=settings.worker_seconds,
             load_seconds=settings.load_seconds,
         )
         self.lanes = [
-            Lane(options, self.backlog, self._decoders, self._observer, self._on_change)
-            for _ in range(settings.workers)
+            Lane(options, self.backlog, self._decoders, self._observer, self._on_change) for _ in range(workers)
         ]
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the workers. Returns at once; `ready` tells when the first of them can answer."""
-        self._tasks = [asyncio.create_task(lane.live()) for lane in self.lanes]
+        self._tasks = [asyncio.create_task(self._live(index)) for index in range(len(self.lanes))]
+
+    async def _live(self, index: int) -> None:
+        """Start one worker after the other: the first is ready sooner where they do not load at once."""
+        while index and self.lanes[index - 1].state == "starting":
+            self._changed.clear()
+            await self._changed.wait()
+        await self.lanes[index].live()
 
     @property
     def ready(self) -> bool:

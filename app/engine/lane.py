@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 _LONGEST_PAUSE = 30.0
+_GPU_ENCODE_BATCH = 8
 _DIED = "The worker died while it held this request."
 
 
@@ -39,7 +40,7 @@ class LaneOptions:
     environment: dict[str, str]
     cache_bytes: int
     cache_seconds: float
-    encode_batch: int
+    encode_batch: int | None
     run_batch: int
     batch_wait: float
     decode_ahead: int
@@ -74,6 +75,8 @@ class Lane:
     loading: int = 0
     """Images asked for and not encoded yet; ``decoding`` of them are in the decoders."""
     decoding: int = 0
+    asked: int = 0
+    """Texts asked for and not answered yet."""
     worker: WorkerProcess = field(default_factory=WorkerProcess)
     cache: ImageCache = field(init=False)
     batcher: Batcher = field(init=False)
@@ -83,14 +86,14 @@ class Lane:
     def __post_init__(self) -> None:
         self.cache = ImageCache(self.options.cache_bytes, self.options.cache_seconds)
         self.batcher = Batcher(
-            encode_batch=self.options.encode_batch, run_batch=self.options.run_batch, on_drop=self._dropped
+            encode_batch=self.options.encode_batch or 1, run_batch=self.options.run_batch, on_drop=self._dropped
         )
         self._ahead = asyncio.Semaphore(self.options.decode_ahead)
 
     @property
     def load(self) -> int:
         """How busy the lane is, to choose between lanes."""
-        return 4 * self.loading + self.batcher.texts
+        return 4 * self.loading + self.asked
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -129,7 +132,11 @@ class Lane:
     async def _live_once(self) -> None:
         """One worker's life. Raises when it ends: `WorkerDied`, `ModelNotLoaded`."""
         options = self.options
-        self.info = await self.worker.start(options.load, seconds=options.load_seconds, environment=options.environment)
+        ready = await self.worker.start(options.load, seconds=options.load_seconds, environment=options.environment)
+        self.info = ready.info
+        # On a CPU, the activations of one image fill the cache: two take longer than one after the other.
+        self.batcher.encode_batch = options.encode_batch or (_GPU_ENCODE_BATCH if ready.gpu else 1)
+        self.batcher.run_batch = options.run_batch
         self._enter("ready")
         dispatching = asyncio.create_task(self._dispatch())
         ended = asyncio.create_task(self.worker.ended())
@@ -304,7 +311,11 @@ class Lane:
         job = RunJob(task, item, entry.batch_key, arrival, asyncio.get_running_loop().create_future())
         put = perf_counter()
         self.batcher.put(job)
-        output = await job.future
+        self.asked += len(item.texts)
+        try:
+            output = await job.future
+        finally:
+            self.asked -= len(item.texts)
         stages.add("run_wait", put, job.started)
         stages.add("run", job.started, job.started + job.seconds)
         return output

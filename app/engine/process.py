@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from app.engine.worker import HEADER, Encode, Load, LoadFailed, Ready, Reply, Run
-from model.interface import ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class WorkerProcess:
     def alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(self, message: Load, *, seconds: float, environment: dict[str, str] | None = None) -> ModelInfo:
+    async def start(self, message: Load, *, seconds: float, environment: dict[str, str] | None = None) -> Ready:
         """Spawn the process, load the model and warm it up.
 
         Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`.
@@ -72,7 +71,7 @@ class WorkerProcess:
         if not isinstance(answer, Ready):
             raise WorkerDied(f"the worker said {type(answer).__name__}")
         logger.info("worker %d ready in %.1f s with %s", self.pid, answer.seconds, answer.info.id)
-        return answer.info
+        return answer
 
     async def call(self, message: Encode | Run, *, seconds: float) -> Reply:
         """Send one message and await its reply.

@@ -48,10 +48,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded and has answered once."""
+    """The model is loaded and has answered once; ``gpu`` tells whether it lies on one."""
 
     info: ModelInfo
     seconds: float
+    gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def uses_gpu() -> bool:
+    """Whether torch has been used on a GPU in this process (torch is looked up, never imported here)."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
 def warm_up(model: Model) -> None:
     """One image and one text through every task, so that the first request does not pay for lazy set-up."""
     info = model.info
@@ -274,7 +281,7 @@ def main(fd: int, parent: int) -> int:
             logger.exception("the model cannot be loaded")
             send(out, LoadFailed(f"{type(error).__name__}: {error}"))
             return 1
-        send(out, Ready(model.info, time.perf_counter() - start))
+        send(out, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu()))
         server = Server(model)
         while (message := receive(incoming)) is not None:
             send(out, server.handle(message))

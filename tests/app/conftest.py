@@ -24,7 +24,7 @@ BASE = "http://crosslook"
 @asynccontextmanager
 async def running(*, loader: str = standin.LOADER, **settings: Any) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     """The app with its worker ready, and a client for it."""
-    app = create_app(Settings(_env_file=None, **settings), loader=loader)
+    app = create_app(Settings(_env_file=None, **{"workers": 1, **settings}), loader=loader)
     async with app.router.lifespan_context(app):
         assert await app.state.engine.wait_ready()
         transport = httpx.ASGITransport(app)

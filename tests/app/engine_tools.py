@@ -49,7 +49,7 @@ class Recorder:
 async def engine(*, loader: str = standin.LOADER, **settings: Any) -> AsyncIterator[tuple[Engine, Recorder]]:
     """A ready engine."""
     recorder = Recorder()
-    made = Engine(Settings(_env_file=None, **settings), loader=loader, observer=recorder.observer())
+    made = Engine(Settings(_env_file=None, **{"workers": 1, **settings}), loader=loader, observer=recorder.observer())
     made.start()
     try:
         assert await made.wait_ready()

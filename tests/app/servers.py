@@ -58,7 +58,7 @@ def wait_for(condition: object, seconds: float = _START) -> bool:
 def serving(log: Path, *, loader: str | None = standin.LOADER, **settings: object) -> Iterator[Server]:
     """A server that is ready. ``loader`` None serves what ``settings`` name, as the command line does."""
     environment = {**os.environ, "CROSSLOOK_PORT": "0", "CROSSLOOK_LOG_FORMAT": "text", "PYTHONPATH": str(ROOT)}
-    environment |= {f"CROSSLOOK_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {f"CROSSLOOK_{name.upper()}": str(value) for name, value in {"workers": 1, **settings}.items()}
     command = [sys.executable, "-m", "app.cli", "serve"]
     if loader is not None:
         start = f"import sys, app.cli, app.settings; sys.exit(app.cli.run(app.settings.Settings(), loader={loader!r}))"

@@ -337,4 +337,4 @@ async def test_maps_cross_the_process_boundary(ready: tuple[Engine, Recorder]) -
 def _settings() -> object:
     from app.settings import Settings
 
-    return Settings(_env_file=None)
+    return Settings(_env_file=None, workers=1)

@@ -18,7 +18,7 @@ from app.engine.engine import LOADER
 from model.compact import EMBEDDED
 from tests.app import standin
 from tests.app.conftest import encoded
-from tests.app.servers import Server, serving
+from tests.app.servers import Server, serving, wait_for
 from tests.faults.test_hostile import memory
 
 NOISE = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
@@ -66,8 +66,8 @@ def open_loop(server: Server, rate: float, seconds: float) -> Counter[int]:
 
 
 def processes(server: Server) -> float:
-    """Resident memory of the server and its newest worker, in MiB."""
-    return memory(server.process.pid) + memory(server.workers()[-1])
+    """Resident memory of the server and its workers, in MiB."""
+    return memory(server.process.pid) + sum(map(memory, server.workers()))
 
 
 @pytest.mark.parametrize("minutes", [0.2, pytest.param(30.0, marks=pytest.mark.long)])
@@ -78,9 +78,11 @@ def test_soak(tmp_path: Path, minutes: float) -> None:
     real = long and (EMBEDDED / "config.json").exists()
     settings: dict[str, object] = {
         "model": "compact" if real else "tiny",
-        "cache_bytes": 50_000_000 if real else 20_000,
+        "cache_bytes": 100_000_000 if real else 20_000,
+        "workers": 2 if long else 1,  # as by default
     }
     with serving(tmp_path / "log", loader=LOADER if long else standin.LOADER, **settings) as server:
+        assert wait_for(lambda: len(server.workers()) == settings["workers"])
         capacity = closed_loop(server, 60.0 if long else 3.0)
         while cached(server, "images") < 15 or not cached(server, "evictions_total"):
             assert one(server) == 200
@@ -98,11 +100,12 @@ def test_soak(tmp_path: Path, minutes: float) -> None:
         stop.set()
         watcher.join()
         assert set(codes) == {200}, codes
-        assert len(server.workers()) == 1
+        assert len(server.workers()) == settings["workers"]
         assert cached(server, "bytes") <= int(str(settings["cache_bytes"]))
         times, values = np.array(samples).T
         slope = float(np.polyfit(times, values, 1)[0])
-        print(f"{sum(codes.values())} requests, {values[0]:.0f} to {values[-1]:.0f} MiB, {slope:+.2f} MiB a minute")  # noqa: T201
+        rate, growth = f"{sum(codes.values())} requests at {0.7 * capacity:.1f}/s", f"{slope:+.2f} MiB a minute"
+        print(f"{rate}, {values[0]:.0f} to {values[-1]:.0f} MiB, {growth}")  # noqa: T201
         if long:
             assert slope < 1.0
         else:
