@@ -19,6 +19,7 @@ from app.settings import Settings
 from model.interface import ItemError, MapRequest, ModelInfo, Task
 
 TIMEOUT_HEADER = "X-Request-Timeout"
+_LONG_TEXT = 1 << 20  # base64 that would hold up the event loop
 
 
 def image_limits(settings: Settings) -> intake.ImageLimits:
@@ -76,7 +77,9 @@ class Asker:
             raise RequestError("invalid_request", "Give one image.", param=param)
         if intake.is_url(text):
             return await self._fetch(text, param)
-        return intake.from_text(text, self.limits, param=param)
+        if len(text) < _LONG_TEXT:
+            return intake.from_text(text, self.limits, param=param)
+        return await asyncio.to_thread(intake.from_text, text, self.limits, param=param)
 
     async def image(
         self, *, file: bytes | None = None, text: str | None = None, image_id: str | None = None, param: str = "image"

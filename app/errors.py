@@ -118,12 +118,13 @@ def request_id_of(request: Request) -> str | None:
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers, so that every error leaves ``app`` as an `ErrorBody`."""
+    """Register the handlers, so that every error leaves ``app`` as an `ErrorBody`. They are async: any other would be
+    sent through a thread, and refusing must be cheap."""
 
-    def on_request_error(request: Request, error: Exception) -> Response:
+    async def on_request_error(request: Request, error: Exception) -> Response:
         return error_response(cast(RequestError, error), request_id_of(request))
 
-    def on_http(request: Request, error: Exception) -> Response:
+    async def on_http(request: Request, error: Exception) -> Response:
         http = cast(HTTPException, error)
         response = error_response(_from_http(http, request), request_id_of(request))
         for name, value in (http.headers or {}).items():
@@ -131,7 +132,7 @@ def install(app: FastAPI) -> None:
                 response.headers["Allow"] = value
         return response
 
-    def on_validation(request: Request, error: Exception) -> Response:
+    async def on_validation(request: Request, error: Exception) -> Response:
         return error_response(validation_error(cast(RequestValidationError, error).errors()), request_id_of(request))
 
     app.add_exception_handler(RequestError, on_request_error)

@@ -1,12 +1,13 @@
 """crosslook against a plain FastAPI endpoint and LitServe, all with the same model: ``python -m benchmarks.serve``.
 
-One run, one machine, each server at its best over a printed sweep of workers, threads and batch settings; the load
-generator's own share of the CPU is printed with every row. What is measured:
+One run, one machine. The other two are compared at their best over a printed sweep of workers, threads and batch
+settings, crosslook as it comes (its sweep shows whether that is a good choice). The load generator's own share of the
+CPU is printed with every row, and it never repeats an image unless it is meant to. What is measured:
 
-1. *distinct photographs*: saturation throughput (closed loop), then latency and goodput (answers within 300 ms) with
+1. *distinct images*: saturation throughput (closed loop), then latency and goodput (answers within 300 ms) with
    open-loop arrivals at 70% of the slowest server's capacity;
-2. *one photograph, many questions*: saturation throughput, one question a request;
-3. *maps*: crosslook with maps as floats, as u8 and without, on one photograph and on distinct ones;
+2. *one image, many questions*: saturation throughput, one question a request;
+3. *maps*: crosslook with maps as floats, as u8 and without, in turns;
 4. *overhead*: one request at a time, beyond decoding and the model's own time in a process of its own.
 """
 
@@ -29,6 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from app.engine.engine import default_workers
 from benchmarks.load import Outcome, Plan
 from benchmarks.machine import append_result, describe_machine, load_average, table
 from benchmarks.model import example_jpeg
@@ -58,17 +60,17 @@ def candidates(cores: int) -> list[Candidate]:
             more = (str(threads), str(workers), str(batch), str(wait))
             name_batch = f"{name}, batches of {batch}, wait {1000 * wait:.0f} ms"
             found.append(Candidate("LitServe", name_batch, (*lit, *more)))
-    for workers, threads in sorted({(1, cores), (cores, 1), (cores, cores)}):
-        for batch in (1, 4, 8):
-            environment = {
-                "CROSSLOOK_WORKERS": str(workers),
-                "CROSSLOOK_THREADS": str(threads),
-                "CROSSLOOK_ENCODE_BATCH": str(batch),
-                "CROSSLOOK_LOG_LEVEL": "warning",
-            }
-            name = f"{workers} workers x {threads} threads, encode batches of {batch}"
-            command = (sys.executable, "-m", "app.cli", "serve", "--port", "{port}")
-            found.append(Candidate("crosslook", name, command, environment))
+    command = (sys.executable, "-m", "app.cli", "serve", "--port", "{port}")
+    found.append(Candidate("crosslook", "as it comes", command, {"CROSSLOOK_LOG_LEVEL": "warning"}))
+    for workers, threads, batch in ((1, cores, 1), (cores, cores, 1), (cores, 1, 4)):
+        environment = {
+            "CROSSLOOK_WORKERS": str(workers),
+            "CROSSLOOK_THREADS": str(threads),
+            "CROSSLOOK_ENCODE_BATCH": str(batch),
+            "CROSSLOOK_LOG_LEVEL": "warning",
+        }
+        name = f"{workers} workers x {threads} threads, encode batches of {batch}"
+        found.append(Candidate("crosslook", name, command, environment))
     return found
 
 
@@ -130,11 +132,11 @@ def load(plan: Plan) -> Outcome:
     return Outcome(**json.loads(result.stdout))
 
 
-def saturate(url: str, image: str, seconds: float, *, fresh: bool, maps: str = "float") -> Outcome:
+def saturate(url: str, image: str, seconds: float, *, fresh: bool, maps: str = "float", warm: float = 3.0) -> Outcome:
     """Closed loop with sixteen connections, after a warm-up that does not count."""
-    warm = Plan(url, image, [QUESTION], min(3.0, seconds), 16, fresh=fresh, maps=maps)
-    load(warm)
-    return load(Plan(url, image, [QUESTION], seconds, 16, fresh=fresh, maps=maps, seed=1))
+    if warm:
+        load(Plan(url, image, [QUESTION], warm, 16, fresh=fresh, maps=maps))
+    return load(Plan(url, image, [QUESTION], seconds, 16, fresh=fresh, maps=maps))
 
 
 def row(name: str, outcome: Outcome) -> list[str]:
@@ -147,14 +149,15 @@ HEAD = ["", "answers/s", "p50 ms", "p95 ms", "p99 ms", "within 300 ms/s", "gener
 
 MODEL_ALONE = """
 import json, statistics, sys, time
-from benchmarks.rivals import answer, load_model, pixels
+from benchmarks.rivals import load_model, pixels
+from model.interface import Item, MapRequest
 data, repeats, question = open(sys.argv[1], "rb").read(), int(sys.argv[2]), sys.argv[3]
 model = load_model(int(sys.argv[4]))
 times = []
 for n in range(-5, repeats):
     start = time.perf_counter()
-    image = pixels(model, data)
-    answer(model, [(image, [question], "float")])
+    image = model.encode([pixels(model, data)])[0]
+    model.run("answer", [Item(image, (question,), maps=MapRequest())])
     if n >= 0:
         times.append(1000 * (time.perf_counter() - start))
 print(json.dumps(statistics.median(times)))
@@ -162,21 +165,23 @@ print(json.dumps(statistics.median(times)))
 
 
 def overhead(url: str, image: str, repeats: int, threads: int) -> tuple[float, float]:
-    """Milliseconds of one request over HTTP, and of decoding, model and formatting in one process (medians)."""
+    """Milliseconds of one request over HTTP, and of decoding and the model in one process: medians, in turns."""
     command = [sys.executable, "-c", MODEL_ALONE, image, str(repeats), QUESTION, str(threads)]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    alone = float(json.loads(result.stdout))
-    over = []
-    for seed in range(3):
-        over.append(load(Plan(url, image, [QUESTION], repeats * alone / 1000 * 1.5, 1, fresh=True, seed=seed)).p50)
-    return statistics.median(over), alone
+    over, alone = [], []
+    for _ in range(3):
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        alone.append(float(json.loads(result.stdout)))
+        over.append(load(Plan(url, image, [QUESTION], repeats * alone[-1] / 1000, 1)).p50)
+    return statistics.median(over), statistics.median(alone)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement of the sweep; others: twice")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="of each measurement; of the open loop: 5 times that"
+    )
     parser.add_argument("--image", help="a JPEG; default: an example as 640x480")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--no-save", action="store_true")
@@ -200,36 +205,63 @@ def measure(image: str, seconds: float, repeats: int, cores: int) -> str:
         with running(candidate) as url:
             sweep.append((candidate, saturate(url, image, seconds, fresh=True)))
         print(candidate.server, candidate.name, f"{sweep[-1][1].throughput:.1f}/s", file=sys.stderr, flush=True)
-    best = {
+    chosen = {
         server: max((pair for pair in sweep if pair[0].server == server), key=lambda pair: pair[1].throughput)
-        for server in ("FastAPI", "LitServe", "crosslook")
+        for server in ("FastAPI", "LitServe")
     }
-    rows = [row(f"{c.server}: {c.name}{' **best**' if best[c.server][0] is c else ''}", o) for c, o in sweep]
-    out.append("**Sweep: distinct photographs, sixteen connections that never rest**\n\n" + table(HEAD, rows))
+    chosen["crosslook"] = next(pair for pair in sweep if pair[0].name == "as it comes")
+    rows = [row(f"{c.server}: {c.name}{' **compared**' if chosen[c.server][0] is c else ''}", o) for c, o in sweep]
+    out.append("**Sweep: distinct images, sixteen connections that never rest**\n\n" + table(HEAD, rows))
 
-    capacity = min(outcome.throughput for _, outcome in best.values())
-    steady, many, maps, extra = [], [], [], ""
-    for server, (candidate, _) in best.items():
+    rate = 0.7 * min(outcome.throughput for _, outcome in chosen.values())
+    steady: dict[str, Outcome] = {}
+    many: dict[str, Outcome] = {}
+    for server, (candidate, _) in chosen.items():
         with running(candidate) as url:
             load(Plan(url, image, [QUESTION], 3.0, 16))
-            steady.append(row(server, load(Plan(url, image, [QUESTION], 2 * seconds, 256, rate=0.7 * capacity))))
-            many.append(row(server, saturate(url, image, seconds, fresh=False)))
+            steady[server] = load(Plan(url, image, [QUESTION], 5 * seconds, 256, rate=rate))
+            many[server] = saturate(url, image, seconds, fresh=False)
             if server == "crosslook":
-                for fresh in (True, False):
-                    for choice in ("float", "u8", "none"):
-                        name = f"{'distinct' if fresh else 'one photograph'}, maps={choice}"
-                        maps.append(row(name, saturate(url, image, seconds, fresh=fresh, maps=choice)))
-                threads = int(candidate.environment["CROSSLOOK_THREADS"])
-                over, alone = overhead(url, image, repeats, threads)
-                extra = (
-                    f"One request at a time over HTTP: {over:.1f} ms; decoding, model and formatting in one process: "
-                )
-                extra += f"{alone:.1f} ms; so {over - alone:+.1f} ms for serving.\n"
-    out.append(f"**Open loop at {0.7 * capacity:.1f} requests/s (70% of the slowest)**\n\n" + table(HEAD, steady))
-    out.append("**One photograph, one question a request**\n\n" + table(HEAD, many))
-    out.append("**crosslook: what maps cost**\n\n" + table(HEAD, maps))
-    out.append(extra)
+                maps, costs = cost_of_maps(url, image, seconds)
+                over, alone = overhead(url, image, repeats, cores // default_workers("auto", cores))
+    title = f"**Open loop at {rate:.1f} requests/s (70% of the slowest)**\n\n"
+    out.append(title + table(HEAD, [row(server, outcome) for server, outcome in steady.items()]))
+    title = "**One image, one question a request**\n\n"
+    out.append(title + table(HEAD, [row(server, outcome) for server, outcome in many.items()]))
+    out.append("**crosslook: what maps cost** (medians of three rounds)\n\n" + table(["", "answers/s", "cost"], maps))
+
+    def against(figures: dict[str, float]) -> list[str]:
+        return [f"{figures['crosslook'] / figures[server]:.2f}" for server in ("FastAPI", "LitServe")]
+
+    compared = [
+        ["distinct images, answers/s", *against({s: o.throughput for s, (_, o) in chosen.items()})],
+        ["distinct images, p99 at 70% (less is better)", *against({s: o.p99 for s, o in steady.items()})],
+        ["many questions on one image, answers/s", *against({s: o.throughput for s, o in many.items()})],
+    ]
+    out.append("**crosslook against the others, as ratios**\n\n" + table(["", "FastAPI", "LitServe"], compared))
+    out.append(f"The cost of u8 maps: {costs}.\n")
+    out.append(
+        f"One request at a time over HTTP: {over:.1f} ms; decoding and the model in one process: {alone:.1f} ms; so "
+        f"{over - alone:+.1f} ms for serving.\n"
+    )
     return "\n".join(out)
+
+
+def cost_of_maps(url: str, image: str, seconds: float) -> tuple[list[list[str]], str]:
+    """Throughput with each encoding of maps, in turns so that a change of the machine's speed meets all alike: rows of
+    a table, and the cost of u8 in a sentence."""
+    rows, sentence = [], []
+    for fresh, name in ((True, "distinct images"), (False, "one image")):
+        rounds: dict[str, list[float]] = {"none": [], "u8": [], "float": []}
+        saturate(url, image, 1.0, fresh=fresh)
+        for _ in range(3):
+            for choice, figures in rounds.items():
+                figures.append(saturate(url, image, seconds, fresh=fresh, maps=choice, warm=0.0).throughput)
+        medians = {choice: statistics.median(figures) for choice, figures in rounds.items()}
+        for choice, median in medians.items():
+            rows.append([f"{name}, maps={choice}", f"{median:.1f}", f"{100 - 100 * median / medians['none']:.1f}%"])
+        sentence.append(f"{100 - 100 * medians['u8'] / medians['none']:.1f}% of the throughput on {name}")
+    return rows, ", ".join(sentence)
 
 
 if __name__ == "__main__":
