@@ -17,14 +17,15 @@ COPY constraints.txt ./
 RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} ${TORCH_INDEX}" \
     /opt/venv/bin/pip install --retries 1 --timeout 60 --no-deps -c constraints.txt torch
 # The dependencies in a layer of their own, which lasts until they change. Left out of the image: what builds and tests
-# torch extensions, and pip.
+# torch extensions, other packages' own tests, and pip.
 COPY pyproject.toml ./
 RUN mkdir crosslook && touch crosslook/__init__.py README.md \
  && /opt/venv/bin/pip install -c constraints.txt ".[server]" \
  && /opt/venv/bin/pip uninstall --yes crosslook pip \
  && cd /opt/venv/lib/python3*/site-packages \
  && rm -rf torch/include torch/test torch/share torch/lib/*_test.so \
- && find torch/bin -type f ! -name torch_shm_manager -delete
+ && find torch/bin -type f ! -name torch_shm_manager -delete \
+ && find sympy networkx numpy mpmath -type d -name tests -prune -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
