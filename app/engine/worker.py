@@ -149,8 +149,34 @@ class Server:
         return [Encoded(image.nbytes, image.batch_key) for image in images]
 
     def _run(self, task: Task, items: Sequence[RunItem]) -> list[Output | ItemError]:
-        whole = [Item(self.images[i.key], i.texts, i.candidates, i.top_k, i.maps) for i in items]
-        results = self.model.run(task, whole)
+        """Requests about one image run as one item where nothing but their texts differs: the model then puts these
+        side by side and goes over the image once."""
+        groups: dict[Hashable, list[int]] = {}
+        for index, item in enumerate(items):
+            alone = index if task == "match" else None  # scores are over the texts of the request
+            groups.setdefault((item.key, item.candidates, item.top_k, item.maps, alone), []).append(index)
+        joined = [replace(items[g[0]], texts=sum((items[i].texts for i in g), ())) for g in groups.values()]
+        results: dict[int, Output | ItemError] = {}
+        again: list[int] = []
+        for group, result in zip(groups.values(), self._run_whole(task, joined), strict=True):
+            if isinstance(result, ItemError) and len(group) > 1:
+                again += group  # a text of one of them is at fault: each finds out by itself
+                continue
+            start = 0
+            for index in group:
+                end = start + len(items[index].texts)
+                results[index] = (
+                    replace(result, texts=result.texts[start:end]) if isinstance(result, Output) else result
+                )
+                start = end
+        if again:
+            results.update(zip(again, self._run_whole(task, [items[i] for i in again]), strict=True))
+        return [results[index] for index in range(len(items))]
+
+    def _run_whole(self, task: Task, items: Sequence[RunItem]) -> list[Output | ItemError]:
+        results = self.model.run(
+            task, [Item(self.images[item.key], item.texts, item.candidates, item.top_k, item.maps) for item in items]
+        )
         if len(results) != len(items):
             raise RuntimeError(f"the model returned {len(results)} results for {len(items)} items")
         return results
