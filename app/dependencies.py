@@ -45,19 +45,18 @@ MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 CallerDep = Annotated[str, Depends(get_caller)]
 
 
-async def get_asker(
-    request: Request, caller: CallerDep, engine: EngineDep, settings: SettingsDep, metrics: MetricsDep
-) -> Asker:
-    """This request's way to the model; checks the API key first."""
+async def get_asker(request: Request, caller: CallerDep) -> Asker:
+    """This request's way to the model; checks the API key first. The rest is read here: what FastAPI resolves for a
+    route costs a request more than what the route does with it."""
     state = request.app.state
     return Asker(
         request,
         caller=caller,
-        engine=engine,
-        settings=settings,
+        engine=state.engine,
+        settings=state.settings,
         limiter=state.limiter,
         fetcher=state.fetcher,
-        metrics=metrics,
+        metrics=state.metrics,
     )
 
 

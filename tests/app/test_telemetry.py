@@ -41,7 +41,7 @@ async def test_metrics_count_what_happened() -> None:
         'crosslook_errors_total{code="unsupported_image"} 1.0',
         'crosslook_cache_requests_total{result="hit"} 1.0',
         'crosslook_cache_requests_total{result="miss"} 1.0',
-        'crosslook_batches_total{kind="encode",reason="free"} 1.0',
+        'crosslook_batches_total{kind="encode",reason="full"} 1.0',
         'crosslook_batch_size_sum{kind="run"} 3.0',
         'crosslook_stage_seconds_count{stage="run"} 2.0',
         "crosslook_queue_items 0.0",
