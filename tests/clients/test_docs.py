@@ -67,8 +67,9 @@ def default_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where snippets run: the examples are there, and what they write stays there."""
+    """Where snippets run: the examples are there and `.venv`, and what they write stays there."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 
 
@@ -89,7 +90,7 @@ def test_a_snippet(snippet: Snippet, default_url: str, folder: Path) -> None:
         [program, *options, name.name], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    written = {path.name for path in folder.iterdir()} - {"examples", name.name}
+    written = {path.name for path in folder.iterdir()} - {"examples", ".venv", name.name}
     assert done.stdout.strip() or written  # it did something that can be seen
     assert '"error"' not in done.stdout, done.stdout
 
