@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from model.compact_answers import AnswerSpace
+from model.compact_graphs import FuseGraphs
 from model.compact_maps import MapRows, gradient_rows, keep_self_maps, raw_rows, rollout_rows
 from model.compact_net import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, ImageState
+from model.cross_attention import set_kernel
 from model.interface import (
     EncodedImage,
     Geometry,
@@ -96,6 +99,15 @@ class CompactModel:
             default_layers=None if config.blind else config.default_map_layers,
         )
         self.encode_calls = 0
+        self._graphs: FuseGraphs | None = None
+        self.use_kernel("auto")
+
+    def use_kernel(self, kernel: str) -> None:
+        """Compute cross-attention by one of `model.kernels.KERNELS`. On a CUDA device small batches go through CUDA
+        graphs, unless it is ``reference``, which is run as it is written. Raises ValueError for an unknown one."""
+        set_kernel(self.net, kernel)
+        graphs = self.device.type == "cuda" and kernel != "reference"
+        self._graphs = FuseGraphs(self.net) if graphs else None
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
@@ -202,17 +214,19 @@ class CompactModel:
         ids, mask = ids.to(self.device), mask.to(self.device)
         images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
         parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
-        states = self.net.text(ids, mask)
         kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
         rows: MapRows | None = None
-        if kind == "rollout":
-            with keep_self_maps(self.net.fusion, mask) as self_maps:
-                fused = self.net.fuse_states(states, mask, images, need_maps=True)
-            rows = rollout_rows(self_maps, fused.maps, layers)
+        if self._graphs is not None and kind in (None, "raw"):
+            fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
         else:
-            fused = self.net.fuse_states(states, mask, images, need_maps=kind == "raw")
+            states = self.net.text(ids, mask)
+            watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+            with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
+                fused = self.net.fuse_states(states, mask, images, need_maps=kind in ("raw", "rollout"))
         if kind == "raw":
             rows = raw_rows(fused.maps, layers)
+        elif kind == "rollout":
+            rows = rollout_rows(self_maps, fused.maps, layers)
         elif kind == "gradient":
             rows = gradient_rows(
                 self.net,

@@ -50,7 +50,7 @@ def load_model(
         own = compact.load(Path(name), device=device)
     else:
         return _published(name, device=device, kernel=kernel, dtype=dtype, allow_pickle=allow_pickle)
-    set_kernel(own.net, kernel)
+    own.use_kernel(kernel)
     return own
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -20,15 +21,15 @@ class Recorder(GraphRunner):
 
     captured = 0
 
-    def _capture(self, arguments: Sequence[Tensor]) -> Replay:
+    def _capture(self, arguments: Sequence[Tensor], options: dict[str, Any]) -> Replay:
         self.captured += 1
         inputs = [x.clone() for x in arguments]
-        outputs = tuple(torch.empty_like(x) for x in self.function(*inputs))
+        outputs = tuple(torch.empty_like(x) for x in self.function(*inputs, **options))
 
         def replay(new: Sequence[Tensor]) -> tuple[Tensor, ...]:
             for mine, theirs in zip(inputs, new, strict=True):
                 mine.copy_(theirs)
-            for mine, theirs in zip(outputs, self.function(*inputs), strict=True):
+            for mine, theirs in zip(outputs, self.function(*inputs, **options), strict=True):
                 mine.copy_(theirs)
             return outputs
 
@@ -69,21 +70,71 @@ def check(runner: GraphRunner, function, device: str = "cpu") -> None:
 
 def test_buckets_buffers_and_fallbacks() -> None:
     function = attend()
-    runner = Recorder(function, padded=2, cropped=(1,), buckets=(16, 4, 8), max_rows=4)
+    runner = Recorder(function, padded=2, cropped=(1,), buckets=(16, 4, 8), max_rows=4, capture_at=1)
     check(runner, function)
     assert runner.captured == 3  # (1, 4), (2, 8), (1, 8); forty tokens and five rows run without
 
 
 def test_the_longest_unused_graph_goes() -> None:
-    runner = Recorder(attend(), cropped=(1,), buckets=(4, 8, 16), max_graphs=2)
+    runner = Recorder(attend(), cropped=(1,), buckets=(4, 8, 16), capture_at=1, max_graphs=2)
     for tokens, captured in [(4, 1), (8, 2), (4, 2), (16, 3), (4, 3), (8, 4)]:
         runner(*arguments(1, tokens, 0))
         assert runner.captured == captured
 
 
+def test_shapes_that_come_once_are_not_captured() -> None:
+    runner = Recorder(attend(), cropped=(1,), buckets=(4, 8, 16), max_graphs=1)
+    for tokens, captured in [(4, 0), (8, 0), (4, 1), (3, 1), (8, 2), (8, 2), (4, 2), (4, 3)]:
+        runner(*arguments(1, tokens, 0))
+        assert runner.captured == captured
+    runner = Recorder(attend(), cropped=(1,), buckets=(4, 8, 16), max_graphs=1)
+    for tokens in (4, 8, 16, *range(20, 0, -1)):  # what is remembered of shapes is bounded too
+        runner(*arguments(tokens % 8 + 1, min(tokens, 16), 0))
+    assert len(runner._met) <= 5
+
+
+def test_options_have_graphs_of_their_own() -> None:
+    runner = Recorder(lambda x, mask, *, times: (x * times, mask), cropped=(0, 1), capture_at=1)
+    x, mask = torch.ones(1, 3, 2), torch.ones(1, 3, dtype=torch.bool)
+    for times, captured in [(2, 1), (3, 2), (2, 2)]:
+        assert_close(runner(x, mask, times=times)[0], x * times)
+        assert runner.captured == captured
+
+
+def test_a_failed_capture_is_logged_and_answers_come_without_graphs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU: the arguments say that they are on a CUDA device, and the recording fails."""
+
+    class Failing(GraphRunner):
+        error: type[RuntimeError] = RuntimeError
+
+        def _capture(self, arguments: Sequence[Tensor], options: dict[str, Any]) -> Replay:
+            raise self.error("operation not permitted when stream is capturing")
+
+    def function(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return x.sum(1), x * mask[..., None]
+
+    given = arguments(1, 3, 0)[:2]
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    runner = Failing(function, cropped=(1,), capture_at=1)
+    for _ in range(3):
+        with torch.no_grad():
+            found, expected = runner(*given), function(*given)
+        for a, b in zip(found, expected, strict=True):
+            assert_close(a, b)
+    assert [record.message for record in caplog.records] == [
+        "CUDA graphs are off, since a capture failed: operation not permitted when stream is capturing"
+    ]
+    runner = Failing(function, cropped=(1,), capture_at=1)
+    runner.error = torch.OutOfMemoryError  # the worker knows what to do: run fewer at a time
+    with pytest.raises(torch.OutOfMemoryError):
+        runner(*given)
+
+
 def test_needs_a_cuda_device() -> None:
     with pytest.raises(RuntimeError, match="CUDA graphs need tensors on a CUDA device, not on cpu"):
-        GraphRunner(attend())(*arguments(1, 3, 0))
+        GraphRunner(attend(), capture_at=1)(*arguments(1, 3, 0))
 
 
 def test_pad_tokens() -> None:
@@ -98,4 +149,4 @@ def test_pad_tokens() -> None:
 @CUDA
 def test_recorded_on_the_gpu() -> None:
     function = attend("cuda")
-    check(GraphRunner(function, cropped=(1,), buckets=(4, 8, 16), max_rows=4), function, "cuda")
+    check(GraphRunner(function, cropped=(1,), buckets=(4, 8, 16), max_rows=4, capture_at=1), function, "cuda")
