@@ -20,6 +20,7 @@ from app.settings import Settings
 from crosslook.types import AnswerResponse, FloatMap
 from model import compact
 from model.interface import Item, MapRequest, Output
+from tests.app import counting
 from tests.app.conftest import running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -158,3 +159,29 @@ async def test_what_only_the_model_can_refuse(client: httpx.AsyncClient) -> None
         assert response.status_code == 422
         assert response.json()["error"]["code"] == code
         assert response.json()["error"]["param"] == "questions[1]"
+
+
+async def test_keys_and_values_are_made_once_an_image(tmp_path: Path) -> None:
+    """Counted in the worker: four requests with six questions see and project their image once, and all their layers
+    attend to those very keys and values, with maps and without. Another image has its own."""
+    counts = tmp_path / "counts"
+    async with running(loader=counting.LOADER, model=str(counts), threads=1) as (_, client):
+        counts.write_text("")  # what the warm-up did
+        attended = []
+        for name in ("cat.jpg", "coffee.jpg"):
+            image = (CAT.parent / name).read_bytes()
+            for texts, maps in ((QUESTIONS[:1], "float"), (QUESTIONS, "none"), (QUESTIONS[1:], "u8")):
+                response = await client.post(
+                    "/v1/answer", files={"image": image}, data={"question": texts, "maps": maps}
+                )
+                assert response.status_code == 200, response.text
+            key = {"image_id": response.json()["image"]["id"], "questions": QUESTIONS[:1]}
+            assert (await client.post("/v1/answer", json=key)).headers["x-cache"] == "hit"
+            lines = counts.read_text().splitlines()
+            counts.write_text("")
+            assert lines.count("see") == lines.count("project") == 1
+            layers = [line for line in lines if line.startswith("attend")]
+            assert len(layers) == 4 * 2  # requests x layers: the questions of one request go together
+            assert len(set(layers)) == 2
+            attended.append(set(layers))
+        assert not attended[0] & attended[1]
