@@ -101,4 +101,5 @@ def _row(
         insertion_gain=insertion_gain,
         deletion_apart=deletion_apart,
         insertion_apart=insertion_apart,
+        control=variant is None,
     )

@@ -47,6 +47,7 @@ class MapRow:
     pointing_word: Interval | None = None
     deletion_apart: bool | None = None
     insertion_apart: bool | None = None
+    control: bool = False
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MapRow:
@@ -168,6 +169,30 @@ def map_tables(rows: Sequence[MapRow]) -> str:
         ]
         parts.append("\n".join(_table(head, body)))
     return "\n\n".join(parts) if parts else "This model makes no maps that could be measured on this data."
+
+
+def map_summary(rows: Sequence[MapRow]) -> str:
+    """The same in short: one line a kind, and a last one with the best control of each test."""
+    rows = [row for row in rows if row.about == "all"]
+    controls = [row for row in rows if row.control]
+
+    def best(name: str, low_is_good: bool) -> str:
+        found = [(getattr(row, name), row.name) for row in controls if getattr(row, name) is not None]
+        if not found:
+            return ""
+        interval, of = min(found, key=lambda pair: pair[0].mean if low_is_good else -pair[0].mean)
+        return f"{interval.percent()} ({of})"
+
+    tests = (("deletion", True), ("insertion", False), ("pointing", False))
+    body = [
+        [f"`{row.name}`", *("" if found is None else found.percent() for found in (getattr(row, t) for t, _ in tests))]
+        for row in rows
+        if not row.control
+    ]
+    body.append(["best control", *(best(*test) for test in tests)])
+    return "\n".join(
+        _table(["map", "deletion (low is good)", "insertion (high is good)", "pointing (chance 25)"], body)
+    )
 
 
 def verdict(row: MapRow) -> str:

@@ -90,6 +90,23 @@ def test_one_refused_question_leaves_the_others_their_answers() -> None:
     assert answers[1] is REFUSED
 
 
+def test_a_refusal_is_wrong_but_says_nothing_of_the_calibration(tmp_path: Path) -> None:
+    square("green", 1).save(tmp_path / "0.png")
+    asked = {"What color is the thing?": "green", "Which color is the thing?": "blue", "??": "green", "???": "green"}
+    lines = [{"image": "0.png", "question": q, "answers": [a], "split": "dev", "source": "x"} for q, a in asked.items()]
+    lines.append({"image": "0.png", "question": "??", "answers": ["green"], "split": "dev", "source": "y"})
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluation, records = evaluate(ColourModel(), read_data(tmp_path), "dev")
+    x, y = evaluation.rows
+    assert evaluation.refused == 3
+    assert x.accuracy["model"].mean == 0.25
+    assert x.calibration_error is not None
+    scores = [record["score"] for record in records[:2]]
+    assert x.calibration_error == pytest.approx((1 - scores[0] + scores[1]) / 2, abs=1e-3)
+    assert y.calibration_error is None, "nothing was answered"
+    assert as_markdown(evaluation).splitlines()[-1].endswith("| 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] |  |")
+
+
 def test_answers_are_the_same_asked_together_or_alone() -> None:
     model = ColourModel()
     images = encode_images(model, [square(colour, 5) for colour in ("red", "blue")])
