@@ -32,8 +32,9 @@ with Client("http://127.0.0.1:8080") as client:
 """
 
 
-def docker(*arguments: str, check: bool = True, timeout: float = 120) -> str:
-    """Run the docker command and return what it prints."""
+def docker(*arguments: str, check: bool = True, timeout: float = 600) -> str:
+    """Run the docker command and return what it prints. An engine without an overlay file system copies every layer
+    when a container is made, and deletes the copy with it: minutes on a slow disk."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout)
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(arguments)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
@@ -127,9 +128,8 @@ def test_compose(image: str, tmp_path: Path) -> None:
     derived = tmp_path / "docker-compose.yml"
     derived.write_text(yaml.safe_dump({"services": {"cpu": service}}))
     call = [*command, "-p", f"crosslook{port}", "-f", str(derived)]
+    environment = {**os.environ, "COMPOSE_HTTP_TIMEOUT": "600"}  # as in `docker`
     try:
-        # Debian's docker-compose gives up on an engine that copies layers for longer than a minute.
-        environment = {**os.environ, "COMPOSE_HTTP_TIMEOUT": "300"}
         subprocess.run([*call, "up", "-d"], check=True, capture_output=True, env=environment)
         url = f"http://127.0.0.1:{port}/health/ready"
 
@@ -142,4 +142,4 @@ def test_compose(image: str, tmp_path: Path) -> None:
         assert wait_for(ready, 240)
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
     finally:
-        subprocess.run([*call, "down"], check=True, capture_output=True)
+        subprocess.run([*call, "down"], check=True, capture_output=True, env=environment)
