@@ -31,15 +31,18 @@ class CompactConfig:
     """Sizes of the network. ``size`` is the side of the square input in pixels; the grid has a cell for 16 of them."""
 
     vision: str = "lite2"
-    size: int = 256
+    size: int = 320
     dim: int = 384
+    """Width of the text encoder."""
     num_heads: int = 12
-    cross_heads: int = 6
-    cross_dim: int = 192
+    text_layers: int = 6
+    fusion_dim: int = 256
+    fusion_heads: int = 8
+    fusion_layers: int = 2
+    cross_heads: int = 8
+    cross_dim: int = 256
     """Width of the queries, keys and values of all cross-attention heads together."""
     patch_dim: int = 256
-    text_layers: int = 3
-    fusion_layers: int = 2
     max_tokens: int = 64
     meaning_dim: int = 384
     blind: bool = False
@@ -77,7 +80,7 @@ class ImageState(NamedTuple):
 class PatchEmbedding(nn.Module):
     """Vision features -> keys' and values' source ``[images, 1 + patches, patch_dim]``; and the patches' meaning."""
 
-    def __init__(self, config: CompactConfig, fine_channels: int, coarse_channels: int) -> None:
+    def __init__(self, config: CompactConfig, fine_channels: int, coarse_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.fine_norm, self.coarse_norm = nn.LayerNorm(fine_channels), nn.LayerNorm(coarse_channels)
         self.features = nn.Linear(fine_channels + coarse_channels, config.patch_dim)
@@ -87,6 +90,7 @@ class PatchEmbedding(nn.Module):
         self.column = nn.Parameter(torch.randn(config.cells, config.patch_dim) * 0.02)
         self.nowhere = nn.Parameter(torch.randn(config.patch_dim) * 0.02)
         self.norm = nn.LayerNorm(config.patch_dim)
+        self.dropout = nn.Dropout(dropout)
 
     def mean(self, class_probabilities: Tensor) -> Tensor:
         """ImageNet probabilities ``[images, 1000, h, w]`` -> meaning ``[images, h, w, meaning_dim]``."""
@@ -95,8 +99,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, features: VisionFeatures, meaning: Tensor) -> Tensor:
         """``meaning`` ``[images, h, w, meaning_dim]`` of the coarse places."""
-        fine = self.fine_norm(features.fine.permute(0, 2, 3, 1))  # [images, 2h, 2w, channels]
-        coarse = self.coarse_norm(features.coarse.permute(0, 2, 3, 1))
+        fine = self.dropout(self.fine_norm(features.fine.permute(0, 2, 3, 1)))  # [images, 2h, 2w, channels]
+        coarse = self.dropout(self.coarse_norm(features.coarse.permute(0, 2, 3, 1)))
         described = F.linear(coarse, self.features.weight[:, fine.shape[-1] :]) + self.meaning(meaning)
         described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
         described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias)
@@ -109,13 +113,15 @@ class AnswerHead(nn.Module):
     """Logits over the answers: one vector, made of the fused question and of the meaning it looked at, against the
     vector of each answer."""
 
-    def __init__(self, config: CompactConfig, answers: int) -> None:
+    def __init__(self, config: CompactConfig, answers: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.fused = nn.Sequential(
-            nn.Linear(config.dim, 2 * config.dim),
+            nn.LayerNorm(config.fusion_dim + config.dim),
+            nn.Dropout(dropout),
+            nn.Linear(config.fusion_dim + config.dim, 2 * config.dim),
             nn.GELU(),
             nn.LayerNorm(2 * config.dim),
-            nn.Dropout(0.3),
+            nn.Dropout(2 * dropout),
             nn.Linear(2 * config.dim, config.meaning_dim),
         )
         self.read = nn.Linear(config.meaning_dim, config.meaning_dim)
@@ -123,14 +129,11 @@ class AnswerHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(answers))
         self.unseen = nn.Linear(config.dim, config.meaning_dim)  # text features -> the vector of any other answer
 
-    def vector(self, fused: Tensor, looked_at: Tensor) -> Tensor:
-        """``fused`` ``[rows, dim]``, ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim]``."""
-        vector: Tensor = self.fused(fused) + self.read(looked_at)
+    def vector(self, fused: Tensor, asked: Tensor, looked_at: Tensor) -> Tensor:
+        """``fused`` ``[rows, fusion_dim]``, ``asked`` (what the question says by itself) ``[rows, dim]``,
+        ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim]``."""
+        vector: Tensor = self.fused(torch.cat([fused, asked], -1)) + self.read(looked_at)
         return vector
-
-    def forward(self, fused: Tensor, looked_at: Tensor) -> Tensor:
-        """Logits ``[rows, answers]``."""
-        return F.linear(self.vector(fused, looked_at), self.answers, self.bias)
 
 
 class Fused(NamedTuple):
@@ -147,7 +150,7 @@ class CompactNet(nn.Module):
         super().__init__()
         self.config = config
         self.vision = EfficientNetLite(config.vision)
-        self.patches = PatchEmbedding(config, self.vision.fine_channels, self.vision.coarse_channels)
+        self.patches = PatchEmbedding(config, self.vision.fine_channels, self.vision.coarse_channels, dropout)
         self.text = TextEncoder(
             vocabulary,
             dim=config.dim,
@@ -155,16 +158,18 @@ class CompactNet(nn.Module):
             layers=config.text_layers,
             max_tokens=config.max_tokens,
         )
+        self.dropout = nn.Dropout(dropout)
+        self.narrow = nn.Linear(config.dim, config.fusion_dim)
         self.fusion = Fusion(
             config.fusion_layers,
-            dim=config.dim,
+            dim=config.fusion_dim,
             dim_kv=config.patch_dim,
-            num_heads=config.num_heads,
+            num_heads=config.fusion_heads,
             cross_heads=config.cross_heads,
             cross_dim=config.cross_dim,
             dropout=dropout,
         )
-        self.head = AnswerHead(config, answers)
+        self.head = AnswerHead(config, answers, dropout)
 
     def see(self, pixels: Tensor) -> ImageState:
         """``pixels`` uint8 ``[images, size, size, 3]``."""
@@ -205,13 +210,17 @@ class CompactNet(nn.Module):
     ) -> Fused:
         """`fuse` from text features ``[rows, tokens, dim]`` on."""
         groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
-        fused, looking, maps = self.fusion(states, mask, groups, need_maps=need_maps, patch_mask=patch_mask)
+        states = self.dropout(states)
+        fused, looking, maps = self.fusion(
+            self.narrow(states), mask, groups, need_maps=need_maps, patch_mask=patch_mask
+        )
+        asked = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         looked_at, start = [], 0
         for state, rows in images:
             count = len(state.meaning) * rows
             looked_at.append(self._read(looking[start : start + count].unflatten(0, (-1, rows)), state.meaning))
             start += count
-        return Fused(self.head.vector(fused, torch.cat(looked_at)), maps)
+        return Fused(self.head.vector(fused, asked, torch.cat(looked_at)), maps)
 
     def _read(self, looking: Tensor, meaning: Tensor) -> Tensor:
         """The meaning under a map: ``[images, rows, keys]`` over ``[images, patches / 4, dim]`` -> ``[images * rows,

@@ -90,5 +90,3 @@ def test_logits_compare_with_every_answer(net: CompactNet) -> None:
     vector = torch.randn(3, net.config.meaning_dim)
     expected = vector @ net.head.answers.T + net.head.bias
     torch.testing.assert_close(net.logits(vector), expected)
-    fused, looked_at = torch.randn(2, net.config.dim), torch.randn(2, net.config.meaning_dim)
-    torch.testing.assert_close(net.head(fused, looked_at), net.logits(net.head.vector(fused, looked_at)))
