@@ -43,11 +43,24 @@ async def read(request: Request, kind: type[M], *, repeated: Mapping[str, str]) 
                 fields, file = await _fields(form, repeated)
             finally:
                 await form.close()
-            return kind.model_validate(fields), file
+            try:
+                return kind.model_validate(fields), file
+            except ValidationError as error:
+                raise _as_sent(error, repeated) from None
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_input=False)) from None
     message = "Content-Type must be application/json or multipart/form-data."
     raise RequestError("unsupported_media_type", message)
+
+
+def _as_sent(error: ValidationError, repeated: Mapping[str, str]) -> RequestError:
+    """The error of a multipart body: a list that is missing is called by the name of the field that it comes from."""
+    names = {listed: field for field, listed in reversed([*repeated.items()])}
+    problems = error.errors(include_url=False, include_input=False)
+    for problem in problems:
+        if problem["type"] == "missing":
+            problem["loc"] = tuple(names.get(str(part), part) for part in problem["loc"])
+    return validation_error(problems)
 
 
 async def read_json(request: Request, kind: type[M]) -> M:

@@ -59,7 +59,8 @@ def _print_key(name: str) -> int:
 
 
 def run(settings: Settings, **options: Any) -> int:
-    """Serve until SIGTERM or SIGINT; 1 when the model cannot be loaded. ``options`` go to `create_app`."""
+    """Serve until SIGTERM or SIGINT; 1 when the model cannot be loaded or the address is taken. ``options`` go to
+    `create_app`."""
     configure_logging(settings.log_level, settings.log_format)
     config = uvicorn.Config(
         create_app(settings, **options),
@@ -75,7 +76,12 @@ def run(settings: Settings, **options: Any) -> int:
     # uvicorn raises the signals that ended it again when it is done; that a server was told to stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    sockets = [config.bind_socket()]
+    try:
+        sockets = [config.bind_socket()]
+    except SystemExit:  # uvicorn logged the reason
+        address = f"{settings.host} port {settings.port}"
+        print(f"crosslook cannot listen on {address}: the log says why. --port N takes another.", file=sys.stderr)
+        return 1
     for each in sockets:
         each.set_inheritable(False)  # uvicorn's is: a worker that held it would keep a dead port open
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

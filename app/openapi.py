@@ -14,6 +14,12 @@ from pydantic.json_schema import models_json_schema
 from crosslook.errors import CODES
 from crosslook.types import ErrorBody
 
+# A real image, for examples that can be tried as they are: a red dot on blue, 16 x 16, PNG.
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAABlBMVEU8gtzcKCidAFHOAAAAKElEQVR42mNgQAKMBxjYPzAxMDBxcDAxMDAxMDD9+MHE"
+    "wMD06wJcCQBtVwWR3pn+3wAAAABJRU5ErkJggg=="
+)
+
 _REFERENCE = "#/components/schemas/{model}"
 _bodies: set[type[BaseModel]] = set()
 _forms: dict[str, dict[str, Any]] = {}

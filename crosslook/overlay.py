@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from crosslook.maps import AttentionMap
 from crosslook.results import Answer
@@ -144,7 +144,6 @@ def _place(attention_map: AttentionMap, size: tuple[int, int], *, whole: bool = 
     peak = _strongest(attention_map)
     cells = [255.0 if whole else 255.0 * max(0.0, value) / peak if peak > 0 else 0.0
              for row in attention_map.values for value in row]  # fmt: skip
-    grid = Image.frombytes("F", (columns, rows), struct.pack(f"<{len(cells)}f", *cells), "raw", "F;32F")
     # The part of the grid that lies on the image, as a box in cells; what exceeds the image is cut off exactly.
     x0, y0 = max(0.0, left), max(0.0, top)
     x1, y1 = min(float(size[0]), left + width), min(float(size[1]), top + height)
@@ -155,10 +154,31 @@ def _place(attention_map: AttentionMap, size: tuple[int, int], *, whole: bool = 
         min(float(rows), (y1 - top) / height * rows),
     )
     placed = (round(x0), round(y0), max(round(x0) + 1, round(x1)), max(round(y0) + 1, round(y1)))
-    part = grid.resize((placed[2] - placed[0], placed[3] - placed[1]), Image.Resampling.BILINEAR, box=box)
+    part_size = (placed[2] - placed[0], placed[3] - placed[1])
+    smooth, limit = (
+        _grid(values, rows, columns).resize(part_size, method, box=box).convert("L")
+        for values, method in ((cells, Image.Resampling.BICUBIC), (_tops(cells, columns), Image.Resampling.NEAREST))
+    )
     canvas = Image.new("L", size, 0)
-    canvas.paste(part.convert("L"), placed)
+    canvas.paste(ImageChops.darker(smooth, limit), placed)
     return canvas
+
+
+def _grid(cells: Sequence[float], rows: int, columns: int) -> Image.Image:
+    return Image.frombytes("F", (columns, rows), struct.pack(f"<{len(cells)}f", *cells), "raw", "F;32F")
+
+
+def _tops(cells: Sequence[float], columns: int) -> list[float]:
+    """For each cell the strongest of it and its neighbours. A smooth curve rises above its points here and there: so
+    limited, no place outdoes the cells around it, and the strongest stays where it is."""
+    rows = range(len(cells) // columns)
+    wide = [max(cells[max(at - 1, at - at % columns) : min(at + 2, at - at % columns + columns)])
+            for at in range(len(cells))]  # fmt: skip
+    return [
+        max(wide[row * columns + column] for row in (above, here, below) if row in rows)
+        for above, here, below in ((row - 1, row, row + 1) for row in rows)
+        for column in range(columns)
+    ]
 
 
 def _viridis(level: float) -> tuple[int, int, int]:

@@ -30,7 +30,7 @@ class Transport:
         """Raises: ConnectionFailed, TimedOut, BadResponse."""
         deadline = time.monotonic() + self._timeout
         with (
-            _translated(request, self._timeout),
+            _translated(self._base_url, request, self._timeout),
             self._client.stream(**_arguments(self._base_url, request, self._timeout)) as response,
         ):
             body = bytearray()
@@ -56,7 +56,7 @@ class AsyncTransport:
     async def send(self, request: Send) -> Response:
         """Raises: ConnectionFailed, TimedOut, BadResponse."""
         deadline = time.monotonic() + self._timeout
-        with _translated(request, self._timeout):
+        with _translated(self._base_url, request, self._timeout):
             async with self._client.stream(**_arguments(self._base_url, request, self._timeout)) as response:
                 body = bytearray()
                 async for chunk in response.aiter_bytes():
@@ -98,15 +98,23 @@ def _response(response: httpx.Response, body: bytearray) -> Response:
 
 
 @contextmanager
-def _translated(request: Send, timeout: float) -> Iterator[None]:
+def _translated(base_url: str, request: Send, timeout: float) -> Iterator[None]:
     what = f"{request.method} {request.path}"
     try:
         yield
     except httpx.ConnectTimeout as error:
-        raise ConnectionFailed(f"{what}: no connection in time") from error
+        raise ConnectionFailed(f"{what}: cannot reach {_shown(base_url)}: no connection in time") from error
+    except httpx.ConnectError as error:
+        raise ConnectionFailed(f"{what}: cannot reach {_shown(base_url)}: {error or 'no connection'}") from error
     except httpx.TimeoutException as error:
         raise TimedOut(f"{what}: no response after {timeout:g} s") from error
     except httpx.TransportError as error:
         raise ConnectionFailed(f"{what}: {error or type(error).__name__}") from error
     except httpx.DecodingError as error:
         raise BadResponse(f"{what}: {error}") from error
+
+
+def _shown(base_url: str) -> str:
+    """The address without what a user may have put before its host: a name and a password."""
+    url = httpx.URL(base_url)
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}"

@@ -143,20 +143,12 @@ class CompactModel:
         if not isinstance(image, CompactImage):
             raise TypeError("an image that this model did not encode")
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids])
-        patches = torch.from_numpy(keep.reshape(len(keep), -1)).to(self.device)
-        allowed = torch.cat([patches.new_ones(len(keep), FIRST_PATCH), patches], 1)
-        count = len(keep)
-        state = ImageState(
-            [type(layer)(*(tensor.expand(count, -1, -1, -1) for tensor in layer)) for layer in image.state.layers],
-            image.state.meaning.expand(count, -1, -1),
-        )
+        ids, mask, count = ids.to(self.device), mask.to(self.device), len(keep)
+        patches = torch.from_numpy(keep.reshape(count, -1)).to(self.device)
+        allowed = torch.cat([patches.new_ones(count, FIRST_PATCH), patches], 1)
         with torch.no_grad():
-            fused = self.net.fuse(
-                ids.to(self.device).expand(count, -1),
-                mask.to(self.device).expand(count, -1),
-                [(state, 1)],
-                patch_mask=allowed,
-            )
+            states = self.net.text(ids, mask).expand(count, -1, -1)
+            fused = self.net.fuse_states(states, mask.expand(count, -1), [(image.state, count)], patch_mask=allowed)
             probabilities = self.net.logits(fused.vector).softmax(-1)[:, self._space.index[answer]]
         result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
         return result

@@ -195,7 +195,7 @@ class CompactNet(nn.Module):
     ) -> Fused:
         """``ids``, ``mask`` ``[rows, tokens]``; ``images``: states and how many rows ask each image in them, in order.
 
-        ``patch_mask`` bool ``[images, 1 + patches]`` goes with a single state.
+        ``patch_mask`` bool ``[rows, 1 + patches]``: the keys that a row may attend.
         """
         return self.fuse_states(self.text(ids, mask), mask, images, need_maps=need_maps, patch_mask=patch_mask)
 

@@ -53,7 +53,7 @@ class FusionLayer(TextLayer):
         """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]``; the rows of ``images`` in their order.
 
         ``first_only`` computes the first token's row alone (the others still serve as keys). ``patch_mask`` bool
-        ``[images, keys]`` goes with a single entry in ``images``. Returns the new states and, on request, the map
+        ``[rows, keys]``: the keys that a row may attend. Returns the new states and, on request, the map
         ``[rows, tokens, keys]``.
         """
         x = self.attend(x[:, :1] if first_only else x, x, mask)
@@ -66,14 +66,22 @@ class FusionLayer(TextLayer):
         """Cross-attention by image: ``[images * rows, tokens, dim]`` seen as ``[images, rows * tokens, dim]``."""
         outputs, maps, start = [], [], 0
         for group in images:
-            part = x[start : start + group.images * group.rows]
-            start += group.images * group.rows
+            rows = slice(start, start + group.images * group.rows)
+            part, start = x[rows], rows.stop
             wide = part.reshape(group.images, group.rows * part.shape[1], part.shape[2])
-            output, found = self.cross(wide, group.layers[layer], mask=patch_mask, need_map=need_map)
+            mask = None if patch_mask is None else _by_query(patch_mask[rows], group.images, part.shape[1], x.dtype)
+            output, found = self.cross(wide, group.layers[layer], mask=mask, need_map=need_map)
             outputs.append(output.reshape(part.shape))
             if found is not None:
                 maps.append(found.reshape(part.shape[0], part.shape[1], -1))
         return torch.cat(outputs), torch.cat(maps) if maps else None
+
+
+def _by_query(allowed: Tensor, images: int, tokens: int, dtype: torch.dtype) -> Tensor:
+    """Bool ``[images * rows, keys]`` as what is added to the scores of ``tokens`` queries a row, ``[images, 1,
+    rows * tokens, keys]``."""
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+    return bias.view(images, -1, bias.shape[-1]).repeat_interleave(tokens, 1)[:, None]
 
 
 class Fusion(nn.Module):

@@ -11,7 +11,7 @@ from app.asking import Asker
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import RequestError
-from app.openapi import errors, two_encodings
+from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.routes.native import map_request
 from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
 from model.interface import Output
@@ -28,7 +28,7 @@ _MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers"}
         "requestBody": two_encodings(
             CaptionRequest,
             repeated={"prompts": "prompt"},
-            examples={"one free caption": {"image": "aW1hZ2U=", "prompts": [""]}},
+            examples={"one free caption": {"image": EXAMPLE_IMAGE, "prompts": [""]}},
         )
     },
     responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
@@ -60,7 +60,7 @@ async def caption(request: Request, asker: AskerDep) -> Response:
         "requestBody": two_encodings(
             MatchRequest,
             repeated={"texts": "text"},
-            examples={"two texts": {"image": "aW1hZ2U=", "texts": ["a photo of a cat", "a photo of a dog"]}},
+            examples={"two texts": {"image": EXAMPLE_IMAGE, "texts": ["a red dot", "a photo of a cat"]}},
         )
     },
     responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),

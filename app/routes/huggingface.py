@@ -21,7 +21,7 @@ from app.asking import Asker
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import RequestError
-from app.openapi import errors, json_body
+from app.openapi import EXAMPLE_IMAGE, errors, json_body
 from model.interface import TextOutput
 
 PATH = "/"
@@ -102,14 +102,14 @@ def flat_error(info: dict[str, Any]) -> dict[str, Any]:
             HuggingFaceRequest,
             examples={
                 "visual question answering": {
-                    "inputs": {"image": "aW1hZ2U=", "question": "What animal is this?"},
+                    "inputs": {"image": EXAMPLE_IMAGE, "question": "What color is the dot?"},
                     "parameters": {"top_k": 2},
                 },
                 "zero-shot image classification": {
-                    "inputs": "aW1hZ2U=",
-                    "parameters": {"candidate_labels": ["cat", "dog"]},
+                    "inputs": EXAMPLE_IMAGE,
+                    "parameters": {"candidate_labels": ["a red dot", "a cat"]},
                 },
-                "image to text": {"inputs": "aW1hZ2U="},
+                "image to text": {"inputs": EXAMPLE_IMAGE},
             },
         )
     },

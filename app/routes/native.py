@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from app import bodies, wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
 from app.errors import RequestError
-from app.openapi import errors, two_encodings
+from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.settings import Settings
 from crosslook.types import (
     AnswerRequest,
@@ -37,7 +37,7 @@ _ANSWER_LISTS = {"question": "questions", "questions": "questions", "candidates"
             AnswerRequest,
             repeated={"questions": "question"},
             examples={
-                "two questions": {"image": "aW1hZ2U=", "questions": ["What animal is this?", "What is it doing?"]}
+                "two questions": {"image": EXAMPLE_IMAGE, "questions": ["What color is the dot?", "Is it a square?"]}
             },
         )
     },
@@ -71,7 +71,9 @@ async def answer(request: Request, asker: AskerDep) -> Response:
 @router.post(
     "/images",
     response_model=ImageUploadResponse,
-    openapi_extra={"requestBody": two_encodings(ImageUploadRequest, repeated={})},
+    openapi_extra={
+        "requestBody": two_encodings(ImageUploadRequest, repeated={}, examples={"an image": {"image": EXAMPLE_IMAGE}})
+    },
     responses=errors(400, 401, 413, 415, 422, 429, 503, 504),
     summary="Encode an image ahead of its questions",
 )

@@ -12,7 +12,7 @@ from PIL import Image
 from app import bodies, intake, wire
 from app.dependencies import AskerDep
 from app.errors import RequestError
-from app.openapi import errors, two_encodings
+from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.routes.native import map_request
 from crosslook.overlay import draw_answer, draw_map
 from crosslook.results import Answer, read_answers
@@ -27,7 +27,13 @@ _drawing = anyio.CapacityLimiter(2)  # a drawing holds several copies of the who
 @router.post(
     "/overlay",
     response_class=Response,
-    openapi_extra={"requestBody": two_encodings(OverlayRequest, repeated={})},
+    openapi_extra={
+        "requestBody": two_encodings(
+            OverlayRequest,
+            repeated={},
+            examples={"one question": {"image": EXAMPLE_IMAGE, "question": "What color is the dot?"}},
+        )
+    },
     responses={**errors(400, 401, 404, 413, 415, 422, 429, 503, 504), 200: {"content": {"image/png": {}}}},
     summary="A map drawn over its image",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.staticfiles import StaticFiles
 
 router = APIRouter(include_in_schema=False)
@@ -14,6 +13,7 @@ documentation = APIRouter(include_in_schema=False)
 _ROOT = Path(__file__).resolve().parents[2]
 _WEB = StaticFiles(directory=_ROOT / "app" / "web")
 _EXAMPLES = StaticFiles(directory=_ROOT / "examples")
+_SWAGGER_UI = StaticFiles(packages=[("fastapi_offline", "static")])  # that package is taken for these files alone
 
 HEADERS = {
     # Nothing but this server's own files; blob: is the image that the reader chose.
@@ -22,6 +22,12 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # asked again each time, answered 304 while unchanged
+}
+# Swagger UI's style sheet has its icons in data: addresses.
+DOCS_HEADERS = HEADERS | {
+    "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace(
+        "img-src 'self' blob:", "img-src 'self' data:"
+    )
 }
 
 
@@ -43,25 +49,20 @@ async def example(name: str, request: Request) -> Response:
     return await _file(_EXAMPLES, name, request)
 
 
-_SWAGGER = "https://cdn.jsdelivr.net"  # where FastAPI's page loads Swagger UI from: the one page that needs a network
-
-
-@documentation.get("/docs")
+@documentation.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> Response:
     """The routes, to read and to try."""
-    root = request.scope.get("root_path", "").rstrip("/")
-    response = get_swagger_ui_html(
-        openapi_url=f"{root}/openapi.json", title="crosslook", swagger_favicon_url=f"{root}/web/icon.svg"
-    )
-    response.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src {_SWAGGER} 'unsafe-inline'; style-src {_SWAGGER} 'unsafe-inline'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return response
+    return await _file(_WEB, "docs.html", request, DOCS_HEADERS)
 
 
-async def _file(folder: StaticFiles, name: str, request: Request) -> Response:
+@documentation.api_route("/docs/{name}", methods=["GET", "HEAD"])
+async def docs_part(name: str, request: Request) -> Response:
+    """A file of Swagger UI."""
+    return await _file(_SWAGGER_UI, name, request)
+
+
+async def _file(folder: StaticFiles, name: str, request: Request, headers: dict[str, str] = HEADERS) -> Response:
     """A file of one folder, or its 304. Raises HTTPException 404."""
     response = await folder.get_response(name, request.scope)
-    response.headers.update(HEADERS)
+    response.headers.update(headers)
     return response

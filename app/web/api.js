@@ -56,8 +56,4 @@ export class Api {
   async answer(fields, signal) {
     return (await this.#post("v1/answer", fields, signal)).json();
   }
-
-  async overlay(fields) {
-    return (await this.#post("v1/overlay", fields)).blob();
-  }
 }

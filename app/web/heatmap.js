@@ -3,6 +3,7 @@ import { COLOURS } from "./colormaps.js";
 import { strongest } from "./maps.js";
 
 const LONGEST = 480; // pixels of the canvas: plenty for a smooth map, quick enough to animate
+const LONGEST_PICTURE = 4096; // pixels of what is saved: browsers refuse much larger canvases
 const FADE = 160; // milliseconds from one map to the next
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -47,6 +48,17 @@ export class Heatmap {
     if (this.#shown) this.#draw(this.#shown);
   }
 
+  // The image with its map as it is shown, at the image's own size: a PNG.
+  picture(image) {
+    const canvas = document.createElement("canvas");
+    const { naturalWidth: width, naturalHeight: height } = image;
+    const factor = Math.min(1, LONGEST_PICTURE / Math.max(width, height));
+    [canvas.width, canvas.height] = [Math.round(width * factor), Math.round(height * factor)];
+    const context = canvas.getContext("2d");
+    for (const layer of [image, this.#canvas]) context.drawImage(layer, 0, 0, canvas.width, canvas.height);
+    return new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
+  }
+
   clear() {
     cancelAnimationFrame(this.#frame);
     this.#shown = null;
@@ -65,35 +77,58 @@ export class Heatmap {
     const { left, top, right, bottom } = this.#attention.region;
     const xs = this.#axis(across, width, left, right, columns);
     const ys = this.#axis(down, height, top, bottom, rows);
+    const wide = new Float32Array(rows * across); // the grid, made as wide as the canvas
+    for (let row = 0; row < rows; row += 1) {
+      xs.forEach(({ taps }, x) => {
+        for (const [column, weight] of taps) wide[row * across + x] += weight * levels[row * columns + column];
+      });
+    }
+    const limits = tops(levels, rows, columns);
     const colours = COLOURS[this.view.colours];
     const pixels = this.#context.createImageData(across, down);
-    let at = 0;
-    for (const [r0, r1, dy] of ys) {
-      for (const [c0, c1, dx] of xs) {
-        if (r0 >= 0 && c0 >= 0) {
-          const upper = levels[r0 * columns + c0] * (1 - dx) + levels[r0 * columns + c1] * dx;
-          const lower = levels[r1 * columns + c0] * (1 - dx) + levels[r1 * columns + c1] * dx;
-          const [red, green, blue, cover] = colours[Math.round(255 * (upper * (1 - dy) + lower * dy))];
-          pixels.data[at] = red;
-          pixels.data[at + 1] = green;
-          pixels.data[at + 2] = blue;
-          pixels.data[at + 3] = 255 * this.view.opacity * cover;
-        }
-        at += 4;
-      }
-    }
+    ys.forEach(({ cell: row, taps }, y) => {
+      xs.forEach(({ cell: column }, x) => {
+        if (row < 0 || column < 0) return;
+        let level = 0;
+        for (const [tap, weight] of taps) level += weight * wide[tap * across + x];
+        level = Math.max(0, Math.min(level, limits[row * columns + column]));
+        const [red, green, blue, cover] = colours[Math.round(255 * level)];
+        pixels.data.set([red, green, blue, 255 * this.view.opacity * cover], 4 * (y * across + x));
+      });
+    });
     this.#context.putImageData(pixels, 0, 0);
   }
 
-  // For each canvas pixel along one axis: the two cells it lies between and its share of the second; -1 outside.
+  // For each canvas pixel along one axis: the cell it lies in, -1 outside of the grid, and as `taps` the [cell, weight]
+  // that its value is made of.
   #axis(pixels, size, low, high, cells) {
     return Array.from({ length: pixels }, (_, pixel) => {
       const position = ((((pixel + 0.5) / pixels) * size - low) / (high - low)) * cells;
-      if (position < 0 || position >= cells) return [-1, -1, 0];
-      if (!this.view.smooth) return [Math.floor(position), Math.floor(position), 0];
-      const centred = Math.min(cells - 1, Math.max(0, position - 0.5));
-      const first = Math.floor(centred);
-      return [first, Math.min(cells - 1, first + 1), centred - first];
+      if (position < 0 || position >= cells) return { cell: -1, taps: [] };
+      const cell = Math.floor(position);
+      if (!this.view.smooth) return { cell, taps: [[cell, 1]] };
+      const first = Math.floor(position - 0.5);
+      const taps = [first - 1, first, first + 1, first + 2]
+        .filter((tap) => tap >= 0 && tap < cells)
+        .map((tap) => [tap, cubic(Math.abs(position - 0.5 - tap))]);
+      const sum = taps.reduce((total, [, weight]) => total + weight, 0);
+      return { cell, taps: taps.map(([tap, weight]) => [tap, weight / sum]) };
     });
   }
+}
+
+// Keys' cubic convolution, as Pillow's BICUBIC, which draws the PNGs (crosslook/overlay.py).
+const cubic = (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : ((-0.5 * x + 2.5) * x - 4) * x + 2);
+
+// For each cell the strongest of it and its neighbours. A smooth curve rises above its points here and there: so limited,
+// no place outdoes the cells around it, and the strongest stays where it is.
+function tops(levels, rows, columns) {
+  return levels.map((_, at) => {
+    const [row, column] = [Math.floor(at / columns), at % columns];
+    let top = 0;
+    for (let r = Math.max(0, row - 1); r <= Math.min(rows - 1, row + 1); r += 1) {
+      for (let c = Math.max(0, column - 1); c <= Math.min(columns - 1, column + 1); c += 1) top = Math.max(top, levels[r * columns + c]);
+    }
+    return top;
+  });
 }

@@ -5,7 +5,7 @@ const ENGLISH = {
   tagline: "Ask about an image. See where every word looked.",
   settings: "Settings", image: "Image", questions: "Questions and answers",
   docs: "API", theme_auto: "Theme: as the device", theme_light: "Theme: light", theme_dark: "Theme: dark",
-  drop: "Drop an image here, or paste one", choose: "Choose an image", camera: "Take one",
+  drop: "Drop an image here, or paste one", choose: "Choose an image", camera: "Take a photo",
   examples: "Or start with one of these", cat: "A cat", coffee: "A cup of coffee", rocket: "A rocket",
   opacity: "Opacity", colours: "Colours", layer: "Layer", kind: "Kind", smooth: "Smooth", allLayers: "all",
   kind_raw: "raw", kind_gradient: "gradient", kind_rollout: "rollout", kind_similarity: "similarity",
@@ -17,13 +17,13 @@ const ENGLISH = {
   pointer: "Point at a word, or tap it, to see where it looked.",
   earlier: "Asked about this image", code: "The same from your own code", copy: "Copy", copied: "Copied",
   trust: "A map shows where the model looked, never why it answered. Images stay on this server, in memory, and are dropped after a while.",
-  others: "any other answer", answerAlone: "the answer",
+  others: "any other answer", unknown: "None of its own answers, scored by their wording alone: {answers}",
   over_vocabulary: "{share} among all the answers it knows", over_candidates: "{share} among the given answers",
   over_sequence: "{share} for these exact words",
   meta: "{model} · {time} ms",
   where: "{text} looked most at the {place}", read: "{text} was read most from the {place}",
-  elsewhere: "; {share} went to no place on the image",
-  noMap: "This model gives no maps.", imageAlt: "The image you ask about: {name}", cell: "{share} a cell", preparing: "Looking at the image …", ready: "Image ready.",
+  elsewhere: "{share} off the image",
+  noMap: "This model gives no maps.", imageAlt: "The image you ask about: {name}", cell: "{strength} a cell", preparing: "Looking at the image …", ready: "Image ready.",
   answered: "Answer: {answer}, {share}.",
   needQuestion: "Type a question first.", needImage: "Choose an image first.",
   cannotShow: "This browser cannot show that file as an image.",
@@ -35,7 +35,7 @@ const CHINESE = {
   tagline: "对图片提问，看清每个词看向了哪里。",
   settings: "设置", image: "图片", questions: "问题与回答",
   docs: "接口", theme_auto: "主题：跟随设备", theme_light: "主题：浅色", theme_dark: "主题：深色",
-  drop: "把图片拖到这里，或直接粘贴", choose: "选择图片", camera: "拍一张",
+  drop: "把图片拖到这里，或直接粘贴", choose: "选择图片", camera: "拍照",
   examples: "或者先试试这些", cat: "一只猫", coffee: "一杯咖啡", rocket: "一枚火箭",
   opacity: "不透明度", colours: "配色", layer: "层", kind: "类型", smooth: "平滑", allLayers: "全部",
   kind_raw: "原始", kind_gradient: "梯度", kind_rollout: "逐层传播", kind_similarity: "相似度",
@@ -46,12 +46,12 @@ const CHINESE = {
   pointer: "指向或点按一个词，看它看向了哪里。",
   earlier: "关于这张图片的提问", code: "在你自己的代码中做同样的事", copy: "复制", copied: "已复制",
   trust: "注意力图显示模型看了哪里，并不说明它为什么这样回答。图片只留在本服务器的内存中，过一段时间就会丢弃。",
-  others: "其他答案", answerAlone: "答案",
+  others: "其他答案", unknown: "不在它自己的答案之列，仅按措辞评分：{answers}",
   over_vocabulary: "在它知道的所有答案中占 {share}", over_candidates: "在给定答案中占 {share}",
   over_sequence: "恰好是这些词的概率为 {share}",
   meta: "{model} · {time} 毫秒",
-  where: "{text}主要看向{place}", read: "{text}主要来自{place}", elsewhere: "；{share} 没有落在图片上",
-  noMap: "这个模型不提供注意力图。", imageAlt: "所问的图片：{name}", cell: "每格 {share}", preparing: "正在看图…", ready: "图片已就绪。",
+  where: "{text}主要看向{place}", read: "{text}主要来自{place}", elsewhere: "{share} 未落在图片上",
+  noMap: "这个模型不提供注意力图。", imageAlt: "所问的图片：{name}", cell: "每格 {strength}", preparing: "正在看图…", ready: "图片已就绪。",
   answered: "回答：{answer}，{share}。",
   needQuestion: "请先输入问题。", needImage: "请先选择图片。",
   cannotShow: "浏览器无法显示这个文件。",
@@ -98,6 +98,10 @@ export const wordsFor = (error) => (language === "zh" && ERRORS[error.code]) || 
 
 // A share as a percentage with two significant digits below 10%.
 export function percent(share) {
+  if (share > 0 && share < 0.0005) return `<${percent(0.001)}`;
   const digits = share >= 0.1 || share === 0 ? 0 : 1;
   return new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(share);
 }
+
+// A number that is no share, to two significant digits.
+export const figure = (value) => new Intl.NumberFormat(language, { maximumSignificantDigits: 2 }).format(value);

@@ -1,20 +1,16 @@
 // The page's state and what happens on it.
 import { Api } from "./api.js";
 import { COLOURS } from "./colormaps.js";
+import { listExamples } from "./examples.js";
 import { Heatmap } from "./heatmap.js";
 import { figure, language, percent, place, quoted, setLanguage, t, wordsFor } from "./i18n.js";
 import * as maps from "./maps.js";
+import { chosenKind, chosenLayers, drawScale, showOptions } from "./options.js";
 import { markTarget, showHistory, showResult, targets } from "./result.js";
 import * as snippets from "./snippets.js";
 import { store, stored } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
-const EXAMPLES = {
-  cat: ["What animal is this?", "What color are its eyes?", "Is the cat sleeping?"],
-  coffee: ["What is in the cup?", "What color is the cup?", "Is there a spoon?"],
-  rocket: ["What is in the sky?", "Is it night?", "Is there smoke?"],
-};
-
 const narrow = matchMedia("(max-width: 56rem)"); // as in style.css: one column
 const api = new Api();
 const heatmap = new Heatmap($("overlay"));
@@ -47,6 +43,7 @@ function openImage(file, suggestions = []) {
     chip.addEventListener("click", () => { $("question").value = text; ask(); });
     return chip;
   }));
+  if (suggestions.length) [$("question").value] = suggestions;
   document.body.classList.add("loaded");
   upload(image);
   if (matchMedia("(pointer: fine)").matches) $("question").focus();
@@ -77,7 +74,7 @@ async function ask() {
   const question = $("question").value;
   if (!image) return showError({ message: t("needImage") });
   if (!question.trim()) return showError({ message: t("needQuestion") });
-  const entry = await request({ question, candidates: candidates(), kind: chosenKind(), layers: chosenLayers() });
+  const entry = await request({ question, candidates: candidates(), kind: chosenKind(model), layers: chosenLayers(model) });
   if (!entry) return;
   entries.push(entry);
   show(entry, "answer");
@@ -172,72 +169,31 @@ function showTarget(target) {
   $("elsewhere").textContent = shares && shown.map.elsewhere >= 0.005 ? t("elsewhere", { share: percent(shown.map.elsewhere) }) : "";
 }
 
-function drawScale() {
-  const canvas = $("scale");
-  const context = canvas.getContext("2d");
-  context.clearRect(0, 0, canvas.width, canvas.height);
-  for (let x = 0; x < canvas.width; x += 1) {
-    const [red, green, blue, cover] = COLOURS[heatmap.view.colours][Math.round((255 * x) / (canvas.width - 1))];
-    context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${heatmap.view.colours === "spotlight" ? cover : 1})`;
-    context.fillRect(x, 0, 1, canvas.height);
-  }
-}
-
-const chosenKind = () => ($("kind").value && $("kind").value !== model?.default_map_kind ? $("kind").value : null);
-const chosenLayers = () => {
-  const chosen = $("layer").value;
-  return chosen === "all" ? model.layers : chosen ? [Number(chosen)] : null;
-};
-
 // Another layer or kind: the same question again, its maps made so.
 async function remake() {
   if (!current) return;
   const before = current;
   const target = pinned;
-  const entry = await request({ ...before.asked, kind: chosenKind(), layers: chosenLayers() });
+  const entry = await request({ ...before.asked, kind: chosenKind(model), layers: chosenLayers(model) });
   if (!entry || current !== before) return;
   entries = entries.map((old) => (old === before ? entry : old));
   show(entry, target);
 }
 
-async function saveOverlay() {
-  const word = pinned.startsWith("q") ? Number(pinned.slice(1)) : null;
-  try {
-    const blob = await api.overlay({ image: image.file, ...fieldsOf(current.asked), word, opacity: heatmap.view.opacity });
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "crosslook.png" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  } catch (error) {
-    showError(error);
-  }
+// What is seen, as a file.
+async function savePicture() {
+  const blob = await heatmap.picture($("image"));
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "crosslook.png" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 // --- the server's model ---
 
-function fill(select, options) {
-  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-}
-
-function showModel() {
-  const [kind, layer] = [$("kind").value, $("layer").value];
-  fill($("colours"), Object.keys(COLOURS).map((name) => [name, name]));
-  $("colours").value = heatmap.view.colours;
-  if (!model) return;
-  fill($("kind"), model.map_kinds.map((name) => [name, t(`kind_${name}`)]));
-  $("kind").value = kind || model.default_map_kind || "";
-  $("kind-field").hidden = model.map_kinds.length < 2;
-  const some = model.default_layers; // absent where the default is all of them
-  const single = model.layers.filter((index) => some?.join() !== String(index)).map((index) => [String(index), String(index + 1)]);
-  const open = some ? [["", some.map((index) => index + 1).join("+")], ["all", t("allLayers")]] : [["", t("allLayers")]];
-  fill($("layer"), [...open, ...single]);
-  $("layer").value = layer;
-  $("layer-field").hidden = model.layers.length < 2;
-}
-
 async function loadModel() {
   try {
     model = await api.model();
-    showModel();
+    showOptions(heatmap.view, model);
   } catch (error) {
     showError(error);
   }
@@ -303,10 +259,10 @@ function listen() {
     heatmap.view.colours = $("colours").value;
     store("colours", heatmap.view.colours);
     heatmap.redraw();
-    drawScale();
+    drawScale(heatmap.view);
   });
   for (const id of ["layer", "kind"]) $(id).addEventListener("change", remake);
-  $("save").addEventListener("click", saveOverlay);
+  $("save").addEventListener("click", savePicture);
   for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
   $("language").addEventListener("click", () => { store("language", language === "zh" ? "en" : "zh"); speak(); });
   $("theme").addEventListener("click", () => {
@@ -342,32 +298,16 @@ function speak() {
   Object.assign(button, language === "zh" ? { textContent: "English", lang: "en" } : { textContent: "中文", lang: "zh" });
   button.setAttribute("aria-label", language === "zh" ? "Switch to English" : "切换到中文");
   dress(stored("theme") ?? "auto");
-  showModel();
+  showOptions(heatmap.view, model);
   for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(picture.dataset.name);
   if (image) $("image").alt = t("imageAlt", { name: image.name });
   $("error").hidden = true;
   if (current) show(current, pinned);
 }
 
-function listExamples() {
-  $("examples").replaceChildren(...Object.entries(EXAMPLES).map(([name, questions]) => {
-    const button = Object.assign(document.createElement("button"), { type: "button" });
-    button.dataset.name = name;
-    button.append(Object.assign(document.createElement("img"), { src: `examples/${name}.jpg`, alt: "", loading: "lazy" }));
-    button.addEventListener("click", async () => {
-      const blob = await (await fetch(`examples/${name}.jpg`)).blob();
-      openImage(new File([blob], `${name}.jpg`, { type: blob.type }), questions);
-      $("question").value = questions[0];
-    });
-    const item = document.createElement("li");
-    item.append(button);
-    return item;
-  }));
-}
-
 heatmap.view.colours = COLOURS[stored("colours")] ? stored("colours") : "viridis";
-listExamples();
+listExamples($("examples"), openImage);
 listen();
 speak();
-drawScale();
+drawScale(heatmap.view);
 loadModel();

@@ -66,6 +66,9 @@ export function showResult(entry) {
   }
   $("ranking").hidden = rows.length < 2;
   $("ranking").replaceChildren(...rows);
+  const unknown = result.ranking.filter((row) => row.in_vocabulary === false).map((row) => row.answer);
+  $("unknown").hidden = !unknown.length;
+  $("unknown").textContent = t("unknown", { answers: unknown.join(", ") });
   $("pointer").hidden = known.size === 0;
   $("meta").textContent = t("meta", { model: response.model.id, time: Math.round(entry.time) });
   $("result").hidden = false;

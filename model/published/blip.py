@@ -14,8 +14,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.cross_attention import KeysValues
@@ -27,6 +29,7 @@ from model.published.text_stack import Source, Stacked, TextStack
 from model.published.tokenizing import Encoded, pad
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS
+_MASKED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,24 @@ class Blip(Family):
             for i, image in enumerate(images)
         ]
 
+    def score_masked(
+        self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
+    ) -> NDArray[np.floating[Any]]:
+        """The probability ``[n]`` of ``answer`` where only the patches that ``keep`` ``[n, rows, columns]`` has True
+        may be attended (and the vision tower's class token, which is no place). For measuring what maps are worth."""
+        if not isinstance(image, BlipImage):
+            raise TypeError("an image that this model did not encode")
+        patches = torch.from_numpy(keep.reshape(len(keep), -1)).to(self.device)
+        allowed = torch.cat([patches.new_ones(len(keep), FIRST_PATCH), patches], 1)
+        scores = []
+        with torch.no_grad():
+            for part in torch.split(allowed, _MASKED_AT_ONCE):
+                each = (len(part), -1, -1, -1)
+                layers = [KeysValues(keys.expand(each), values.expand(each)) for keys, values in image.layers]
+                scores.append(self._score(Source(layers, mask=part), text, answer))
+        result: NDArray[np.floating[Any]] = torch.cat(scores).float().cpu().numpy()
+        return result
+
     def question_ids(self, texts: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
         """Ids ``[rows, tokens]`` that begin with ``[ENC]``, and their mask."""
         rows = [list(text.ids) for text in texts]
@@ -141,6 +162,10 @@ class Blip(Family):
 
     @abstractmethod
     def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> Any: ...
+
+    @abstractmethod
+    def _score(self, source: Source, text: str, answer: str) -> Tensor:
+        """How probable ``answer`` to ``text`` is for each of the ``[n]`` images of ``source``."""
 
 
 def image_sources(items: Sequence[Item]) -> list[Source]:

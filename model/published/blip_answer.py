@@ -160,6 +160,15 @@ class BlipAnswer(Blip):
         rest_share = max(0.0, 1.0 - sum(ranked.score for ranked in ranking))
         return _Found(TextOutput(ranking, "candidates", rest_share), tuple(ids[order[0]]))
 
+    def _score(self, source: Source, text: str, answer: str) -> Tensor:
+        """The probability that the decoder says just this answer."""
+        ids, _ = self.question_ids([self.tokenizer(text)])
+        states = self.stack(self.stack.embed(ids).expand(source.count, -1, -1), [source]).states
+        rest = [[*self.tokenizer(answer).ids[1:-1], self.end_id]] * source.count
+        fed, targets = with_targets([[self.start_id]] * source.count, rest, fill=self.pad_id, device=self.device)
+        decoded = self.decoder.feed(fed, self._as_sources(states, None).of(range(source.count), 1))
+        return self.decoder.log_probabilities(decoded.states, targets).sum(1).exp()
+
     # -- maps -----------------------------------------------------------------------------------------------------
 
     def _feed_answers(self, found: Sequence[_Found]) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,15 @@ class BlipCaption(Blip):
             outputs.append(Output(tuple(results), None if maps is None else map_info(maps)))
         return outputs
 
+    def _score(self, source: Source, text: str, answer: str) -> Tensor:
+        """The geometric mean of the probabilities of the caption's tokens behind the prompt, its end included."""
+        given, whole = self.tokenizer(text).ids[1:-1], self.tokenizer(answer).ids[1:-1]
+        rest = [[*whole[len(given) :], self.end_id]] * source.count
+        start = [[self.start_id, *given]] * source.count
+        fed, targets = with_targets(start, rest, fill=self.pad_id, device=self.device)
+        found = self.decoder.log_probabilities(self.decoder.feed(fed, [source]).states, targets)
+        return (found.sum(1) / len(rest[0])).exp()
+
     def _generate(self, prompts: Sequence[Sequence[int]], images: Sequence[Item]) -> list[Generated]:
         """The best continuation of each prompt. Prompts of one length run together, without padding."""
         best: dict[int, Generated] = {}

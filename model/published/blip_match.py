@@ -61,6 +61,12 @@ class BlipMatch(Blip):
             outputs.append(Output(tuple(results), None if maps is None else map_info(maps)))
         return outputs
 
+    def _score(self, source: Source, text: str, answer: str) -> Tensor:
+        """The probability that the text fits; ``answer`` is the text again."""
+        ids, _ = self.question_ids([self.tokenizer(text)])
+        embedded = self.stack.embed(ids).expand(source.count, -1, -1)
+        return self._odds(self.stack(embedded, [source]).states).sigmoid()
+
     def _odds(self, states: Tensor) -> Tensor:
         """The log-odds ``[rows]`` that text and image fit."""
         logits = self.net.itm_head(states[:, 0]).float()

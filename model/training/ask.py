@@ -33,7 +33,7 @@ REFUSED = Answered("", 0.0)
 def answer_texts(model: Model, asked: Sequence[tuple[EncodedImage, Sequence[str]]]) -> list[list[Answered]]:
     """The best answer to each text about each encoded image, in order. Refused texts give `REFUSED`."""
     answers: list[list[Answered]] = [[] for _ in asked]
-    for indexes in _by_batch_key([image for image, _ in asked]):
+    for indexes in by_batch_key([image for image, _ in asked]):
         items = [Item(asked[i][0], tuple(asked[i][1]), top_k=1) for i in indexes]
         for i, output in zip(indexes, model.run("answer", items), strict=True):
             answers[i] = _best(model, asked[i][0], asked[i][1], output)
@@ -49,7 +49,8 @@ def _best(model: Model, image: EncodedImage, texts: Sequence[str], output: Outpu
     return [answered for text in texts for answered in answer_texts(model, [(image, [text])])[0]]
 
 
-def _by_batch_key(images: Sequence[EncodedImage]) -> list[list[int]]:
+def by_batch_key(images: Sequence[EncodedImage]) -> list[list[int]]:
+    """Indexes of the images that may share a call of ``run``."""
     groups: dict[Any, list[int]] = {}
     for i, image in enumerate(images):
         groups.setdefault(image.batch_key, []).append(i)

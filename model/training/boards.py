@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from model.interface import Geometry
 from model.training.data import Captions, ImageRef
 
+BOARDS = 400  # how many are made unless asked otherwise
 TILE = 192  # pixels a side of each of the four
 _TRIES = 200
 
@@ -63,11 +65,17 @@ _IRREGULAR = {
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A square of four images; ``place`` (0 to 3, row by row) is the one that the question asks about."""
+    """A square of four images; ``place`` (0 to 3, row by row) is the one that the question asks about.
+
+    ``caption`` is the sentence about that image of which the question was made, for models that match; ``word`` names
+    the thing in both.
+    """
 
     refs: tuple[ImageRef, ImageRef, ImageRef, ImageRef]
     place: int
     question: str
+    caption: str
+    word: str
 
     def compose(self, open_image: Callable[[ImageRef], Image.Image]) -> Image.Image:
         """The board's pixels: each image cropped to its central square."""
@@ -89,17 +97,17 @@ def make_boards(captions: Sequence[Captions], count: int, *, seed: int = 0) -> l
         record = captions[target]
         # Most of the captions must name the thing: it is then large enough to be asked about.
         things = [thing for thing, times in mentions[target].items() if 2 * times > len(record.captions)]
-        asked = [(thing, question) for thing in things if (question := _ask(thing, record.captions, rng))]
+        asked = [(thing, made) for thing in things if (made := _ask(thing, record.captions, rng))]
         if not asked:
             continue
-        thing, question = asked[rng.integers(len(asked))]
+        thing, made = asked[rng.integers(len(asked))]
         others = _without(thing, mentions, int(target), rng)
         if others is None:
             continue
         place = int(rng.integers(4))
         indexes = [*others[:place], int(target), *others[place:]]
         first, second, third, fourth = (captions[i].image_ref for i in indexes)
-        boards.append(Board((first, second, third, fourth), place, question))
+        boards.append(Board((first, second, third, fourth), place, *made))
     return boards
 
 
@@ -130,20 +138,30 @@ def _without(thing: str, mentions: Sequence[Counter[str]], target: int, rng: np.
     return None
 
 
-def _ask(thing: str, captions: Sequence[str], rng: np.random.Generator) -> str | None:
-    """A question about the thing that one of the captions answers."""
-    questions: set[str] = set()
-    for caption in (caption.lower() for caption in captions):
+class _Asked(NamedTuple):
+    question: str
+    caption: str
+    word: str
+
+
+def _ask(thing: str, captions: Sequence[str], rng: np.random.Generator) -> _Asked | None:
+    """A question about the thing that one of the captions answers, that caption, and the word for the thing."""
+    found: dict[str, _Asked] = {}
+    for caption in captions:
+        text = caption.lower()
         for name in _NAMES[thing]:
             plural = _IRREGULAR.get(name, f"{name}es" if name.endswith("ch") else f"{name}s")
-            if thing != "person" and re.search(rf"\b({_COLORS}) {name}\b", caption):
-                questions.add(f"What color is the {name}?")
-            if re.search(rf"\b({_COUNTS}) (\w+ )?{plural}\b", caption):
-                questions.add(f"How many {plural} are there?")
-            if thing in _ALIVE and re.search(rf"\b{name} (is )?\w+ing\b", caption):
-                questions.add(f"What is the {name} doing?")
-            if re.search(rf"\b{name}\b", caption):
-                questions.add(f"Where is the {name}?")
+            questions = []
+            if thing != "person" and re.search(rf"\b({_COLORS}) {name}\b", text):
+                questions.append((f"What color is the {name}?", name))
+            if re.search(rf"\b({_COUNTS}) (\w+ )?{plural}\b", text):
+                questions.append((f"How many {plural} are there?", plural))
+            if thing in _ALIVE and re.search(rf"\b{name} (is )?\w+ing\b", text):
+                questions.append((f"What is the {name} doing?", name))
+            if re.search(rf"\b{name}\b", text):
+                questions.append((f"Where is the {name}?", name))
+            for question, word in questions:
+                found.setdefault(question, _Asked(question, caption, word))
     # Every photograph is somewhere: that question only where nothing more can be asked.
-    distinct = sorted(question for question in questions if not question.startswith("Where")) or sorted(questions)
-    return distinct[rng.integers(len(distinct))] if distinct else None
+    distinct = sorted(question for question in found if not question.startswith("Where")) or sorted(found)
+    return found[distinct[rng.integers(len(distinct))]] if distinct else None

@@ -14,19 +14,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from model.interface import Item, ItemError, Model, Output
-from model.training.ask import IMAGES_AT_ONCE, REFUSED, Answered, NotBlind, ask_blind, ask_images, encode_images
-from model.training.data import Captions, DataError, DataSet, ImageRef, Question, read_data
+from model.interface import MapKind, Model
+from model.training.ask import REFUSED, Answered, NotBlind, ask_blind, ask_images
+from model.training.boards import BOARDS
+from model.training.data import DataError, DataSet, ImageRef, Question, read_data
+from model.training.matching import match_captions
 from model.training.metrics import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
 from model.training.report import Evaluation, Row, as_markdown, write_report
-
-_MATCH_AGAINST = 9
 
 
 def exchange_images(refs: Sequence[ImageRef], seed: int) -> dict[ImageRef, ImageRef]:
@@ -101,7 +100,7 @@ def evaluate(
         name: np.array([accuracy(a.answer, q.answers, q.source) for a, q in zip(answered, questions, strict=True)])
         for name, answered in columns.items()
     }
-    confidences = np.array([answered.score for answered in columns["model"]])
+    confidences = np.array([np.nan if a is REFUSED else a.score for a in columns["model"]])
     rows = [_row(name, kind, which, questions, scores, confidences) for name, kind, which in _groups(questions)]
     evaluation = Evaluation(
         model=model.info.id,
@@ -156,6 +155,8 @@ def _row(
     confidences: NDArray[np.float64],
 ) -> Row:
     images = [question.image_ref for question, chosen in zip(questions, which, strict=True) if chosen]
+    answered = which & ~np.isnan(confidences)  # a refusal claims nothing, so it is no sign of being well calibrated
+    calibration = calibration_error(confidences[answered], scores["model"][answered]) if answered.any() else None
     right = {column: score[which] for column, score in scores.items()}
 
     def minus(other: str) -> Interval | None:
@@ -168,48 +169,33 @@ def _row(
         minus_twin=minus("twin"),
         minus_shuffled=minus("shuffled"),
         minus_commonest=minus("commonest"),
-        calibration_error=calibration_error(confidences[which], right["model"]),
+        calibration_error=calibration,
     )
 
 
-def match_captions(
-    model: Model, data: DataSet, split: str, *, images: int | None = None, seed: int = 0
-) -> Interval | None:
-    """How often the model finds an image's caption among it and nine captions of other images (chance: 10%).
+class _Part(TypedDict):
+    images: int | None
+    seed: int
 
-    None where the model cannot match or the split has too few captions.
+
+def _kinds(text: str) -> list[MapKind]:
+    return text.split(",")  # type: ignore[return-value]  # the model says which there are
+
+
+def read_layers(text: str, every: Sequence[int]) -> list[tuple[int, ...] | None]:
+    """What ``--layers`` names: ``default``, ``each``, or numbers divided by commas.
+
+    Raises:
+        ValueError: none of these.
     """
-    captions = [record for record in data.captions if record.split == split]
-    rng = np.random.default_rng(seed)
-    captions = [captions[i] for i in rng.permutation(len(captions))[:images]]
-    if "match" not in model.info.tasks or len(captions) <= _MATCH_AGAINST:
-        return None
-    right: list[float] = []
-    groups: list[ImageRef] = []
-    for start in tqdm(range(0, len(captions), IMAGES_AT_ONCE), desc="matching", disable=None):
-        part = captions[start : start + IMAGES_AT_ONCE]
-        encoded = encode_images(model, (data.open_image(record.image_ref) for record in part))
-        for offset, (image, record) in enumerate(zip(encoded, part, strict=True)):
-            items = [
-                Item(image, (caption, *_others(captions, start + offset, rng)), top_k=1) for caption in record.captions
-            ]
-            for output in model.run("match", items):
-                right.append(float(_first_wins(output)))
-                groups.append(record.image_ref)
-    return bootstrap(right, groups)
-
-
-def _others(captions: Sequence[Captions], own: int, rng: np.random.Generator) -> list[str]:
-    """One caption of each of nine other images."""
-    drawn = rng.choice(len(captions) - 1, _MATCH_AGAINST, replace=False)
-    return [str(rng.choice(captions[i + (i >= own)].captions)) for i in drawn]
-
-
-def _first_wins(output: Output | ItemError) -> bool:
-    if isinstance(output, ItemError):
-        return False
-    scores = [text.ranking[0].score for text in output.texts]
-    return scores[0] > max(scores[1:])
+    if text == "default":
+        return [None]
+    if text == "each":
+        return [None, *((layer,) for layer in every)]
+    try:
+        return [tuple(sorted({int(part) for part in text.split(",")}))]
+    except ValueError:
+        raise ValueError(f"--layers is a list of numbers such as 0,2, or `each`, not {text!r}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,7 +208,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shuffle", action="store_true", help="also ask with the images shuffled among the questions")
     parser.add_argument("--matching", action="store_true", help="also find each caption among nine of other images")
     parser.add_argument("--maps", action="store_true", help="also measure what the attention maps are worth")
-    parser.add_argument("--images", type=int, help="ask about at most so many images, chosen by the seed")
+    parser.add_argument("--kinds", type=_kinds, metavar="KIND,..", help="measure these kinds of maps (default: all)")
+    parser.add_argument(
+        "--layers",
+        default="default",
+        metavar="N,.. | each",
+        help="measure maps of these layers, counted from 0; each: the model's own choice, and every layer alone",
+    )
+    parser.add_argument("--boards", type=int, default=BOARDS, help="boards to point on (default: %(default)s)")
+    parser.add_argument("--no-answers", action="store_true", help="leave the table of accuracies out")
+    parser.add_argument("--images", type=int, help="take at most so many images for each part, chosen by the seed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -242,16 +237,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = read_data(options.data)
         model = load(options.model)
         twin = load(str(options.twin)) if options.twin else None
-        evaluation, records = evaluate(
-            model, data, options.split, twin=twin, shuffle=options.shuffle, images=options.images, seed=options.seed
-        )
+        part: _Part = {"images": options.images, "seed": options.seed}
+        records: list[dict[str, Any]] = []
+        evaluation = Evaluation(model.info.id, model.info.revision, options.split)
+        if "answer" in model.info.tasks and not options.no_answers:
+            evaluation, records = evaluate(model, data, options.split, twin=twin, shuffle=options.shuffle, **part)
         if options.matching:
-            evaluation.matching = match_captions(model, data, options.split, images=options.images, seed=options.seed)
+            evaluation.matching = match_captions(model, data, options.split, **part)
         if options.maps:
             from model.training.map_worth import measure_maps
 
-            evaluation.maps = measure_maps(model, data, options.split, images=options.images, seed=options.seed)
-    except (DataError, NotBlind) as error:
+            layers = read_layers(options.layers, model.info.layers)
+            evaluation.maps = measure_maps(
+                model, data, options.split, boards=options.boards, kinds=options.kinds, layers=layers, **part
+            )
+    except (DataError, NotBlind, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(as_markdown(evaluation))
     if options.out:

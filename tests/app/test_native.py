@@ -171,7 +171,7 @@ async def test_multipart_refuses_what_it_does_not_know(client: httpx.AsyncClient
     failed(await client.post("/v1/answer", files=twice), "invalid_request", "top_k")
     failed(await client.post("/v1/answer", files=[image, question, ("x", (None, "1"))]), "invalid_request", "x")
     failed(await client.post("/v1/answer", files=[("file", ("a.png", image_bytes))]), "invalid_request", "file")
-    failed(await client.post("/v1/answer", files=[image]), "invalid_request", "questions")
+    failed(await client.post("/v1/answer", files=[image]), "invalid_request", "question")
 
 
 async def test_one_bad_question_fails_the_request_and_is_named(client: httpx.AsyncClient, image_bytes: bytes) -> None:

@@ -170,8 +170,11 @@ def test_raised_at_once(
 def test_nobody_listens(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(errors.ConnectionFailed, match="POST /v1/answer"):
-        connect(url=f"http://127.0.0.1:{port}", retries=RetryPolicy(1, first=0.001)).answer(b"image", "a?")
+    retries = RetryPolicy(1, first=0.001)
+    with pytest.raises(errors.ConnectionFailed, match="POST /v1/answer") as caught:
+        connect(url=f"http://me:secret@127.0.0.1:{port}/vqa/", retries=retries).answer(b"image", "a?")
+    assert f"cannot reach http://127.0.0.1:{port}/vqa:" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_name_that_does_not_exist(connect: Connect) -> None:

@@ -162,6 +162,26 @@ def test_a_masked_patch_is_not_looked_at_nor_felt() -> None:
     close(maps[0][0, :, :3], alone[2][0][0])
 
 
+@pytest.mark.parametrize("need_maps", [True, False])
+def test_each_row_has_a_mask_of_its_own(need_maps: bool) -> None:
+    """Rows that share an image, too, and images that share a call."""
+    fusion = make_fusion()
+    x, mask = text(5, 4)
+    features = patches(3)
+    keep = torch.rand(5, PATCHES, generator=torch.Generator().manual_seed(3)) < 0.6
+    keep[:, 0] = True
+    groups = [rows_of(fusion, features[:1], 3), rows_of(fusion, features[1:], 1)]
+    state, looking, maps = fusion(x, mask, groups, need_maps=need_maps, patch_mask=keep)
+    for row, image in enumerate((0, 0, 0, 1, 2)):
+        seen = features[image, None][:, keep[row]]
+        one = fusion(x[row, None], mask[row, None], [rows_of(fusion, seen, 1)], need_maps=need_maps)
+        close(state[row], one[0][0])
+        close(looking[row, keep[row]], one[1][0])
+        assert looking[row, ~keep[row]].abs().sum() == 0
+        for found, expected in zip(maps, one[2], strict=True):
+            close(found[row][:, keep[row]], expected[0])
+
+
 def test_keys_and_values_of_all_layers_are_each_layers_own() -> None:
     fusion = make_fusion()
     features = patches(2)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.app.servers import ROOT, Server, serving
 
+# The system's browser; None is the one that `playwright install chromium` fetched, where there is such.
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless",
@@ -66,7 +67,6 @@ class Watched:
         with self.page.expect_response(lambda r: r.url.endswith("/v1/answer") and r.status == 200) as caught:
             self.page.click("#send")
         self.page.wait_for_function("q => document.querySelector('#words').textContent === q", arg=question)
-        self.page.wait_for_timeout(250)  # the map's fade
         response: dict[str, Any] = caught.value.json()
         return response
 
@@ -75,9 +75,9 @@ class Watched:
 def browser() -> Iterator[Any]:
     """One browser for all tests."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (scripts/test-long installs it)")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
     with playwright.sync_playwright() as driver:
+        if CHROMIUM is None and not Path(driver.chromium.executable_path).exists():
+            pytest.skip("needs Chromium: the system's package, or .venv/bin/playwright install chromium")
         running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield running
         running.close()
@@ -96,7 +96,9 @@ def opened(browser: Any) -> Iterator[Any]:
     pages: list[Watched] = []
 
     def visit(url: str, *, expected: tuple[str, ...] = (), **options: Any) -> Watched:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "locale": "en-GB", **options})
+        # Without motion a map is drawn at once, so that a test need not wait for its fade.
+        usual = {"viewport": {"width": 1280, "height": 800}, "locale": "en-GB", "reduced_motion": "reduce"}
+        context = browser.new_context(**{**usual, **options})
         context.set_default_timeout(15_000)
         watched = Watched(context.new_page(), url)
         watched.expected += expected

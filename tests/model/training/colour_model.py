@@ -6,9 +6,10 @@ green, a car blue; a "thing" is any colour) and names the colour that it sees th
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ from model.interface import (
     Region,
     Task,
     TextOutput,
+    Token,
+    Word,
 )
 
 GRID = 8
@@ -114,8 +117,18 @@ class ColourModel:
         probabilities, looked = self._look(item.image, text)
         ranked = sorted(zip(COLOURS, probabilities[0].tolist(), strict=True), key=lambda pair: -pair[1])[: item.top_k]
         ranking = tuple(Ranked(answer, score) for answer, score in ranked)
-        answer_map = Map(looked[0].view(GRID, GRID).numpy(), 0.0) if item.maps else None
-        return TextOutput(ranking, "vocabulary", 1 - sum(r.score for r in ranking), answer_map=answer_map)
+        output = TextOutput(ranking, "vocabulary", 1 - sum(r.score for r in ranking))
+        if item.maps is None:
+            return output
+        own, flat = Map(looked[0].view(GRID, GRID).numpy(), 0.0), Map(np.full((GRID, GRID), GRID**-2, np.float32), 0.0)
+        words = list(re.finditer(r"\w+", text))
+        tokens = [Token(w.group(), w.span(), False, own if w.group() in LOOKS_AT else flat) for w in words]
+        return replace(
+            output,
+            answer_map=own,
+            tokens=tuple(tokens),
+            words=tuple(Word(w.group(), w.span(), (i,)) for i, w in enumerate(words)),
+        )
 
     def score_masked(
         self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str

@@ -39,11 +39,26 @@ def test_everything_at_once(data: Path, twin: Path, tmp_path: Path, capsys: pyte
     assert "| raw, random weights | all | 12 |" in printed
     figures = json.loads(out.with_suffix(".json").read_text())
     assert (figures["model"], figures["images"], figures["questions"]) == ("tiny", 12, 36)
-    assert figures["matching"]["count"] == 24
+    assert figures["matching"]["accuracy"]["count"] == 24
     assert {row["name"] for row in figures["maps"]} >= {"uniform", "centre", "raw"}
     records = [json.loads(line) for line in answers.read_text().splitlines()]
     assert len(records) == 36
     assert set(records[0]) >= {"model", "twin", "shuffled", "commonest", "accuracy", "score"}
+
+
+def test_chosen_kinds_and_layers_alone(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(data), "--model", "tiny", "--maps", "--no-answers", "--threads", "1"]
+    arguments += ["--images", "4", "--boards", "4"]
+    assert main([*arguments, "--kinds", "gradient,rollout", "--layers", "each"]) == 0
+    printed = capsys.readouterr().out
+    assert "Accuracy" not in printed
+    names = [line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines() if " | 4 |" in line]
+    kinds = [name for name in dict.fromkeys(names) if "," not in name]
+    expected = ["uniform", "centre"]
+    expected += [f"{kind}{layers}" for layers in ("", " [0]", " [1]") for kind in ("gradient", "rollout")]
+    assert sorted(kinds) == sorted(expected)
+    assert main([*arguments, "--kinds", "raw", "--layers", "0,1"]) == 0
+    assert "| raw [0, 1] | all | 4 |" in capsys.readouterr().out
 
 
 def test_a_second_run_finds_the_same(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +83,12 @@ def test_a_model_that_looks_is_no_twin(data: Path, tmp_path: Path, capsys: pytes
         (["--data", "nowhere"], "nowhere is not a folder"),
         (["--data", "DATA", "--split", "test"], "no question of the split 'test'"),
         (["--data", "DATA", "--model", "no-such-model"], "no-such-model"),
+        (
+            ["--data", "DATA", "--maps", "--no-answers", "--kinds", "raw,similarity"],
+            "kind raw, gradient, rollout, not",
+        ),
+        (["--data", "DATA", "--maps", "--no-answers", "--layers", "2"], "has the layers [0, 1], not [2]"),
+        (["--data", "DATA", "--maps", "--no-answers", "--layers", "last"], "or `each`, not 'last'"),
     ],
 )
 def test_what_is_wrong_is_said(

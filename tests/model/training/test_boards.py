@@ -1,0 +1,71 @@
+"""Boards: only one of the four images answers, and where it is is known."""
+
+import pytest
+from PIL import Image
+
+from model.interface import Geometry, Region
+from model.training.boards import TILE, make_boards, quadrant
+from model.training.data import Captions, ImageRef
+from tests.model.training.colour_model import COLOURS
+
+
+def test_quadrants_of_an_image_that_is_not_square() -> None:
+    whole = Geometry(200, 100, 4, 8, Region(0, 0, 200, 100))
+    assert [quadrant(whole, row, column) for row, column in ((0, 0), (0, 7), (3, 0), (3, 7))] == [0, 1, 2, 3]
+    assert quadrant(whole, 1, 3) == 0
+    assert quadrant(whole, 2, 4) == 3
+    padded = Geometry(200, 100, 4, 4, Region(0, -50, 200, 150))  # rows 0 and 3 are padding
+    assert [quadrant(padded, row, 0) for row in range(4)] == [0, 0, 2, 2]
+    cropped = Geometry(200, 100, 2, 2, Region(100, 0, 200, 100))
+    assert [quadrant(cropped, 0, column) for column in range(2)] == [1, 1]
+
+
+def captions(name: str, *texts: str) -> Captions:
+    return Captions(ImageRef("toy.tar", name), texts, "toy", "dev")
+
+
+def test_only_one_of_four_is_asked_about() -> None:
+    records = [captions("dog", "A black dog is running.", "The dog runs.", "Dog.")]
+    records += [captions(f"empty{i}", "An empty road.", "A road.") for i in range(3)]
+    records += [captions(f"hidden{i}", "A road.", "Some puppies on a road.") for i in range(20)]
+    boards = make_boards(records, 10)
+    assert len(boards) == 1
+    (board,) = boards
+    names = [ref.name for ref in board.refs]
+    assert names[board.place] == "dog"
+    assert sorted(names) == ["dog", "empty0", "empty1", "empty2"]
+    assert board.question in ("What color is the dog?", "What is the dog doing?")
+
+
+@pytest.mark.parametrize(
+    ("caption", "question"),
+    [
+        ("Two big dogs in a park.", "How many dogs are there?"),
+        ("Three women wait.", "How many women are there?"),
+        ("A lonely boat.", "Where is the boat?"),
+        ("A red car.", "What color is the car?"),
+        ("A girl is jumping.", "What is the girl doing?"),
+    ],
+)
+def test_questions_made_from_captions(caption: str, question: str) -> None:
+    records = [captions("target", caption), *(captions(str(i), "An empty road.") for i in range(5))]
+    (board,) = make_boards(records, 1)
+    assert board.question == question
+
+
+def test_no_board_where_captions_do_not_suffice() -> None:
+    assert make_boards([], 5) == []
+    assert make_boards([captions("a", "A dog."), captions("b", "A road."), captions("c", "A road.")], 5) == []
+    assert make_boards([captions(str(i), "A dog.") for i in range(9)], 5) == []
+
+
+def test_a_board_shows_its_images_in_their_places() -> None:
+    records = [captions("red", "A dog."), *(captions(name, "A road.") for name in ("green", "blue", "grey"))]
+    (board,) = make_boards(records, 1)
+    colours = {**COLOURS, "grey": (128, 128, 128)}
+    image = board.compose(lambda ref: Image.new("RGB", (100, 30), colours[ref.name]))
+    assert image.size == (2 * TILE, 2 * TILE)
+    for place, ref in enumerate(board.refs):
+        middle = (place % 2 * TILE + TILE // 2, place // 2 * TILE + TILE // 2)
+        assert image.getpixel(middle) == colours[ref.name]
+    assert board.refs[board.place].name == "red"
