@@ -228,7 +228,7 @@ def _loss(net: CompactNet, batch: Batch, settings: Settings, rng: torch.Generato
         share = torch.rand(images, 1, generator=rng) * 2 * settings.drop_patches
         keep = torch.rand(images, keys, generator=rng) >= share
         keep[:, 0] = True
-        patch_mask = keep.to(state.meaning.device)
+        patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
     on_board = batch.places is not None and keys > FIRST_PATCH
     fused = net.fuse_states(batch.states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
