@@ -132,7 +132,7 @@ def load(plan: Plan) -> Outcome:
     return Outcome(**json.loads(result.stdout))
 
 
-def saturate(url: str, image: str, seconds: float, *, fresh: bool, maps: str = "float", warm: float = 3.0) -> Outcome:
+def saturate(url: str, image: str, seconds: float, *, fresh: bool, maps: str = "float", warm: float = 2.0) -> Outcome:
     """Closed loop with sixteen connections, after a warm-up that does not count."""
     if warm:
         load(Plan(url, image, [QUESTION], warm, 16, fresh=fresh, maps=maps))
@@ -218,7 +218,7 @@ def measure(image: str, seconds: float, repeats: int, cores: int) -> str:
     many: dict[str, Outcome] = {}
     for server, (candidate, _) in chosen.items():
         with running(candidate) as url:
-            load(Plan(url, image, [QUESTION], 3.0, 16))
+            load(Plan(url, image, [QUESTION], 2.0, 16))
             steady[server] = load(Plan(url, image, [QUESTION], 5 * seconds, 256, rate=rate))
             many[server] = saturate(url, image, seconds, fresh=False)
             if server == "crosslook":
