@@ -124,9 +124,11 @@ class MapMaker:
         needed = [variant.name for variant in self.variants]
         if self.shuffled is not None:
             needed += [variant.random_weights for variant in self.variants]
-        maps = {name: output.answer_map.values for name, output in outputs.items() if output.answer_map is not None}
-        if not maps.keys() >= set(needed):
+        found = {name: output.answer_map.values for name, output in outputs.items() if output.answer_map is not None}
+        if not found.keys() >= set(needed):
             return None
+        names = [name for v in self.variants for name in (v.name, v.other_question, v.random_weights)]
+        maps = {name: found[name] for name in names if name in found}  # each beside its controls
         if self.controls:
             rows, columns = image.geometry.rows, image.geometry.columns
             fixed = {UNIFORM: np.zeros((rows, columns), dtype=np.float32), CENTRE: centre_map(rows, columns)}
