@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from model.kernels.blocked import cross_attention_blocked
+from model.kernels.blocked import attend_small, cross_attention_blocked
 from model.kernels.inputs import AttentionResult, check_queries_keys, check_values, default_scale
 from model.kernels.reference import attention_map_reference, cross_attention_reference
 
@@ -48,6 +48,10 @@ def cross_attention(
     A row whose keys are all masked gives output 0 and map 0, never NaN. Raises ValueError where the inputs do not fit
     together or the kernel is unknown, RuntimeError where the kernel asked for cannot run on them.
     """
+    if mask is None and not need_lse and kernel in ("auto", "blocked"):
+        small = attend_small(q, k, v, scale, need_map)
+        if small is not None:
+            return small
     check_queries_keys(q, k)
     check_values(k, v)
     scale = default_scale(q) if scale is None else scale
@@ -114,6 +118,8 @@ def check_kernel(kernel: str, device: torch.device | str) -> None:
     """
     if kernel not in KERNELS:
         raise _unknown(kernel)
+    if kernel == "blocked" and torch.device(device).type != "cpu":
+        raise RuntimeError(f"the blocked kernel cannot run: its tensors must be on the CPU, not on {device}")
     if kernel == "triton" and (reason := _triton().why_not(torch.empty(1, 1, 1, 1, device=device), None)):
         raise RuntimeError(f"the triton kernel cannot run: {reason}")
 
@@ -130,7 +136,7 @@ def _fastest(q: Tensor, *others: Tensor | None) -> str:
     """The fastest kernel that can run on these tensors; the last is the mask."""
     if q.is_cuda and HAS_TRITON and _triton().why_not(q, others[-1]) is None:
         return "triton"
-    return "blocked" if q.device.type == "cpu" and not _needs_gradient(q, *others) else "reference"
+    return "blocked" if q.is_cpu and not _needs_gradient(q, *others) else "reference"
 
 
 def _triton() -> ModuleType:
