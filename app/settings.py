@@ -40,7 +40,11 @@ class Settings(BaseSettings):
 
     model: str = Field("compact", description="Model to serve: `compact`, `tiny`, a folder or a hub name.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    kernel: str = Field("auto", description="Cross-attention kernel; `auto` picks the fastest for the device.")
+    kernel: Literal["auto", "triton", "blocked", "reference"] = Field(
+        "auto",
+        description="How cross-attention is computed: `triton` (CUDA), `blocked` (CPU), `reference` (any, slower) or "
+        "`auto`, the fastest for the device. One that cannot run there stops the start with a message.",
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="Precision of published models; `auto`: float16 on a GPU, else float32."
     )
