@@ -209,13 +209,9 @@ def test_blocked_refuses_to_lose_a_gradient() -> None:
 
 
 def test_the_blocked_kernel_is_for_the_cpu() -> None:
-    with pytest.raises(
-        RuntimeError, match="blocked kernel cannot run: its tensors must be on the CPU, not on meta"
-    ):
+    with pytest.raises(RuntimeError, match="blocked kernel cannot run: its tensors must be on the CPU, not on meta"):
         run(make_case().to("meta"), kernel="blocked")
-    with pytest.raises(
-        RuntimeError, match="blocked kernel cannot run: its tensors must be on the CPU, not on cuda"
-    ):
+    with pytest.raises(RuntimeError, match="blocked kernel cannot run: its tensors must be on the CPU, not on cuda"):
         check_kernel("blocked", "cuda:0")
 
 
