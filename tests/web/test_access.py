@@ -1,0 +1,111 @@
+"""The page for everybody: by keyboard alone, on a phone, in Chinese, in the dark, and to assistive technology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.app.servers import Server
+from tests.web.conftest import Watched
+
+pytestmark = pytest.mark.long
+Visit = Callable[..., Watched]
+
+
+def test_keyboard_alone(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    page = view.page
+
+    def focus(selector: str, most: int = 30) -> None:
+        for _ in range(most):
+            if page.evaluate("s => document.activeElement.matches(s)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"Tab never reached {selector}")
+
+    focus("#examples [data-name=rocket]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer:not([hidden])")
+    focus("#question")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Is it night?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#result:not([hidden])")
+    focus("[data-target=q0]")
+    assert "“Is”" in page.inner_text("#where")
+    page.keyboard.press("ArrowRight")
+    assert "“it”" in page.inner_text("#where")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("[data-target=q1]", "aria-pressed") == "true"
+    outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Escape")
+    assert page.get_attribute("[data-target=answer]", "aria-pressed") == "true"
+
+
+def test_phone(server: Server, opened: Visit) -> None:
+    view = opened(server.url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = view.page
+    assert page.is_visible("#camera")
+    view.open_example("coffee")
+    view.ask("What color is the cup?")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    # The answer is brought into sight, below the image.
+    bottom = page.locator("#viewer").bounding_box()
+    words = page.locator("#words").bounding_box()
+    assert bottom["y"] + bottom["height"] <= words["y"] < 740
+    page.tap("[data-target=q4]")
+    assert "“cup”" in page.inner_text("#where")
+    page.locator("#ranking").scroll_into_view_if_needed()
+    box = page.locator("#frame").bounding_box()
+    assert box["y"] >= 0  # the image stays in sight
+    assert box["y"] + box["height"] < 740
+
+
+def test_chinese_and_dark(server: Server, opened: Visit) -> None:
+    view = opened(server.url, locale="zh-CN", color_scheme="dark")
+    page = view.page
+    assert page.get_attribute("html", "lang") == "zh-CN"
+    assert page.inner_text("#choose") == "选择图片"
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(18, 20, 23)"
+    view.open_example()
+    view.ask("What animal is this?")
+    assert "在它知道的所有答案中" in page.inner_text("#answer-line")
+    page.click("#theme")
+    assert page.evaluate(ground) == "rgb(246, 245, 241)"
+    page.click("#language")
+    page.reload()
+    assert page.get_attribute("html", "lang") == "en"
+    assert page.evaluate(ground) == "rgb(246, 245, 241)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (360, 740)])
+def test_axe_finds_nothing(server: Server, opened: Visit, scheme: str, size: tuple[int, int]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    view = opened(
+        server.url, color_scheme=scheme, viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce"
+    )
+    view.expected += ["Failed to load resource"]
+    page = view.page
+
+    def check(state: str) -> None:
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{state}: {found.generate_report()}"
+
+    check("empty")
+    view.open_example()
+    view.ask("What animal is this?")
+    view.ask("Is the cat sleeping?")
+    page.click("#code summary")
+    page.click("#ask summary")
+    check("answered")
+    page.fill("#question", "Ω≈ç√∫ ˜µ≤≥ åß∂ƒ©")
+    page.click("#send")
+    page.wait_for_selector("#error:not([hidden])")
+    page.click("[data-target=q1]")
+    check("error")
+    page.click("#language")
+    check("Chinese")
