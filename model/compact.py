@@ -311,12 +311,15 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
         size=64,
         dim=24,
         num_heads=2,
+        text_layers=1,
+        fusion_dim=24,
+        fusion_heads=2,
+        fusion_layers=2,
         cross_heads=2,
         cross_dim=24,
         patch_dim=16,
-        text_layers=1,
-        fusion_layers=2,
         meaning_dim=12,
+        free_dim=4,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -53,8 +53,8 @@ class FusionLayer(TextLayer):
         """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]``; the rows of ``images`` in their order.
 
         ``first_only`` computes the first token's row alone (the others still serve as keys). ``patch_mask`` bool
-        ``[rows, keys]``: the keys that a row may attend. Returns the new states and, on request, the map
-        ``[rows, tokens, keys]``.
+        ``[rows, keys]``: the keys that a row may attend; or a number each, added to their scores. Returns the new
+        states and, on request, the map ``[rows, tokens, keys]``.
         """
         x = self.attend(x[:, :1] if first_only else x, x, mask)
         crossed, maps = self._look(self.cross_norm(x), images, layer, need_map, patch_mask)
@@ -78,9 +78,11 @@ class FusionLayer(TextLayer):
 
 
 def _by_query(allowed: Tensor, images: int, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Bool ``[images * rows, keys]`` as what is added to the scores of ``tokens`` queries a row, ``[images, 1,
-    rows * tokens, keys]``."""
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+    """Bool or numbers ``[images * rows, keys]`` as what is added to the scores of ``tokens`` queries a row,
+    ``[images, 1, rows * tokens, keys]``."""
+    bias = allowed.to(dtype)
+    if allowed.dtype == torch.bool:
+        bias = torch.zeros_like(bias).masked_fill_(~allowed, -torch.inf)
     return bias.view(images, -1, bias.shape[-1]).repeat_interleave(tokens, 1)[:, None]
 
 

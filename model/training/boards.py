@@ -47,7 +47,7 @@ _THINGS = {
     "snow": "snow snowy snowboard snowboarder snowboarding ski skis skier skiing ice icy",
     "pool": "pool pools swimming",
 }
-_WORDS = {thing: frozenset(words.split()) for thing, words in _THINGS.items()}
+THING_WORDS = {thing: frozenset(words.split()) for thing, words in _THINGS.items()}
 _PEOPLE = ("man", "woman", "boy", "girl", "child", "person", "baby", "lady", "toddler")
 _NAMES = {thing: (thing, *(_PEOPLE if thing == "person" else ())) for thing in _THINGS} | {"snow": ("snow",)}
 _ALIVE = ("dog", "person", "horse", "bird")
@@ -123,7 +123,7 @@ def _mentions(record: Captions) -> Counter[str]:
     counts: Counter[str] = Counter()
     for caption in record.captions:
         words = set(re.findall(r"[a-z]+", caption.lower()))
-        counts.update(thing for thing, names in _WORDS.items() if words & names)
+        counts.update(thing for thing, names in THING_WORDS.items() if words & names)
     return counts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,13 @@ class FeatureCache:
         return VisionFeatures(fine, coarse), self.meaning[rows].to(device).float()
 
 
-def load_features(data: DataSet, net: CompactNet, folder: Path, device: torch.device) -> FeatureCache:
-    """The cached features of every image in ``data``, made where they are missing."""
+def load_features(
+    data: DataSet, net: CompactNet, folder: Path, device: torch.device, refs: Iterable[ImageRef] | None = None
+) -> FeatureCache:
+    """The cached features of the images ``refs`` of ``data`` (default: of all), made where they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     archives: dict[str, list[str]] = {}
-    for ref in data.image_refs:
+    for ref in dict.fromkeys(data.image_refs if refs is None else refs):
         archives.setdefault(ref.archive, []).append(ref.name)
     parts, index, start = [], {}, 0
     for archive, names in archives.items():
@@ -56,7 +58,7 @@ def load_features(data: DataSet, net: CompactNet, folder: Path, device: torch.de
         index.update({ImageRef(archive, name): start + i for i, name in enumerate(cached)})
         start += len(cached)
     fine, coarse = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    return FeatureCache(fine, coarse, _meaning(net, coarse, device), index)
+    return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), index)
 
 
 def _load_or_make(
@@ -110,10 +112,18 @@ def _key(data: DataSet, net: CompactNet, archive: str) -> str:
 
 
 @torch.inference_mode()
-def _meaning(net: CompactNet, coarse: NDArray[np.float16], device: torch.device) -> Tensor:
+def _meaning(net: CompactNet, coarse: NDArray[np.float16], folder: Path, device: torch.device) -> Tensor:
+    digest = hashlib.sha256(coarse[:, :, 0, 0].tobytes())
+    for weight in (net.vision.classifier.weight, net.patches.class_meaning.weight):
+        digest.update(weight.detach().half().cpu().numpy().tobytes())
+    file = folder / f"meaning.{digest.hexdigest()[:12]}.npy"
+    if file.exists():
+        return torch.from_numpy(np.load(file))
     net.to(device)
     found = []
-    for at in range(0, len(coarse), 64):
+    for at in tqdm(range(0, len(coarse), 64), desc="what the features mean", unit="batch"):
         features = torch.from_numpy(coarse[at : at + 64]).to(device).float()
         found.append(net.patches.mean(net.vision.classify(features).softmax(1)).half().cpu())
-    return torch.cat(found)
+    meaning = torch.cat(found)
+    np.save(file, meaning.numpy())
+    return meaning

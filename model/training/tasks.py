@@ -32,6 +32,7 @@ _NOT_THINGS = (
 _STOP = frozenset(_NOT_THINGS.split())
 _LONGEST_CAPTION = 14  # words; the rest is cut, so that nothing asked for lies behind what training reads
 _TRIES = 4
+_STOCK = 4  # examples that are made from an image's captions
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -76,17 +77,21 @@ class CaptionTasks:
         ]
         self._noun_set = set(self.nouns)
 
-    def draw(self, record: Captions, rng: random.Random, *, board: bool = False) -> Example:
-        """One example about the image. On a ``board`` of four images only what names the image's content is asked."""
+    def stock(self, record: Captions) -> list[Example]:
+        """The examples that training takes of the image, always the same: their texts' features are made once."""
+        return [self.draw(record, random.Random(f"{record.image_ref.name}/{n}")) for n in range(_STOCK)]  # noqa: S311
+
+    def draw(self, record: Captions, rng: random.Random) -> Example:
+        """One example about the image."""
         kind = rng.random()
         for _ in range(_TRIES):
             caption = _shorten(rng.choice(record.captions))
-            if kind < (0.5 if board else 0.3):
+            if kind < 0.3:
                 example = self._masked(caption, rng)
-            elif kind < 0.55 and not board:
+            elif kind < 0.55:
                 example = self._statement(record, caption, rng)
             else:
-                example = self._question(record, caption, rng, board)
+                example = self._question(record, caption, rng)
             if example is not None:
                 return example
         return self._masked(caption, rng) or self._statement(record, caption, rng)
@@ -125,9 +130,9 @@ class CaptionTasks:
                         return f"{caption[: word.start()]}{others[0]}{caption[word.end() :]}"
         return None
 
-    def _question(self, record: Captions, caption: str, rng: random.Random, board: bool) -> Example | None:
+    def _question(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
         makers = [self._color, self._count, self._doing, self._what]
-        if not board and rng.random() < 0.3:
+        if rng.random() < 0.3:
             makers = [self._is_there]
         rng.shuffle(makers)
         for make in makers:
