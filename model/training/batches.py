@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from model.training.board_tasks import BoardMaker
+from model.training.board_tasks import AskedBoard
 from model.training.data import Captions, ImageRef
 from model.training.features import FeatureCache
 from model.training.tasks import CaptionTasks, Example
@@ -73,8 +72,9 @@ class Sampler:
         asked: Sequence[Asked],
         captions: Sequence[Captions],
         tasks: CaptionTasks | None,
-        boards: BoardMaker | None,
+        boards: Sequence[AskedBoard],
         features: FeatureCache,
+        board_features: FeatureCache | None,
         texts: TextCache,
         answers: Sequence[str],
         *,
@@ -82,7 +82,7 @@ class Sampler:
         device: torch.device,
     ) -> None:
         self.asked, self.captions, self.boards = asked, captions, boards
-        self.features, self.texts = features, texts
+        self.features, self.board_features, self.texts = features, board_features, texts
         self.answers = {answer: i for i, answer in enumerate(answers)}
         self._stock = {} if tasks is None else {record.image_ref: tasks.stock(record) for record in captions}
         self.seed, self.device = seed, device
@@ -93,26 +93,26 @@ class Sampler:
         """The batch of one step, and its boards."""
         rng = random.Random(f"{self.seed}/{step}")  # noqa: S311
         captioned = mix.captioned if self._stock else 0
-        chosen: list[tuple[list[int], list[Example]]] = []
+        chosen: list[tuple[int, list[Example]]] = []
         for _ in range(mix.images - captioned):
             asked = self.asked[min(int(np.searchsorted(self.weights, rng.random())), len(self.asked) - 1)]
             examples = rng.sample(asked.examples, min(mix.rows, len(asked.examples)))
             examples = [
                 rng.choice(asked.turned) if asked.turned and rng.random() < mix.turned else one for one in examples
             ]
-            chosen.append(([self.features.index[asked.ref]], examples))
+            chosen.append((self.features.index[asked.ref], examples))
         for _ in range(captioned):
             record = rng.choice(self.captions)
             stock = self._stock[record.image_ref]
-            chosen.append(([self.features.index[record.image_ref]], rng.sample(stock, min(mix.rows, len(stock)))))
+            chosen.append((self.features.index[record.image_ref], rng.sample(stock, min(mix.rows, len(stock)))))
         if mix.foreign:
             for _, examples in chosen:
                 lacking = mix.rows + mix.foreign - len(examples)
                 examples += [Example(rng.choice(rng.choice(self.asked).examples).text, {}) for _ in range(lacking)]
-        batch = self._batch(chosen, mix.rows + mix.foreign, rng)
-        if not mix.boards or self.boards is None:
+        batch = self._batch(self.features, chosen, mix.rows + mix.foreign, rng, mirror=True)
+        if not mix.boards or self.board_features is None:
             return batch, None
-        return batch, self._boards(self.boards, mix, rng)
+        return batch, self._boards(self.board_features, mix, rng)
 
     def all_texts(self) -> Iterator[str]:
         """Every text that a run may read."""
@@ -120,59 +120,45 @@ class Sampler:
             yield from (example.text for example in (*asked.examples, *asked.turned))
         for stock in self._stock.values():
             yield from (example.text for example in stock)
-        if self.boards is not None:
-            yield from self.boards.all_texts()
+        for board in self.boards:
+            yield from (example.text for example, _ in board.texts)
 
-    def _boards(self, maker: BoardMaker, mix: Mix, rng: random.Random) -> Batch | None:
-        drawn = (maker.draw(rng, mix.rows) for _ in range(mix.boards))
-        made = [board for board in drawn if board is not None]
-        if not made:
-            return None
-        chosen = [([self.features.index[ref] for ref in refs], [one for one, _ in texts]) for refs, texts in made]
-        places = torch.full((len(made), mix.rows), -1)
-        for row, (_, texts) in enumerate(made):
-            places[row, : len(texts)] = torch.tensor([place for _, place in texts])
-        return replace(self._batch(chosen, mix.rows, rng, mirror=False), places=places.flatten().to(self.device))
+    def _boards(self, features: FeatureCache, mix: Mix, rng: random.Random) -> Batch:
+        rows = rng.sample(range(len(self.boards)), min(mix.boards, len(self.boards)))
+        texts = [rng.sample(self.boards[row].texts, min(mix.rows, len(self.boards[row].texts))) for row in rows]
+        places = torch.full((len(rows), mix.rows), -1)
+        for i, found in enumerate(texts):
+            places[i, : len(found)] = torch.tensor([place for _, place in found])
+        chosen = [(row, [example for example, _ in found]) for row, found in zip(rows, texts, strict=True)]
+        batch = self._batch(features, chosen, mix.rows, rng, mirror=False)
+        return replace(batch, places=places.flatten().to(self.device))
 
     def _batch(
-        self, chosen: list[tuple[list[int], list[Example]]], rows: int, rng: random.Random, *, mirror: bool = True
+        self,
+        features: FeatureCache,
+        chosen: list[tuple[int, list[Example]]],
+        rows: int,
+        rng: random.Random,
+        *,
+        mirror: bool,
     ) -> Batch:
-        seen, meaning = self.features.take([row for found, _ in chosen for row in found], self.device)
-        fine: list[Tensor] = []
-        coarse: list[Tensor] = []
-        means: list[Tensor] = []
-        at = 0
-        for found, examples in chosen:
-            parts = seen.fine[at : at + len(found)], seen.coarse[at : at + len(found)]
-            means_here = meaning[at : at + len(found)].permute(0, 3, 1, 2)
-            at += len(found)
-            one = [_board(part) if len(found) == 4 else part for part in (*parts, means_here)]
-            text = " ".join(example.text.lower() for example in examples)
-            if mirror and rng.random() < 0.5 and "left" not in text and "right" not in text:
-                one = [part.flip(3) for part in one]
-            for parts_so_far, part in zip((fine, coarse, means), one, strict=True):
-                parts_so_far.append(part)
+        seen, meaning = features.take([row for row, _ in chosen], self.device)
         texts, targets = [], torch.zeros(len(chosen) * rows, len(self.answers))
         for i, (_, examples) in enumerate(chosen):
+            text = " ".join(example.text.lower() for example in examples)
+            if mirror and rng.random() < 0.5 and "left" not in text and "right" not in text:
+                for part in (seen.fine, seen.coarse):
+                    part[i] = part[i].flip(2)
+                meaning[i] = meaning[i].flip(1)
             for j in range(rows):
                 texts.append(examples[j % len(examples)].text)
                 if j < len(examples):
                     self._fill(targets[i * rows + j], examples[j])
         states, mask = self.texts.take(texts)
-        means_all = torch.cat(means).permute(0, 2, 3, 1)
-        return Batch(
-            VisionFeatures(torch.cat(fine), torch.cat(coarse)), means_all, states, mask, targets.to(self.device), rows
-        )
+        return Batch(seen, meaning, states, mask, targets.to(self.device), rows)
 
     def _fill(self, target: Tensor, example: Example) -> None:
         known = {answer: share for answer, share in example.targets.items() if answer in self.answers and share > 0}
         total = sum(known.values())
         for answer, share in known.items():
             target[self.answers[answer]] = share / total
-
-
-def _board(part: Tensor) -> Tensor:
-    """Four images' features ``[4, channels, h, w]`` at half their size, two by two: ``[1, channels, h, w]``."""
-    small = F.adaptive_avg_pool2d(part, (part.shape[2] // 2, part.shape[3] // 2))
-    upper, lower = torch.cat([small[0], small[1]], 2), torch.cat([small[2], small[3]], 2)
-    return torch.cat([upper, lower], 1)[None]

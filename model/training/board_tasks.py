@@ -16,6 +16,7 @@ from model.training.data import ImageRef
 from model.training.tasks import Example
 
 _TRIES = 30
+_TEXTS = 4  # of an image, at most
 _WORD = re.compile(r"[a-z]+")
 _NO_THINGS = (
     "yes no none nothing white black red blue green yellow brown orange pink purple gray grey tan silver gold dark "
@@ -47,6 +48,14 @@ class BoardPool:
     nouns: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class AskedBoard:
+    """Four images, row by row, and texts, each with the place (0 to 3) that it is about."""
+
+    refs: tuple[ImageRef, ...]
+    texts: Sequence[tuple[Example, int]]
+
+
 class BoardMaker:
     """Draws boards from pools, each by its size."""
 
@@ -57,13 +66,12 @@ class BoardMaker:
     def __bool__(self) -> bool:
         return bool(self._pools)
 
-    def all_texts(self) -> set[str]:
-        """Every text that a board may have."""
-        return {one.text for pool in self._pools for image in pool.images for one in image.examples}
+    def make(self, count: int, seed: int) -> list[AskedBoard]:
+        """``count`` boards, always the same; fewer where too seldom a text is about one image alone."""
+        drawn = (self._draw(random.Random(f"{seed}/{number}")) for number in range(count))  # noqa: S311
+        return [board for board in drawn if board is not None]
 
-    def draw(self, rng: random.Random, rows: int) -> tuple[list[ImageRef], list[tuple[Example, int]]] | None:
-        """Four images and one to ``rows`` texts, each with the place (0 to 3, row by row) it is about; None where
-        no text was found that is about one image alone."""
+    def _draw(self, rng: random.Random) -> AskedBoard | None:
         for _ in range(_TRIES):
             pool = rng.choices(self._pools, self._weights)[0]
             images = rng.sample(pool.images, 4)
@@ -71,10 +79,9 @@ class BoardMaker:
             for place, image in enumerate(images):
                 others = frozenset().union(*(other.words for other in images if other is not image))
                 alone = [one for one in image.examples if _tells(one, others, pool.nouns)]
-                found += [(one, place) for one in rng.sample(alone, min(2, len(alone)))]
+                found += [(one, place) for one in rng.sample(alone, min(_TEXTS, len(alone)))]
             if found:
-                rng.shuffle(found)
-                return [image.ref for image in images], found[:rows]
+                return AskedBoard(tuple(image.ref for image in images), found)
         return None
 
 

@@ -78,12 +78,17 @@ class Board:
     word: str
 
     def compose(self, open_image: Callable[[ImageRef], Image.Image]) -> Image.Image:
-        """The board's pixels: each image cropped to its central square."""
-        board = Image.new("RGB", (2 * TILE, 2 * TILE))
-        for place, ref in enumerate(self.refs):
-            tile = ImageOps.fit(open_image(ref), (TILE, TILE), Image.Resampling.BICUBIC)
-            board.paste(tile, (place % 2 * TILE, place // 2 * TILE))
-        return board
+        """The board's pixels."""
+        return compose(self.refs, open_image)
+
+
+def compose(refs: Sequence[ImageRef], open_image: Callable[[ImageRef], Image.Image]) -> Image.Image:
+    """Four images two by two, each cropped to its central square."""
+    board = Image.new("RGB", (2 * TILE, 2 * TILE))
+    for place, ref in enumerate(refs):
+        tile = ImageOps.fit(open_image(ref), (TILE, TILE), Image.Resampling.BICUBIC)
+        board.paste(tile, (place % 2 * TILE, place // 2 * TILE))
+    return board
 
 
 def make_boards(captions: Sequence[Captions], count: int, *, seed: int = 0) -> list[Board]:

@@ -30,7 +30,7 @@ from model.training.batches import Asked, Batch, Mix, Sampler
 from model.training.board_tasks import NO_THINGS, BoardImage, BoardMaker, BoardPool, board_image
 from model.training.boards import THING_WORDS
 from model.training.data import Captions, DataError, DataSet, ImageRef, Question, read_data
-from model.training.features import FeatureCache, load_features
+from model.training.features import FeatureCache, load_board_features, load_features
 from model.training.metrics import accuracy
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import CaptionTasks, Example, question_examples
@@ -38,6 +38,7 @@ from model.training.teachers import Teachers
 from model.training.texts import TextCache
 from model.training.turned import TurnedQuestions
 
+_ENOUGH_TO_FIT = 50  # questions; with fewer, the temperature stays what it is
 _TURNS = 2  # yes/no questions made of each that can be
 _EXTRA_WORDS = "is this true? a photo image picture of the there any are how many what color colour doing who where"
 
@@ -60,6 +61,8 @@ class Settings:
     caption_share_last: float = 0.15
     turned_share: float = 0.2
     boards: int = 6
+    board_stock: int = 2000
+    """Different boards; each costs a pass of the vision network, once."""
     board_weight: float = 0.2
     drop_patches: float = 0.3
     daquar_weight: float = 0.4
@@ -140,16 +143,29 @@ def train(
     for parameter in trained:
         parameter.requires_grad_(True)
     texts = TextCache(net.text, model.tokenizer, device, cache)
-    boards = BoardMaker(_pools(asked, captions, tasks))
+    boards, board_features = [], None
+    if settings.boards and not settings.blind:
+        boards = BoardMaker(_pools(asked, captions, tasks)).make(settings.board_stock, settings.seed)
+    if boards:
+        board_features = load_board_features(data, net, [board.refs for board in boards], cache, device)
     sampler = Sampler(
-        asked, captions, tasks, boards or None, features, texts, answers, seed=settings.seed, device=device
+        asked,
+        captions,
+        tasks,
+        boards,
+        features,
+        board_features,
+        texts,
+        answers,
+        seed=settings.seed,
+        device=device,
     )
     texts.add(sampler.all_texts())
     taught = Teachers(teachers, answers, device) if teachers else None
     _run_steps(model, sampler, taught, parts.tune, features, settings, out, trained, device)
     _fit_unseen(model)
-    temperature = fit_temperature(model, parts.tune, features)
-    net.config = replace(net.config, temperature=temperature)
+    if len(parts.tune) >= _ENOUGH_TO_FIT:
+        net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
     model.save(out / "model")
     return model
 
@@ -333,7 +349,7 @@ def _run_steps(
             if teachers is not None:
                 batch = teachers.answer(batch, settings.taught)
             loss = _loss(net, batch, settings, rng, coarse_only=coarse_only)
-            if boards is not None and not settings.blind:
+            if boards is not None:
                 loss = loss + settings.board_weight * _loss(net, boards, settings, rng, coarse_only=coarse_only)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,5 @@
 """On a board, a text is asked only where it is about one image alone; and it is known which."""
 
-import random
-
 from model.training.board_tasks import BoardMaker, BoardPool, board_image
 from model.training.data import ImageRef
 from model.training.tasks import Example
@@ -29,14 +27,13 @@ def test_a_text_is_about_the_image_that_it_is_given_to() -> None:
         ]
     )
     places = set()
-    for seed in range(40):
-        drawn = maker.draw(random.Random(seed), rows=3)
-        assert drawn is not None
-        refs, texts = drawn
-        assert len(refs) == 4
-        assert 1 <= len(texts) <= 3
-        for example, place in texts:
-            assert refs[place].name in example.text
+    boards = maker.make(40, 0)
+    assert len(boards) == 40
+    assert boards == maker.make(40, 0), "always the same"
+    for board in boards:
+        assert len(board.refs) == 4
+        for example, place in board.texts:
+            assert board.refs[place].name in example.text
             places.add(place)
     assert places == {0, 1, 2, 3}
 
@@ -49,7 +46,7 @@ def test_what_two_images_may_have_is_not_asked() -> None:
         "man": [Example("What is the man doing?", {"eating": 1.0})],
         "woman": [Example("What is the woman doing?", {"eating": 1.0})],
     }
-    assert BoardMaker([pool(asked)]).draw(random.Random(0), rows=2) is None
+    assert BoardMaker([pool(asked)]).make(3, 0) == []
 
 
 def test_nothing_that_is_denied_is_pointed_at() -> None:

@@ -15,8 +15,9 @@ from model.text import pad_ids, tokenize
 from model.training import train as training
 from model.training.batches import Asked, Mix, Sampler
 from model.training.board_tasks import BoardMaker, BoardPool, board_image
+from model.training.boards import compose
 from model.training.data import DataError, DataSet, ImageRef, read_data
-from model.training.features import load_features
+from model.training.features import load_board_features, load_features
 from model.training.tasks import CaptionTasks, Example
 from model.training.teachers import Teachers
 from model.training.texts import TextCache
@@ -24,7 +25,7 @@ from model.training.train import Settings, split_train, train
 from tests.model.training.colour_model import write_toy_data
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2)
+SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5)
 
 
 class Broken(Exception):
@@ -52,12 +53,14 @@ def make_sampler(data: DataSet, model: CompactModel, folder: Path, *, seed: int 
         Asked(ref, [Example("what color is it", {"red": 0.3, "blue": 0.3, "mauve": 0.4})]) for ref in data.image_refs
     ]
     things = [board_image(a.ref, a.examples, [f"{a.ref.name[-1]}"], frozenset({"color"})) for a in asked]
+    boards = BoardMaker([BoardPool(things, frozenset({"color"}))]).make(8, 0)
     return Sampler(
         asked,
         captions,
         tasks,
-        BoardMaker([BoardPool(things, frozenset({"color"}))]),
+        boards,
         load_features(data, model.net, folder, CPU),
+        load_board_features(data, model.net, [board.refs for board in boards], folder, CPU),
         TextCache(model.net.text, model.tokenizer, CPU),
         model.answers,
         seed=seed,
@@ -81,6 +84,18 @@ def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
         assert torch.allclose(found.fine, seen.fine, atol=2e-3, rtol=2e-3)
         assert torch.allclose(found.coarse, seen.coarse, atol=2e-3, rtol=2e-3)
         assert len(meaning) == 1
+
+
+def test_a_board_has_the_features_of_its_four_images(data: DataSet, tmp_path: Path) -> None:
+    model = tiny()
+    refs = [tuple(data.image_refs[i] for i in four) for four in ((0, 1, 2, 3), (3, 2, 1, 0))]
+    cache = load_board_features(data, model.net, refs, tmp_path, CPU)
+    pixels = np.stack([model.info.preprocess(compose(refs[1], data.open_image)).values])
+    with torch.no_grad():
+        seen = model.net.vision(torch.from_numpy(pixels))
+    assert torch.allclose(cache.take([1], CPU)[0].fine, seen.fine, atol=2e-3, rtol=2e-3)
+    again = load_board_features(data, model.net, refs, tmp_path, CPU)
+    assert np.array_equal(again.fine, cache.fine)
 
 
 def test_features_are_made_once_and_go_on_after_a_break(
