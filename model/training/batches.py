@@ -26,6 +26,7 @@ class Batch:
     """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
     targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to learn).
 
+    The first ``people`` images have people's questions, the others examples made from captions.
     ``places`` ``[images * rows]``: which quarter of a board the text is about; None where the images are no boards.
     """
 
@@ -35,6 +36,7 @@ class Batch:
     mask: Tensor
     targets: Tensor
     rows: int
+    people: int = 0
     places: Tensor | None = None
 
 
@@ -110,6 +112,7 @@ class Sampler:
                 lacking = mix.rows + mix.foreign - len(examples)
                 examples += [Example(rng.choice(rng.choice(self.asked).examples).text, {}) for _ in range(lacking)]
         batch = self._batch(self.features, chosen, mix.rows + mix.foreign, rng, mirror=True)
+        batch = replace(batch, people=mix.images - captioned)
         if not mix.boards or self.board_features is None:
             return batch, None
         return batch, self._boards(self.board_features, mix, rng)

@@ -31,10 +31,12 @@ class Teachers:
 
     @torch.no_grad()
     def answer(self, batch: Batch, share: float) -> Batch:
-        """The batch with targets of which ``share`` is the teachers': the mean of their logits, as probabilities.
-        Where people gave no answer, all of it."""
+        """The batch with targets of which ``share`` is the teachers': the mean of their logits, as probabilities. Of
+        questions without an answer, all of it; of examples made from captions nothing, for these are not guesses."""
         said = torch.stack([self._ask(net, batch) for net in self._nets]).mean(0).softmax(-1)
-        theirs = torch.where(batch.targets.sum(-1, keepdim=True) > 0, share, 1.0)
+        theirs = torch.full_like(said[:, :1], share)
+        theirs[batch.people * batch.rows :] = 0
+        theirs[batch.targets.sum(-1) == 0] = 1
         return replace(batch, targets=(1 - theirs) * batch.targets + theirs * said)
 
     @staticmethod

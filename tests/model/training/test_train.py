@@ -221,6 +221,9 @@ def test_teachers_answer_what_people_were_not_asked(data: DataSet, tmp_path: Pat
     mean = torch.stack(said).mean(0).softmax(-1)
     torch.testing.assert_close(taught.targets[1], mean[1])
     torch.testing.assert_close(taught.targets[0], 0.75 * batch.targets[0] + 0.25 * mean[0])
+    captioned = Teachers(folders, model.answers, CPU).answer(replace(batch, people=0), 0.25)
+    torch.testing.assert_close(captioned.targets[0], batch.targets[0])
+    torch.testing.assert_close(captioned.targets[1], mean[1])
     with pytest.raises(DataError, match="other answers"):
         Teachers(folders, [*model.answers, "mauve"], CPU)
 
