@@ -29,7 +29,6 @@ from model.interface import (
     Geometry,
     Item,
     ItemError,
-    Map,
     MapInfo,
     MapKind,
     MapRequest,
@@ -260,19 +259,19 @@ class CompactModel:
         """The results with tokens, words and maps. Tokens of our prompt are left out, and spans counted without it."""
         grid = item.image.geometry
         skip = len(MATCH_PROMPT) if task == "match" else 0
-        every, answers = (x.float().cpu().numpy() for x in rows)
-
-        def place(row: NDArray[np.float32]) -> Map:
-            return place_on_grid(row, grid.rows, grid.columns, FIRST_PATCH, total=None if kind == "raw" else 1.0)
-
+        # All at once, the answers' behind the tokens': a call of numpy costs more than a map.
+        every = torch.cat([rows.tokens, rows.answer[:, None]], 1).float().cpu().numpy()
+        total = None if kind == "raw" else 1.0
+        maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid.rows, grid.columns, FIRST_PATCH, total=total)
         found = []
-        for result, text, tokens, own, answered in zip(results, item.texts, texts, every, answers, strict=True):
+        for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
+            own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]
             keep = [i for i, span in enumerate(tokens.spans) if span is None or span[1] > skip]
             spans = [
                 None if span is None else (span[0] - skip, span[1] - skip) for span in (tokens.spans[i] for i in keep)
             ]
-            made = make_tokens([tokens.texts[i] for i in keep], spans, [place(own[i]) for i in keep])
-            found.append(replace(result, tokens=made, words=find_words(text, spans), answer_map=place(answered)))
+            made = make_tokens([tokens.texts[i] for i in keep], spans, [own[i] for i in keep])
+            found.append(replace(result, tokens=made, words=find_words(text, spans), answer_map=own[-1]))
         return found
 
 

@@ -52,12 +52,15 @@ class FusionLayer(TextLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]``; the rows of ``images`` in their order.
 
-        ``first_only`` computes the first token's row alone (the others still serve as keys). ``patch_mask`` bool
-        ``[rows, keys]``: the keys that a row may attend; or a number each, added to their scores. Returns the new
-        states and, on request, the map ``[rows, tokens, keys]``.
+        ``first_only`` computes the first token's state alone (the others still serve as keys, and have their maps).
+        ``patch_mask`` bool ``[rows, keys]``: the keys that a row may attend; or a number each, added to their scores.
+        Returns the new states and, on request or with ``first_only``, the map ``[rows, tokens, keys]``, of the first
+        token alone where no map was asked for.
         """
-        x = self.attend(x[:, :1] if first_only else x, x, mask)
-        crossed, maps = self._look(self.cross_norm(x), images, layer, need_map, patch_mask)
+        x = self.attend(x[:, :1] if first_only and not need_map else x, x, mask)
+        crossed, maps = self._look(self.cross_norm(x), images, layer, need_map or first_only, patch_mask)
+        if first_only:
+            x, crossed = x[:, :1], crossed[:, :1]
         return self.feed_forward(x + self.dropout(crossed)), maps
 
     def _look(
@@ -129,7 +132,7 @@ class Fusion(nn.Module):
         """The first token's final state ``[rows, dim]``, its last map ``[rows, keys]`` (the answer is read from it)
         and, with ``need_maps``, the map of each layer ``[rows, tokens, keys]``.
 
-        Without ``need_maps`` the last layer runs for the first token alone, which is all that an answer needs.
+        The last layer runs for the first token alone, which is all that an answer needs, but for what maps need.
         """
         maps: list[Tensor] = []
         last = len(self.layers) - 1
@@ -139,8 +142,8 @@ class Fusion(nn.Module):
                 mask,
                 images,
                 index,
-                need_map=need_maps or index == last,
-                first_only=index == last and not need_maps,
+                need_map=need_maps,
+                first_only=index == last,
                 patch_mask=patch_mask,
             )
             if found is not None:
