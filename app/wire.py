@@ -34,11 +34,6 @@ def number(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def encode_map(source: model.Map | None, encoding: wire.MapEncoding) -> wire.Map | None:
-    """A map in the encoding that was asked for."""
-    return encode_maps([source], encoding)[0]
-
-
 def encode_maps(sources: Sequence[model.Map | None], encoding: wire.MapEncoding) -> list[wire.Map | None]:
     """Maps of one grid in the encoding that was asked for, all at once: a call of numpy costs more than a map."""
     given = [source for source in sources if source is not None]
@@ -67,10 +62,13 @@ def encode_maps(sources: Sequence[model.Map | None], encoding: wire.MapEncoding)
     return [None if source is None else next(made) for source in sources]
 
 
-def tokens(source: Sequence[model.Token], encoding: wire.MapEncoding) -> list[wire.Token]:
-    """Tokens with their maps."""
-    maps = encode_maps([t.map for t in source], encoding)
-    return [wire.Token(text=t.text, span=t.span, special=t.special, map=m) for t, m in zip(source, maps, strict=True)]
+def tokens(
+    source: Sequence[model.Token], encoding: wire.MapEncoding, whole: model.Map | None = None
+) -> tuple[list[wire.Token], wire.Map | None]:
+    """Tokens with their maps, and the map of the ``whole`` text."""
+    *maps, last = encode_maps([*(t.map for t in source), whole], encoding)
+    made = [wire.Token(text=t.text, span=t.span, special=t.special, map=m) for t, m in zip(source, maps, strict=True)]
+    return made, last
 
 
 def words(source: Sequence[model.Word]) -> list[wire.Word]:
@@ -105,6 +103,7 @@ def attention(
 def answer_result(question: str, text: model.TextOutput, encoding: wire.MapEncoding) -> wire.AnswerResult:
     """What the model says to one question. Scores have 6 significant digits."""
     best = text.ranking[0]
+    question_tokens, answer_map = tokens(text.tokens, encoding, text.answer_map)
     return wire.AnswerResult(
         question=question,
         answer=best.answer,
@@ -115,10 +114,10 @@ def answer_result(question: str, text: model.TextOutput, encoding: wire.MapEncod
             for r in text.ranking
         ],
         rest=None if text.rest is None else number(text.rest, 6),
-        question_tokens=tokens(text.tokens, encoding),
+        question_tokens=question_tokens,
         question_words=words(text.words),
-        answer_map=encode_map(text.answer_map, encoding),
-        answer_tokens=tokens(text.answer_tokens, encoding),
+        answer_map=answer_map,
+        answer_tokens=tokens(text.answer_tokens, encoding)[0],
         answer_words=words(text.answer_words),
     )
 
@@ -157,11 +156,12 @@ def match_response(
             score=number(found.ranking[0].score, 6),
             score_over=found.score_over,
             fit=None if found.fit is None else number(found.fit, 6),
-            text_map=encode_map(found.answer_map, encoding),
-            text_tokens=tokens(found.tokens, encoding),
+            text_map=text_map,
+            text_tokens=text_tokens,
             text_words=words(found.words),
         )
         for text, found in zip(texts, output.texts, strict=True)
+        for text_tokens, text_map in [tokens(found.tokens, encoding, found.answer_map)]
     ]
     return wire.MatchResponse(
         model=wire.ModelRef(id=info.id, revision=info.revision),
@@ -187,11 +187,12 @@ def caption_response(
             caption=found.ranking[0].answer,
             score=number(found.ranking[0].score, 6),
             score_over=found.score_over,
-            caption_map=encode_map(found.answer_map, encoding),
-            caption_tokens=tokens(found.answer_tokens, encoding),
+            caption_map=caption_map,
+            caption_tokens=caption_tokens,
             caption_words=words(found.answer_words),
         )
         for prompt, found in zip(prompts, output.texts, strict=True)
+        for caption_tokens, caption_map in [tokens(found.answer_tokens, encoding, found.answer_map)]
     ]
     return wire.CaptionResponse(
         model=wire.ModelRef(id=info.id, revision=info.revision),

@@ -45,8 +45,8 @@ Action = Callable[[], Any]
 Shape = tuple[int, int, int, int, int]  # B, H, Tq, Tk, d
 
 CPU_SHAPES: list[Shape] = [
-    (1, 6, 12, 256, 32),  # the default model, one question
-    (1, 6, 96, 256, 32),  # ... eight questions side by side
+    (1, 8, 12, 401, 32),  # the default model, one question
+    (1, 8, 96, 401, 32),  # ... eight questions side by side
     (1, 12, 12, 577, 64),
     (8, 12, 35, 577, 64),
     (32, 12, 12, 197, 64),

@@ -29,7 +29,6 @@ from model.interface import (
     Geometry,
     Item,
     ItemError,
-    Map,
     MapInfo,
     MapKind,
     MapRequest,
@@ -218,19 +217,10 @@ class CompactModel:
         rows: MapRows | None = None
         if self._graphs is not None and kind in (None, "raw"):
             fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
-        else:
-            states = self.net.text(ids, mask)
-            watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
-            with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
-                fused = self.net.fuse_states(states, mask, images, need_maps=kind in ("raw", "rollout"))
-        if kind == "raw":
-            rows = raw_rows(fused.maps, layers)
-        elif kind == "rollout":
-            rows = rollout_rows(self_maps, fused.maps, layers)
         elif kind == "gradient":
-            rows = gradient_rows(
+            fused, rows = gradient_rows(
                 self.net,
-                states,
+                self.net.text(ids, mask),
                 mask,
                 images,
                 layers,
@@ -238,6 +228,14 @@ class CompactModel:
                     [self._space.log_odds(vectors[part], item, task) for item, part in zip(items, parts, strict=True)]
                 ),
             )
+        else:
+            watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+            with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
+                fused = self.net.fuse(ids, mask, images, need_maps=kind in ("raw", "rollout"))
+        if kind == "raw":
+            rows = raw_rows(fused.maps, layers)
+        elif kind == "rollout":
+            rows = rollout_rows(self_maps, fused.maps, layers)
         answer = self._space.match if task == "match" else self._space.rank
         outputs = []
         for item, group, part in zip(items, texts, parts, strict=True):
@@ -260,19 +258,19 @@ class CompactModel:
         """The results with tokens, words and maps. Tokens of our prompt are left out, and spans counted without it."""
         grid = item.image.geometry
         skip = len(MATCH_PROMPT) if task == "match" else 0
-        every, answers = (x.float().cpu().numpy() for x in rows)
-
-        def place(row: NDArray[np.float32]) -> Map:
-            return place_on_grid(row, grid.rows, grid.columns, FIRST_PATCH, total=None if kind == "raw" else 1.0)
-
+        # All at once, the answers' behind the tokens': a call of numpy costs more than a map.
+        every = torch.cat([rows.tokens, rows.answer[:, None]], 1).float().cpu().numpy()
+        total = None if kind == "raw" else 1.0
+        maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid.rows, grid.columns, FIRST_PATCH, total=total)
         found = []
-        for result, text, tokens, own, answered in zip(results, item.texts, texts, every, answers, strict=True):
+        for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
+            own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]
             keep = [i for i, span in enumerate(tokens.spans) if span is None or span[1] > skip]
             spans = [
                 None if span is None else (span[0] - skip, span[1] - skip) for span in (tokens.spans[i] for i in keep)
             ]
-            made = make_tokens([tokens.texts[i] for i in keep], spans, [place(own[i]) for i in keep])
-            found.append(replace(result, tokens=made, words=find_words(text, spans), answer_map=place(answered)))
+            made = make_tokens([tokens.texts[i] for i in keep], spans, [own[i] for i in keep])
+            found.append(replace(result, tokens=made, words=find_words(text, spans), answer_map=own[-1]))
         return found
 
 
@@ -311,12 +309,15 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
         size=64,
         dim=24,
         num_heads=2,
+        text_layers=1,
+        fusion_dim=24,
+        fusion_heads=2,
+        fusion_layers=2,
         cross_heads=2,
         cross_dim=24,
         patch_dim=16,
-        text_layers=1,
-        fusion_layers=2,
         meaning_dim=12,
+        free_dim=4,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -82,7 +82,7 @@ class AnswerSpace:
             return self.net.logits(vectors)
         head, candidates = self.net.head, item.candidates
         known = self._find(candidates)
-        weight, bias = head.answers[[i or 0 for i in known]].clone(), head.bias[[i or 0 for i in known]].clone()
+        weight, bias = head.weight[[i or 0 for i in known]].clone(), head.bias[[i or 0 for i in known]].clone()
         unseen = [row for row, i in enumerate(known) if i is None]
         if unseen:
             weight[unseen] = self._unseen([candidates[row] for row in unseen])
@@ -91,7 +91,7 @@ class AnswerSpace:
 
     @torch.no_grad()
     def _unseen(self, texts: Sequence[str]) -> Tensor:
-        """The vectors ``[texts, meaning_dim]`` of answers outside the vocabulary, from their texts alone."""
+        """The vectors ``[texts, meaning_dim + free_dim]`` of answers outside the vocabulary, from their texts alone."""
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[: self.net.config.max_tokens] for text in texts])
         device = self.net.head.bias.device
         ids, mask = ids.to(device), mask.to(device)

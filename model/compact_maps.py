@@ -6,11 +6,10 @@ For all three kinds a map's values and its ``elsewhere`` sum to 1; what that who
   key that is no place. The answer's is the first token's, from whose row the answer is read.
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
   ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
-  answer's is half the first token's state and half what is read through the last layer's map.
-* ``gradient``: attention weighted by how much more of it would raise the odds of the answer. It has no natural unit,
-  so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1. The answer's is
-  the sum over the tokens, which counts each by its weight. Only the first token's map of the last layer can be other
-  than 0: nobody reads the other tokens after it.
+  answer's is half what the first token gathers of all, and half what is read through its map of the last layer.
+* ``gradient``: how much a stronger look at a key, at the cost of all others, would raise the odds of the answer. It has
+  no natural unit, so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1.
+  The answer's is the sum over the tokens, which counts each by its weight.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.compact_net import CompactNet, ImageState
+from model.compact_net import CompactNet, Fused, ImageState
 from model.fusion import Fusion
 from model.map_kinds import gradient_map, record, rollout
 
@@ -46,11 +45,11 @@ def raw_rows(maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
 @contextmanager
 def keep_self_maps(fusion: Fusion, mask: Tensor) -> Iterator[list[Tensor]]:
     """What `rollout_rows` needs besides the maps: the self-attention ``[rows, tokens, tokens]`` of each layer, head
-    means, kept of the pass that is made while the context is open."""
+    means, and of the layer that gathers, kept of the pass that is made while the context is open."""
     kept: list[Tensor] = []
     handles = [
         layer.register_forward_pre_hook(lambda layer, arguments: kept.append(layer.self_map(arguments[0], mask)))
-        for layer in fusion.layers
+        for layer in (*fusion.layers, fusion.gather)
     ]
     try:
         yield kept
@@ -62,9 +61,10 @@ def keep_self_maps(fusion: Fusion, mask: Tensor) -> Iterator[list[Tensor]]:
 def rollout_rows(self_maps: Sequence[Tensor], maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
     """``maps``: those of each layer ``[rows, tokens, keys]``; ``self_maps``: see `keep_self_maps`."""
     chosen = [found if index in layers else None for index, found in enumerate(maps)]
-    tokens = rollout(self_maps, chosen)
-    read = chosen[-1]
-    return MapRows(tokens, tokens[:, 0] if read is None else 0.5 * (tokens[:, 0] + read[:, 0]))
+    *within, gathering = self_maps
+    tokens = rollout(within, chosen)
+    gathered, read = 0.5 * (tokens[:, 0] + (gathering[:, :1] @ tokens)[:, 0]), chosen[-1]
+    return MapRows(tokens, gathered if read is None else 0.5 * (gathered + read[:, 0]))
 
 
 def gradient_rows(
@@ -74,11 +74,11 @@ def gradient_rows(
     images: Images,
     layers: Sequence[int],
     score: Callable[[Tensor], Tensor],
-) -> MapRows:
-    """A second pass over text features ``states`` ``[rows, tokens, dim]`` and back. ``score`` makes one number a row
+) -> tuple[Fused, MapRows]:
+    """The pass over text features ``states`` ``[rows, tokens, dim]``, and back. ``score`` makes one number a row
     ``[rows]`` of the answers' vectors, each of its own vector alone.
 
-    The backward goes through the fusion only: text features, keys and values are constants. The answer depends on the
+    The way back goes through the fusion only: text features, keys and values are constants. The answer depends on the
     last layer's attention in two ways, both counted: through the attended values, and through the meaning that is read
     under its map (`CompactNet._read`).
     """
@@ -98,7 +98,8 @@ def gradient_rows(
                 call.queries.detach(), next(remaining), state.layers[layer], map_gradient=wide
             )  # [images, rows * tokens, keys]
             weighted[part] += each.reshape(weighted[part].shape)
-    return MapRows(_shares(weighted), _shares(weighted.sum(1)))
+    weights = MapRows(_shares(weighted), _shares(weighted.sum(1)))
+    return Fused(fused.vector.detach(), []), weights
 
 
 def _shares(x: Tensor) -> Tensor:

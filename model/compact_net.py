@@ -8,6 +8,7 @@ the space in which answers are compared: the map is not beside the answer, it ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,17 +32,22 @@ class CompactConfig:
     """Sizes of the network. ``size`` is the side of the square input in pixels; the grid has a cell for 16 of them."""
 
     vision: str = "lite2"
-    size: int = 256
+    size: int = 320
     dim: int = 384
+    """Width of the text encoder."""
     num_heads: int = 12
-    cross_heads: int = 6
-    cross_dim: int = 192
+    text_layers: int = 6
+    fusion_dim: int = 256
+    fusion_heads: int = 8
+    fusion_layers: int = 1
+    cross_heads: int = 8
+    cross_dim: int = 256
     """Width of the queries, keys and values of all cross-attention heads together."""
     patch_dim: int = 256
-    text_layers: int = 3
-    fusion_layers: int = 2
     max_tokens: int = 64
     meaning_dim: int = 384
+    free_dim: int = 64
+    """How much of an answer's vector is learned freely: *yes* and *no*, or *2* and *3*, mean much the same."""
     blind: bool = False
     """A question-only twin: the key that is no place is all there is to attend, so it has no maps."""
     temperature: float = 1.0
@@ -77,7 +83,7 @@ class ImageState(NamedTuple):
 class PatchEmbedding(nn.Module):
     """Vision features -> keys' and values' source ``[images, 1 + patches, patch_dim]``; and the patches' meaning."""
 
-    def __init__(self, config: CompactConfig, fine_channels: int, coarse_channels: int) -> None:
+    def __init__(self, config: CompactConfig, fine_channels: int, coarse_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.fine_norm, self.coarse_norm = nn.LayerNorm(fine_channels), nn.LayerNorm(coarse_channels)
         self.features = nn.Linear(fine_channels + coarse_channels, config.patch_dim)
@@ -87,50 +93,68 @@ class PatchEmbedding(nn.Module):
         self.column = nn.Parameter(torch.randn(config.cells, config.patch_dim) * 0.02)
         self.nowhere = nn.Parameter(torch.randn(config.patch_dim) * 0.02)
         self.norm = nn.LayerNorm(config.patch_dim)
+        self.dropout = nn.Dropout(dropout)
 
     def mean(self, class_probabilities: Tensor) -> Tensor:
         """ImageNet probabilities ``[images, 1000, h, w]`` -> meaning ``[images, h, w, meaning_dim]``."""
         meaning: Tensor = self.class_meaning(class_probabilities.permute(0, 2, 3, 1))
         return meaning
 
-    def forward(self, features: VisionFeatures, meaning: Tensor) -> Tensor:
-        """``meaning`` ``[images, h, w, meaning_dim]`` of the coarse places."""
-        fine = self.fine_norm(features.fine.permute(0, 2, 3, 1))  # [images, 2h, 2w, channels]
-        coarse = self.coarse_norm(features.coarse.permute(0, 2, 3, 1))
+    def forward(self, features: VisionFeatures, meaning: Tensor, *, coarse_only: bool = False) -> Tensor:
+        """``meaning`` ``[images, h, w, meaning_dim]`` of the coarse places. ``coarse_only``: a patch for each of these
+        places, a quarter of all, each the mean of the four in it."""
+        fine = self.dropout(self.fine_norm(features.fine.permute(0, 2, 3, 1)))  # [images, 2h, 2w, channels]
+        coarse = self.dropout(self.coarse_norm(features.coarse.permute(0, 2, 3, 1)))
         described = F.linear(coarse, self.features.weight[:, fine.shape[-1] :]) + self.meaning(meaning)
-        described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
-        described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias)
-        described = described + self.row[:, None] + self.column
+        places = self.row[:, None] + self.column
+        if coarse_only:
+            fine, places = _mean_of_four(fine), _mean_of_four(places)
+        else:
+            described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
+        described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias) + places
         patches: Tensor = self.norm(torch.cat([self.nowhere.expand(len(fine), 1, -1), described.flatten(1, 2)], 1))
         return patches
+
+
+def _mean_of_four(x: Tensor) -> Tensor:
+    """``[.., 2h, 2w, channels]`` -> ``[.., h, w, channels]``."""
+    *rest, height, width, channels = x.shape
+    return x.reshape(*rest, height // 2, 2, width // 2, 2, channels).mean((-4, -2))
 
 
 class AnswerHead(nn.Module):
     """Logits over the answers: one vector, made of the fused question and of the meaning it looked at, against the
     vector of each answer."""
 
-    def __init__(self, config: CompactConfig, answers: int) -> None:
+    def __init__(self, config: CompactConfig, answers: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.fused = nn.Sequential(
-            nn.Linear(config.dim, 2 * config.dim),
+            nn.LayerNorm(config.fusion_dim + config.dim),
+            nn.Dropout(dropout),
+            nn.Linear(config.fusion_dim + config.dim, 2 * config.dim),
             nn.GELU(),
             nn.LayerNorm(2 * config.dim),
-            nn.Dropout(0.3),
-            nn.Linear(2 * config.dim, config.meaning_dim),
+            nn.Dropout(2 * dropout),
+            nn.Linear(2 * config.dim, config.meaning_dim + config.free_dim),
         )
         self.read = nn.Linear(config.meaning_dim, config.meaning_dim)
         self.answers = nn.Parameter(torch.randn(answers, config.meaning_dim) * 0.05)
+        self.free = nn.Parameter(torch.zeros(answers, config.free_dim))
         self.bias = nn.Parameter(torch.zeros(answers))
-        self.unseen = nn.Linear(config.dim, config.meaning_dim)  # text features -> the vector of any other answer
+        self.unseen = nn.Linear(
+            config.dim, config.meaning_dim + config.free_dim
+        )  # text features -> the vector of any other answer
 
-    def vector(self, fused: Tensor, looked_at: Tensor) -> Tensor:
-        """``fused`` ``[rows, dim]``, ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim]``."""
-        vector: Tensor = self.fused(fused) + self.read(looked_at)
-        return vector
+    @property
+    def weight(self) -> Tensor:
+        """The answers' whole vectors ``[answers, meaning_dim + free_dim]``."""
+        return torch.cat([self.answers, self.free], -1)
 
-    def forward(self, fused: Tensor, looked_at: Tensor) -> Tensor:
-        """Logits ``[rows, answers]``."""
-        return F.linear(self.vector(fused, looked_at), self.answers, self.bias)
+    def vector(self, fused: Tensor, asked: Tensor, looked_at: Tensor) -> Tensor:
+        """``fused`` ``[rows, fusion_dim]``, ``asked`` (what the question says by itself) ``[rows, dim]``,
+        ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim + free_dim]``."""
+        vector: Tensor = self.fused(torch.cat([fused, asked], -1))
+        return vector + F.pad(self.read(looked_at), (0, self.free.shape[-1]))
 
 
 class Fused(NamedTuple):
@@ -147,7 +171,7 @@ class CompactNet(nn.Module):
         super().__init__()
         self.config = config
         self.vision = EfficientNetLite(config.vision)
-        self.patches = PatchEmbedding(config, self.vision.fine_channels, self.vision.coarse_channels)
+        self.patches = PatchEmbedding(config, self.vision.fine_channels, self.vision.coarse_channels, dropout)
         self.text = TextEncoder(
             vocabulary,
             dim=config.dim,
@@ -155,26 +179,28 @@ class CompactNet(nn.Module):
             layers=config.text_layers,
             max_tokens=config.max_tokens,
         )
+        self.dropout = nn.Dropout(dropout)
+        self.narrow = nn.Linear(config.dim, config.fusion_dim)
         self.fusion = Fusion(
             config.fusion_layers,
-            dim=config.dim,
+            dim=config.fusion_dim,
             dim_kv=config.patch_dim,
-            num_heads=config.num_heads,
+            num_heads=config.fusion_heads,
             cross_heads=config.cross_heads,
             cross_dim=config.cross_dim,
             dropout=dropout,
         )
-        self.head = AnswerHead(config, answers)
+        self.head = AnswerHead(config, answers, dropout)
 
     def see(self, pixels: Tensor) -> ImageState:
         """``pixels`` uint8 ``[images, size, size, 3]``."""
         features = self.vision(pixels)
         return self.describe(features, self.patches.mean(self.vision.classify(features.coarse).softmax(1)))
 
-    def describe(self, features: VisionFeatures, meaning: Tensor) -> ImageState:
+    def describe(self, features: VisionFeatures, meaning: Tensor, *, coarse_only: bool = False) -> ImageState:
         """From vision features and meaning ``[images, h, w, meaning_dim]`` on; training starts here, with both made
-        once."""
-        patches = self.patches(features, meaning)
+        once, and saves time with ``coarse_only`` (see `PatchEmbedding`)."""
+        patches = self.patches(features, meaning, coarse_only=coarse_only)
         if self.config.blind:
             patches = patches[:, :FIRST_PATCH]
         return ImageState(self.fusion.project(patches), meaning.flatten(1, 2))
@@ -205,24 +231,39 @@ class CompactNet(nn.Module):
     ) -> Fused:
         """`fuse` from text features ``[rows, tokens, dim]`` on."""
         groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
-        fused, looking, maps = self.fusion(states, mask, groups, need_maps=need_maps, patch_mask=patch_mask)
+        states = self.dropout(states)
+        patch_mask = self._weigh(patch_mask, images[0][0].layers[0].keys.shape[2], states)
+        fused, looking, maps = self.fusion(
+            self.narrow(states), mask, groups, need_maps=need_maps, patch_mask=patch_mask
+        )
+        asked = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         looked_at, start = [], 0
         for state, rows in images:
             count = len(state.meaning) * rows
             looked_at.append(self._read(looking[start : start + count].unflatten(0, (-1, rows)), state.meaning))
             start += count
-        return Fused(self.head.vector(fused, torch.cat(looked_at)), maps)
+        return Fused(self.head.vector(fused, asked, torch.cat(looked_at)), maps)
+
+    def _weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
+        """What is added to the scores where patches are coarse: each stands for four, so that the key that is no place
+        has the weight beside them that it has beside all patches."""
+        if keys in (FIRST_PATCH, FIRST_PATCH + self.config.cells**2):
+            return patch_mask
+        bias = states.new_full((len(states), keys), math.log(4.0))
+        bias[:, :FIRST_PATCH] = 0
+        return bias if patch_mask is None else bias.masked_fill_(~patch_mask, -torch.inf)
 
     def _read(self, looking: Tensor, meaning: Tensor) -> Tensor:
         """The meaning under a map: ``[images, rows, keys]`` over ``[images, patches / 4, dim]`` -> ``[images * rows,
         dim]``."""
         if self.config.blind:
             return meaning.new_zeros(looking.shape[0] * looking.shape[1], meaning.shape[-1])
-        half = self.config.cells // 2
-        squares = looking[..., FIRST_PATCH:].reshape(*looking.shape[:2], half, 2, half, 2)
-        fine = squares.sum((-3, -1)).flatten(-2)  # the coarse places: each holds 2x2 patches
-        return torch.bmm(fine.to(meaning.dtype), meaning).flatten(0, 1)
+        places = looking[..., FIRST_PATCH:]
+        if places.shape[-1] != meaning.shape[1]:  # a coarse place holds 2x2 patches
+            half = self.config.cells // 2
+            places = places.reshape(*looking.shape[:2], half, 2, half, 2).sum((-3, -1)).flatten(-2)
+        return torch.bmm(places.to(meaning.dtype), meaning).flatten(0, 1)
 
     def logits(self, vector: Tensor) -> Tensor:
         """Answer logits ``[rows, answers]`` of the rows' vectors, at the fitted temperature."""
-        return F.linear(vector, self.head.answers, self.head.bias) / self.config.temperature
+        return F.linear(vector, self.head.weight, self.head.bias) / self.config.temperature

@@ -1,5 +1,5 @@
 """The stack of fusion layers: question tokens attend to each other, then to the image's patches, then pass a
-feed-forward network.
+feed-forward network; and a text layer behind them, in which the first token gathers what all have seen.
 
 Self-attention and feed-forward are those of a text layer, so that a fusion layer can start from trained weights; our
 `CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). With its output projection at zero,
@@ -47,16 +47,14 @@ class FusionLayer(TextLayer):
         layer: int,
         *,
         need_map: bool = False,
-        first_only: bool = False,
         patch_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]``; the rows of ``images`` in their order.
 
-        ``first_only`` computes the first token's row alone (the others still serve as keys). ``patch_mask`` bool
-        ``[rows, keys]``: the keys that a row may attend. Returns the new states and, on request, the map
-        ``[rows, tokens, keys]``.
+        ``patch_mask`` bool ``[rows, keys]``: the keys that a row may attend; or a number each, added to their scores.
+        Returns the new states and, on request, the map ``[rows, tokens, keys]``.
         """
-        x = self.attend(x[:, :1] if first_only else x, x, mask)
+        x = self.attend(x, x, mask)
         crossed, maps = self._look(self.cross_norm(x), images, layer, need_map, patch_mask)
         return self.feed_forward(x + self.dropout(crossed)), maps
 
@@ -77,15 +75,26 @@ class FusionLayer(TextLayer):
         return torch.cat(outputs), torch.cat(maps) if maps else None
 
 
+class GatherLayer(TextLayer):
+    """A text layer for the first token alone, which looks at all."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]`` -> ``[rows, dim]``."""
+        return self.feed_forward(self.attend(x[:, :1], x, mask))[:, 0]
+
+
 def _by_query(allowed: Tensor, images: int, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Bool ``[images * rows, keys]`` as what is added to the scores of ``tokens`` queries a row, ``[images, 1,
-    rows * tokens, keys]``."""
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+    """Bool or numbers ``[images * rows, keys]`` as what is added to the scores of ``tokens`` queries a row,
+    ``[images, 1, rows * tokens, keys]``."""
+    bias = allowed.to(dtype)
+    if allowed.dtype == torch.bool:
+        bias = torch.zeros_like(bias).masked_fill_(~allowed, -torch.inf)
     return bias.view(images, -1, bias.shape[-1]).repeat_interleave(tokens, 1)[:, None]
 
 
 class Fusion(nn.Module):
-    """The stack: ``num_layers`` fusion layers over ``dim_kv``-wide patch features."""
+    """The stack: ``num_layers`` fusion layers over ``dim_kv``-wide patch features, then the layer that gathers. Every
+    token's look at the image so has a part in the answer, that of the last fusion layer too."""
 
     def __init__(
         self,
@@ -110,6 +119,7 @@ class Fusion(nn.Module):
             )
             for _ in range(num_layers)
         )
+        self.gather = GatherLayer(dim, num_heads, dropout=dropout)
 
     def project(self, patches: Tensor) -> list[KeysValues]:
         """Keys and values of all layers from patch features ``[images, keys, dim_kv]``, in one product."""
@@ -124,23 +134,13 @@ class Fusion(nn.Module):
         need_maps: bool = False,
         patch_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The first token's final state ``[rows, dim]``, its last map ``[rows, keys]`` (the answer is read from it)
-        and, with ``need_maps``, the map of each layer ``[rows, tokens, keys]``.
-
-        Without ``need_maps`` the last layer runs for the first token alone, which is all that an answer needs.
-        """
+        """The first token's final state ``[rows, dim]``, its map ``[rows, keys]`` of the last fusion layer (the answer
+        is read from both) and, with ``need_maps``, the map of each layer ``[rows, tokens, keys]``."""
         maps: list[Tensor] = []
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            x, found = layer(
-                x,
-                mask,
-                images,
-                index,
-                need_map=need_maps or index == last,
-                first_only=index == last and not need_maps,
-                patch_mask=patch_mask,
-            )
+            x, found = layer(x, mask, images, index, need_map=need_maps or index == last, patch_mask=patch_mask)
             if found is not None:
                 maps.append(found)
-        return x[:, 0], maps[-1][:, 0], maps if need_maps else []
+        x = self.gather(x, mask)
+        return x, maps[-1][:, 0], maps if need_maps else []

@@ -8,7 +8,8 @@ The three steps, in the order of the data flow:
    but for ``nbytes``, ``geometry`` and ``batch_key``; it is what the cache keeps.
 3. ``run(task, list[Item]) -> list[Output | ItemError]``: questions against encoded images, batched.
 
-This module imports neither torch nor anything of the service.
+This module imports neither torch nor anything of the service. The parts of an `Output` are dataclasses without slots:
+those that are frozen and have slots take twice as long to pickle.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Item:
     maps: MapRequest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Map:
     """Where one token looked: ``values`` float32 ``[rows, columns]``, ``elsewhere`` what went to keys that are no
     place. Raw maps are non-negative and the two sum to 1."""
@@ -102,7 +103,7 @@ class Map:
     elsewhere: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Token:
     """One token of a text; ``span`` half-open in code points of the text as sent, None for special tokens."""
 
@@ -112,7 +113,7 @@ class Token:
     map: Map | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Word:
     """One word of a text and the indices of its tokens."""
 
@@ -121,7 +122,7 @@ class Word:
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ranked:
     """An answer (or a matched text) and its probability.
 
@@ -134,7 +135,7 @@ class Ranked:
     in_vocabulary: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TextOutput:
     """What came of one text. ``tokens``, ``words`` and the maps are filled only where maps were asked for.
 
@@ -171,7 +172,7 @@ class MapInfo:
     ``answer>question>image``: what it took from each question token, times where that one looked."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Output:
     """What came of one item: one `TextOutput` a text, in order."""
 

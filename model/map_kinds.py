@@ -1,6 +1,6 @@
 """Maps that are more than the raw attention of one layer: `gradient_map` and `rollout`, for any stack of layers.
 
-Both come from a second pass with the same weights. They take what every family has: queries, keys, values, and
+They take what every family has: queries, keys, values, and
 attention probabilities. Nothing here knows a model.
 """
 
@@ -67,17 +67,19 @@ def gradient_map(
     scale: float | None = None,
     map_gradient: Tensor | None = None,
 ) -> Tensor:
-    """The head mean of ``P * relu(dP)`` as ``[batch, tokens, keys]``, float32: attention, weighted by how much more of
-    it would raise the result.
+    """The head mean of ``relu(dS)`` as ``[batch, tokens, keys]``, float32. ``dS`` is the gradient of the result with
+    respect to the attention scores: how much a stronger look at a key, at the cost of all others, would raise it.
 
     * ``queries`` ``[batch, tokens, heads * head_dim]``, and ``gradient`` of the same shape: that of the result with
-      respect to the attended values (`Call.attended`). ``dP = gradient V^T`` then is exact, and no graph through the
-      probabilities is needed.
+      respect to the attended values (`Call.attended`). With ``P`` the probabilities, ``dP = gradient V^T`` and
+      ``dS = P * (dP - sum(P * dP))`` then are exact, and no graph through the probabilities is needed.
     * ``kv``: the keys and values of that call; ``mask`` as in `model.kernels.cross_attention`.
     * ``map_gradient`` ``[batch, tokens, keys]``: where the result is also read from the head-mean map itself, its
       gradient with respect to that; every head gets an equal part: ``dP = gradient V^T + map_gradient / heads``.
 
-    Source of the weighting: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5.
+    Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5, which has ``relu(P * dP)``.
+    That forgets that the probabilities sum to 1: a key that supports the result less than the others do then counts
+    for it, though the result would gain if the key were gone.
     """
     heads = kv.keys.shape[1]
     q, g = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, gradient))
@@ -86,6 +88,7 @@ def gradient_map(
     change = g.to(dtype) @ kv.values.to(dtype).transpose(-2, -1)
     if map_gradient is not None:
         change = change + map_gradient[:, None].to(dtype) / heads
+    change = change - (probabilities * change).sum(-1, keepdim=True)
     weighted: Tensor = probabilities * change.relu()
     return weighted.mean(1)
 

@@ -33,20 +33,21 @@ def find_words(text: str, spans: Sequence[Span | None]) -> tuple[Word, ...]:
 
 
 def place_on_grid(
-    row: NDArray[np.float32], rows: int, columns: int, first_patch: int, *, total: float | None = None
-) -> Map:
-    """One attention row ``[keys]`` as a map; patches are the ``rows * columns`` keys from ``first_patch`` on.
+    attention: NDArray[np.float32], rows: int, columns: int, first_patch: int, *, total: float | None = None
+) -> list[Map]:
+    """Attention rows ``[n, keys]`` as ``n`` maps; patches are the ``rows * columns`` keys from ``first_patch`` on.
 
-    ``elsewhere`` is what the other keys have; or, for a row that is a part of ``total``, all that the patches lack to
+    ``elsewhere`` is what the other keys have; or, for rows that are a part of ``total``, all that the patches lack to
     it.
     """
     end = first_patch + rows * columns
-    patches = row[first_patch:end]
+    patches = np.ascontiguousarray(attention[:, first_patch:end])
     if total is None:
-        elsewhere = float(row[:first_patch].sum() + row[end:].sum())
+        elsewhere = attention[:, :first_patch].sum(1) + attention[:, end:].sum(1)
     else:
-        elsewhere = max(0.0, total - float(patches.sum()))
-    return Map(np.ascontiguousarray(patches.reshape(rows, columns)), elsewhere)
+        elsewhere = np.maximum(0.0, total - patches.sum(1).astype(np.float64))
+    grids = patches.reshape(-1, rows, columns)
+    return [Map(grid, other) for grid, other in zip(grids, elsewhere.tolist(), strict=True)]
 
 
 def make_tokens(

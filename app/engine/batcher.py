@@ -1,9 +1,10 @@
 """What the model does next: jobs waiting, and the choice of those that share a call.
 
 A call starts as soon as the worker is free, so an idle server adds no wait and a busy one fills its batches by itself.
-Texts go before images, so that requests are finished before others are begun; but while many images wait, `GATHER` of
-them are encoded between one run and the next: a run costs little more for four texts than for one. Among texts the
-first to come goes first; others join it where they cost least.
+Texts go before images, so that requests are finished before others are begun; and the texts that wait for an image go
+to the worker with it, so that nothing comes between. But while many images wait, `GATHER` of them are encoded between
+one run and the next: a run costs little more for four texts than for one. Among texts the first to come goes first;
+others join it where they cost least.
 """
 
 from __future__ import annotations
@@ -11,44 +12,72 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
-from app.engine.worker import Encoded, RunItem
-from model.interface import Output, Pixels, Task
+from app.engine.cache import Entry
+from app.engine.stages import Stages
+from app.engine.worker import Encode, Encoded, Failure, Run, RunItem
+from app.errors import RequestError
+from model.interface import ItemError, Output, Pixels, Task
+
+
+class _Waits:
+    """What somebody waits for."""
+
+    __slots__ = ()
+    future: asyncio.Future[Any]
+
+    def settle(self, result: object) -> None:
+        """Tell who waits, if anyone still does, what the worker's reply has for this job."""
+        if isinstance(result, Failure):
+            if result.out_of_memory:
+                self.fail(RequestError("overloaded", "The device has too little memory for this request."))
+            else:
+                self.fail(RequestError("internal_error", "The model failed on this request."))
+        elif isinstance(result, ItemError):
+            self.fail(result)
+        elif not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell who waits that nothing comes."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 @dataclass(eq=False, slots=True)
-class EncodeJob:
-    """One image to encode. ``arrival`` is the loop time at which its request came; ``started`` and ``seconds`` are
-    set by the dispatcher: when its call began and how long it took."""
+class EncodeJob(_Waits):
+    """The image of ``entry``, to be encoded; texts may wait for it there. ``arrival`` is when its request came,
+    ``queued`` when it was put (both `time.perf_counter`)."""
 
-    key: str
+    entry: Entry
     pixels: Pixels
     arrival: float
     future: asyncio.Future[Encoded]
-    started: float = 0.0
-    seconds: float = 0.0
+    stages: Stages = field(default_factory=Stages)
+    queued: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
-class RunJob:
-    """One request's texts against one encoded image; never split."""
+class RunJob(_Waits):
+    """One request's texts against one image; never split. ``queued`` is None until it is put: a job that waits for its
+    image may go with that."""
 
     task: Task
     item: RunItem
-    batch_key: Hashable
     arrival: float
     future: asyncio.Future[Output]
-    started: float = 0.0
-    seconds: float = 0.0
+    stages: Stages = field(default_factory=Stages)
+    queued: float | None = None
 
     @property
     def group(self) -> Hashable:
         """Jobs of one group may share a call."""
         maps = self.item.maps
         second_pass = maps.kind if maps is not None and maps.kind in ("gradient", "rollout") else None
-        return (self.task, self.batch_key, second_pass)
+        return (self.task, second_pass)
 
     @property
     def bucket(self) -> int:
@@ -61,6 +90,26 @@ Job = EncodeJob | RunJob
 
 GATHER = 4
 """While as many images wait, they are encoded before the texts that wait too are run; no text waits for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes to the worker in one message: images, texts, or images and then texts."""
+
+    encodes: Sequence[EncodeJob] = ()
+    runs: Sequence[RunJob] = ()
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [*self.encodes, *self.runs]
+
+    def message(self, evict: tuple[str, ...]) -> Encode | Run:
+        """What the worker is sent; ``evict`` names the images that it should forget first."""
+        items = tuple(job.item for job in self.runs)
+        if not self.encodes:
+            return Run(self.runs[0].task, items, evict)
+        run = Run(self.runs[0].task, items) if items else None
+        return Encode(tuple((job.entry.key, job.pixels) for job in self.encodes), evict, run)
 
 
 class Batcher:
@@ -76,7 +125,8 @@ class Batcher:
         self._since_run = 0
 
     def put(self, job: Job) -> None:
-        """Queue a job."""
+        """Queue a job. The image of a `RunJob` is encoded."""
+        job.queued = perf_counter()
         if isinstance(job, EncodeJob):
             self._encode.append(job)
         else:
@@ -100,22 +150,30 @@ class Batcher:
         except TimeoutError:
             return
 
-    def take(self) -> list[EncodeJob] | list[RunJob]:
-        """The next batch, taken from the queues; empty when nothing waits. Abandoned jobs are dropped on the way."""
+    def take(self) -> Batch | None:
+        """The next batch, taken from the queues; None when nothing waits. Abandoned jobs are dropped on the way."""
         self._encode = self._living(self._encode)
         self._run = self._living(self._run)
         if not self._run and not self._encode:
-            return []
-        gathering = len(self._encode) >= GATHER and self._since_run < GATHER
-        if self._run and not gathering:
-            self._since_run = 0
-            return self._take_runs()
-        count = min(self.encode_batch, len(self._encode))
-        self._since_run += count
-        return [self._encode.popleft() for _ in range(count)]
+            return None
+        encodes: list[EncodeJob] = []
+        waiting: list[RunJob] = []
+        if not self._run or self._gathering():
+            encodes = [self._encode.popleft() for _ in range(min(self.encode_batch, len(self._encode)))]
+            self._since_run += len(encodes)
+            waiting = [job for encode in encodes for job in encode.entry.waiting]
+            if self._gathering() or not (waiting or self._run):
+                return Batch(encodes)
+        self._since_run = 0
+        runs = self._choose([*self._run, *waiting])
+        taken = set(map(id, runs))
+        self._run = deque(job for job in self._run if id(job) not in taken)
+        for encode in encodes:
+            encode.entry.waiting = [job for job in encode.entry.waiting if id(job) not in taken]
+        return Batch(encodes, runs)
 
     def full(self, batch: Sequence[Job]) -> bool:
-        """Whether a batch has as much as one may have."""
+        """Whether jobs of one kind are as many as a call may have."""
         texts = sum(len(job.item.texts) for job in batch if isinstance(job, RunJob))
         return texts >= self.run_batch if texts else len(batch) >= self.encode_batch
 
@@ -123,15 +181,19 @@ class Batcher:
         """Whether `take` would return encodes, and fewer than a full batch of them."""
         return bool(self._encode) and not self._run and len(self._encode) < self.encode_batch
 
-    def _take_runs(self) -> list[RunJob]:
-        first = self._run[0]
+    def _gathering(self) -> bool:
+        return len(self._encode) >= GATHER and self._since_run < GATHER
+
+    def _choose(self, jobs: Sequence[RunJob]) -> list[RunJob]:
+        """The first job and those that share its call."""
+        first = jobs[0]
 
         def rank(job: RunJob) -> int:  # the same image costs least, then the same length
             return 0 if job.item.key == first.item.key else 1
 
         fitting = [
             job
-            for job in self._run
+            for job in jobs
             if job.group == first.group and (job.item.key == first.item.key or job.bucket == first.bucket)
         ]
         fitting.sort(key=rank)  # stable: first come, first served within a rank
@@ -140,8 +202,6 @@ class Batcher:
             if texts + len(job.item.texts) <= self.run_batch:
                 batch.append(job)
                 texts += len(job.item.texts)
-        taken = set(map(id, batch))
-        self._run = deque(job for job in self._run if id(job) not in taken)
         return batch
 
     def drain(self) -> list[Job]:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from model.interface import Geometry
+
+if TYPE_CHECKING:
+    from app.engine.batcher import RunJob
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
     """One image. ``loading`` is the task that decodes and encodes it, shared by all who wait for it (single flight);
-    ``error`` is why that was given up; ``geometry`` and ``batch_key`` are set when it is done."""
+    ``error`` is why that was given up; ``waiting`` are the texts to run when it is done; ``geometry`` is set then."""
 
     key: str
     loading: asyncio.Task[None] | None = None
     error: Exception | None = None
+    waiting: list[RunJob] = field(default_factory=list)
     geometry: Geometry | None = None
-    batch_key: Hashable = None
     nbytes: int = 0
     users: int = 0
     last_used: float = 0.0
@@ -62,9 +66,9 @@ class ImageCache:
         """Take a new entry, still loading."""
         self._entries[entry.key] = entry
 
-    def fill(self, entry: Entry, *, nbytes: int, geometry: Geometry, batch_key: Hashable) -> None:
+    def fill(self, entry: Entry, *, nbytes: int, geometry: Geometry) -> None:
         """The worker keeps this image from now on."""
-        entry.nbytes, entry.geometry, entry.batch_key = nbytes, geometry, batch_key
+        entry.nbytes, entry.geometry = nbytes, geometry
         self.nbytes += nbytes
 
     def pin(self, entry: Entry, now: float) -> None:

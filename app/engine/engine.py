@@ -216,7 +216,9 @@ class Engine:
                 async with asyncio.timeout(limit), lane.hold(key, pixels, stages) as held:
                     held.scopes.add(image.scope)
                     output = None
-                    if texts:
+                    if not texts:
+                        await lane.loaded(held, stages)
+                    else:
                         chosen = None if candidates is None else tuple(candidates)
                         item = RunItem(key, tuple(texts), chosen, top_k, maps)
                         output = await lane.run(task, item, held, arrival, stages)

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
 
-from app.engine.batcher import Batcher, EncodeJob, Job, RunJob
+from app.engine.batcher import Batch, Batcher, EncodeJob, Job, RunJob
 from app.engine.cache import Entry, ImageCache
 from app.engine.process import ModelNotLoaded, WorkerDied, WorkerProcess
 from app.engine.queue import Backlog
 from app.engine.stages import Stages
-from app.engine.worker import Encode, Encoded, Failure, Load, Reply, Run, RunItem
+from app.engine.worker import Encoded, Load, Reply, RunItem
 from app.errors import RequestError
-from model.interface import ItemError, ModelInfo, Output, Pixels, Task
+from model.interface import ModelInfo, Output, Pixels, Task
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +157,11 @@ class Lane:
     def _fail_all(self, error: RequestError) -> None:
         """The worker's images are gone, and with them whatever waits for them."""
         for job in self.batcher.drain():
-            _fail(job, error)
+            job.fail(error)
         for entry in list(self.cache):
             if entry.loading is not None and not entry.ready:
                 entry.error = error
-                entry.loading.cancel()
+                entry.loading.cancel()  # it tells the texts that wait
         self.cache.clear()
         self._forget.clear()
 
@@ -177,50 +177,63 @@ class Lane:
             if waited:
                 await self.batcher.wait(self.options.batch_wait)  # images on their way may share the call
             batch = self.batcher.take()
-            if not batch:
+            if batch is None:
                 await self.batcher.wait(5.0)  # now and then even when idle, for images past their time
                 self._shrink()
                 continue
-            start = perf_counter()
-            for job in batch:
-                self.observer.waited("encode" if isinstance(job, EncodeJob) else "run", start - job.arrival)
             evict = tuple(self._forget)
             self._forget.clear()
-            message: Encode | Run
-            first = batch[0]
-            if isinstance(first, EncodeJob):
-                encodes = [job for job in batch if isinstance(job, EncodeJob)]
-                message = Encode(tuple((job.key, job.pixels) for job in encodes), evict)
-            else:
-                runs = [job for job in batch if isinstance(job, RunJob)]
-                message = Run(first.task, tuple(job.item for job in runs), evict)
+            start = perf_counter()
             try:
-                reply = await self.worker.call(message, seconds=self.options.call_seconds)
+                reply = await self.worker.call(batch.message(evict), seconds=self.options.call_seconds)
             except BaseException:
                 self._enter("restarting")  # before anyone is told, so that nobody comes back too soon
-                for job in batch:
-                    _fail(job, RequestError("worker_failed", _DIED))
+                for job in batch.jobs:
+                    job.fail(RequestError("worker_failed", _DIED))
                 raise
-            reason = "full" if self.batcher.full(batch) else ("waited" if waited else "free")
-            self._settle(batch, reply, start, reason)
+            self._settle(batch, reply, start, waited)
 
-    def _settle(self, batch: list[EncodeJob] | list[RunJob], reply: Reply, start: float, reason: str) -> None:
-        seconds = perf_counter() - start
-        kind = "encode" if isinstance(batch[0], EncodeJob) else "run"
-        count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in batch)
-        (self.backlog.encode if kind == "encode" else self.backlog.run).observe(count, seconds)
+    def _settle(self, batch: Batch, reply: Reply, start: float, waited: bool) -> None:
+        """Tell everyone. What the call took beyond the model's own time is counted where it began."""
+        end = perf_counter()
+        ran = reply.run if batch.encodes else reply
+        between = end - ran.seconds if batch.encodes and ran is not None else (end if batch.encodes else start)
+        if batch.encodes:
+            self._observe("encode", batch.encodes, reply, start, between, waited)
+            for encode, result in zip(batch.encodes, reply.results, strict=True):
+                self._settle_encode(encode, result)
+        if ran is not None:
+            self._observe("run", batch.runs, ran, between, end, waited)
+            for job, result in zip(batch.runs, ran.results, strict=True):
+                job.settle(result)
+
+    def _observe(
+        self, kind: Literal["encode", "run"], jobs: Sequence[Job], reply: Reply, start: float, end: float, waited: bool
+    ) -> None:
+        """Note what one call of the model did, and where its requests' time went."""
+        count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in jobs)
+        (self.backlog.encode if kind == "encode" else self.backlog.run).observe(count, end - start)
+        reason = "full" if self.batcher.full(jobs) else ("waited" if waited else "free")
         self.observer.batch(kind, reason, count, reply.seconds)
         if reply.batch_that_fits is not None:
             self._fit(kind, reply.batch_that_fits)
-        job: Job
-        jobs: list[Job] = list(batch)
-        for job, result in zip(jobs, reply.results, strict=True):
-            job.started, job.seconds = start, seconds
-            if isinstance(job, EncodeJob) and isinstance(result, Encoded):
-                self.encoded += 1
-                if job.future.done():  # nobody waits any more, and so nobody would book it
-                    self._forget.append(job.key)
-            _settle(job, result)
+        for job in jobs:
+            self.observer.waited(kind, start - job.arrival)
+            queued = start if job.queued is None else job.queued
+            job.stages.end("shared", queued)
+            job.stages.add(f"{kind}_wait", queued, start)
+            job.stages.add(kind, start, end)
+
+    def _settle_encode(self, job: EncodeJob, result: object) -> None:
+        if isinstance(result, Encoded):
+            self.encoded += 1
+            if job.future.done():  # nobody waits any more
+                self._forget.append(job.entry.key)
+            else:
+                self.cache.fill(job.entry, nbytes=result.nbytes, geometry=job.pixels.geometry)
+                for run in job.entry.waiting:  # those that did not go with it
+                    self.batcher.put(run)
+        job.settle(result)
 
     def _fit(self, kind: str, size: int) -> None:
         logger.warning("out of memory: %s batches are now at most %d", kind, size)
@@ -236,10 +249,10 @@ class Lane:
 
     @asynccontextmanager
     async def hold(self, key: str, load: Callable[[], Pixels] | None, stages: Stages) -> AsyncIterator[Entry]:
-        """The image ``key``, encoded and kept until the block ends. Who asks for an image that is being loaded waits
-        for that; the loading is given up when nobody waits any more.
+        """The image ``key``, kept until the block ends; it may still be loading: see `loaded` and `run`. Who asks for
+        an image that is being loaded shares that; the loading is given up when nobody waits any more.
 
-        Raises: `RequestError`: what ``load`` raises, ``image_not_found`` when it is None and the image unknown.
+        Raises: `RequestError` ``image_not_found`` when ``load`` is None and the image unknown.
         """
         entry = self.cache.peek(key)
         if entry is None:
@@ -250,13 +263,10 @@ class Lane:
             self.loading += 1
             entry.loading = asyncio.create_task(self._load(entry, load, stages))
             entry.loading.add_done_callback(self._finished)
+        elif not entry.ready:
+            stages.add("shared", perf_counter(), perf_counter())  # when it ends is noted where it ends
         self.cache.pin(entry, perf_counter())
         try:
-            if entry.loading is not None and not entry.ready:
-                start = perf_counter()
-                await self._loaded(entry, entry.loading)
-                if not stages.spans:
-                    stages.add("shared", start, perf_counter())
             yield entry
         finally:
             self.cache.release(entry)
@@ -273,11 +283,18 @@ class Lane:
         if not loading.cancelled():
             loading.exception()  # seen: each request that waited raises it for itself
 
-    async def _loaded(self, entry: Entry, loading: asyncio.Task[None]) -> None:
+    async def loaded(self, entry: Entry, stages: Stages) -> None:
+        """Until an image that is held is encoded.
+
+        Raises: `RequestError`: what its ``load`` raises.
+        """
+        if entry.loading is None or entry.ready:
+            return
         try:
-            await asyncio.shield(loading)
+            await asyncio.shield(entry.loading)
+            stages.end("shared", perf_counter())
         except asyncio.CancelledError:
-            if not loading.cancelled() or entry.error is None:
+            if not entry.loading.cancelled() or entry.error is None:
                 raise  # it was this request that was cancelled
             raise RequestError("worker_failed", _DIED) from entry.error
 
@@ -292,49 +309,29 @@ class Lane:
                 finally:
                     self.decoding -= 1
                 stages.add("decode", start, perf_counter())
-                job = EncodeJob(entry.key, pixels, arrival, asyncio.get_running_loop().create_future())
-                put = perf_counter()
+                job = EncodeJob(entry, pixels, arrival, asyncio.get_running_loop().create_future(), stages)
                 self.batcher.put(job)
-                encoded = await job.future
-        except BaseException:
+                await job.future
+        except BaseException as error:
             self.cache.drop(entry)  # who comes next tries again
+            for waiting in entry.waiting:
+                waiting.fail(entry.error or error)
             raise
-        stages.add("encode_wait", put, job.started)
-        stages.add("encode", job.started, job.started + job.seconds)
-        self.cache.fill(entry, nbytes=encoded.nbytes, geometry=pixels.geometry, batch_key=encoded.batch_key)
 
     async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
-        """Run texts against an image that is held.
+        """Run texts against an image that is held, as soon as it is encoded.
 
-        Raises: `ItemError`, `RequestError`.
+        Raises: `ItemError`, `RequestError`: also what the image's ``load`` raises.
         """
-        job = RunJob(task, item, entry.batch_key, arrival, asyncio.get_running_loop().create_future())
-        put = perf_counter()
-        self.batcher.put(job)
+        job = RunJob(task, item, arrival, asyncio.get_running_loop().create_future(), stages)
+        if entry.ready:
+            self.batcher.put(job)
+        else:
+            entry.waiting.append(job)
         self.asked += len(item.texts)
         try:
-            output = await job.future
+            return await job.future
         finally:
             self.asked -= len(item.texts)
-        stages.add("run_wait", put, job.started)
-        stages.add("run", job.started, job.started + job.seconds)
-        return output
-
-
-def _fail(job: Job, error: BaseException) -> None:
-    if not job.future.done():
-        job.future.set_exception(error)
-
-
-def _settle(job: Job, result: object) -> None:
-    if job.future.done():
-        return
-    if isinstance(result, Failure):
-        if result.out_of_memory:
-            _fail(job, RequestError("overloaded", "The device has too little memory for this request."))
-        else:
-            _fail(job, RequestError("internal_error", "The model failed on this request."))
-    elif isinstance(result, ItemError):
-        _fail(job, result)
-    else:
-        job.future.set_result(result)  # type: ignore[arg-type]  # one type a kind of job
+            if job in entry.waiting:
+                entry.waiting.remove(job)

@@ -18,6 +18,11 @@ class Stages:
         """Note one stage."""
         self.spans[name] = (start, max(0.0, end - start))
 
+    def end(self, name: str, end: float) -> None:
+        """Note when a stage ended, if it began."""
+        if name in self.spans:
+            self.add(name, self.spans[name][0], end)
+
     def server_timing(self) -> str:
         """The value of a Server-Timing header, in milliseconds."""
         return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, (_, seconds) in self.spans.items())

@@ -1,9 +1,9 @@
 """The worker process: one model, a plain dict of encoded images, and obedience.
 
 `main` is given one end of a socket pair. Messages are pickles behind an 8-byte length. The parent
-(`app.engine.process`) sends a `Load` first and gets a `Ready` or a `LoadFailed` after the
-warm-up; then one `Encode` or `Run` at a time, each answered by a list with one entry an item. The parent alone decides
-what is kept: every message names the keys to forget before anything else is done.
+(`app.engine.process`) sends a `Load` first and gets a `Ready` or a `LoadFailed` after the warm-up; then one `Encode` or
+`Run` at a time, each answered by a `Reply` with one entry an item. The parent alone decides what is kept: every message
+names the keys to forget before anything else is done.
 
 Nothing here may fail a batch for one item: an error halves the batch down to the guilty item, which gets a `Failure`.
 Nothing here logs a question or an image.
@@ -63,19 +63,10 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Encode:
-    """Encode images and keep them under their keys. Reply: one `Encoded` or `Failure` each."""
-
-    items: tuple[tuple[str, Pixels], ...]
-    evict: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Encoded:
     """What the parent must know of a kept image."""
 
     nbytes: int
-    batch_key: Hashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +82,21 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run items of one task and batch key. Reply: one `Output`, `ItemError` or `Failure` each."""
+    """Run items of one task. Reply: one `Output`, `ItemError` or `Failure` each."""
 
     task: Task
     items: tuple[RunItem, ...]
     evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode images and keep them under their keys, then ``run``: texts about these or about images kept before. Reply:
+    one `Encoded` or `Failure` each, and the reply to the run. A text whose image failed gets that failure."""
+
+    items: tuple[tuple[str, Pixels], ...]
+    evict: tuple[str, ...] = ()
+    run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Results of one message in order, and the largest batch that fitted in memory (None: no batch failed)."""
+    """Results of one message in order, and the largest batch that fitted in memory (None: no batch failed). ``seconds``
+    are without those of ``run``, the reply to the run that went with an encode."""
 
     results: list[Any] = field(repr=False)
     seconds: float
     batch_that_fits: int | None = None
+    run: Reply | None = None
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -141,12 +144,23 @@ class Server:
             task = message.task
             together = task == "match"  # scores are over the texts of the item: halves would have other ones
             results = self._attempt(message.items, lambda items: self._run(task, items), together=together)
-        return Reply(results, time.perf_counter() - start, self.batch_that_fits)
+        reply = Reply(results, time.perf_counter() - start, self.batch_that_fits)
+        if isinstance(message, Encode) and message.run is not None:
+            pairs = zip(message.items, results, strict=True)
+            failed = {key: result for (key, _), result in pairs if isinstance(result, Failure)}
+            return replace(reply, run=self._run_unless(failed, message.run))
+        return reply
+
+    def _run_unless(self, failed: dict[str, Failure], message: Run) -> Reply:
+        """The reply to ``message``, with their failures for the texts whose images could not be encoded."""
+        reply = self.handle(replace(message, items=tuple(item for item in message.items if item.key not in failed)))
+        ran = iter(reply.results)
+        return replace(reply, results=[failed.get(item.key) or next(ran) for item in message.items])
 
     def _encode(self, items: Sequence[tuple[str, Pixels]]) -> list[Encoded]:
         images = self.model.encode([pixels for _, pixels in items])
         self.images.update((key, image) for (key, _), image in zip(items, images, strict=True))
-        return [Encoded(image.nbytes, image.batch_key) for image in images]
+        return [Encoded(image.nbytes) for image in images]
 
     def _run(self, task: Task, items: Sequence[RunItem]) -> list[Output | ItemError]:
         """Requests about one image run as one item where nothing but their texts differs: the model then puts these
@@ -174,12 +188,18 @@ class Server:
         return [results[index] for index in range(len(items))]
 
     def _run_whole(self, task: Task, items: Sequence[RunItem]) -> list[Output | ItemError]:
-        results = self.model.run(
-            task, [Item(self.images[item.key], item.texts, item.candidates, item.top_k, item.maps) for item in items]
-        )
-        if len(results) != len(items):
-            raise RuntimeError(f"the model returned {len(results)} results for {len(items)} items")
-        return results
+        """One call of the model for each batch key."""
+        calls: dict[Hashable, list[int]] = {}
+        for index, item in enumerate(items):
+            calls.setdefault(self.images[item.key].batch_key, []).append(index)
+        results: dict[int, Output | ItemError] = {}
+        for call in calls.values():
+            given = [
+                Item(self.images[item.key], item.texts, item.candidates, item.top_k, item.maps)
+                for item in (items[index] for index in call)
+            ]
+            results.update(zip(call, self.model.run(task, given), strict=True))  # raises where a result is missing
+        return [results[index] for index in range(len(items))]
 
     def _attempt(
         self, items: Sequence[T], call: Callable[[Sequence[T]], list[R]], *, together: bool = False

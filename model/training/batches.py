@@ -6,28 +6,29 @@ Sampling is a function of the seed and the step alone: a run that resumes at ste
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.compact_net import CompactNet
-from model.text import pad_ids, tokenize
-from model.training.data import Captions, ImageRef
+from model.training.board_tasks import AskedBoard
+from model.training.data import Captions
 from model.training.features import FeatureCache
-from model.training.tasks import CaptionTasks, Example
+from model.training.tasks import Asked, CaptionTasks, Example
+from model.training.texts import TextCache
 from model.vision import VisionFeatures
-
-MAX_TRAIN_TOKENS = 20  # the longest captions are cut: padding costs as much as text
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
-    targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where an image had fewer texts)."""
+    targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to learn).
+
+    The first ``people`` images have people's questions, the others examples made from captions.
+    ``places`` ``[images * rows]``: which quarter of a board the text is about; None where the images are no boards.
+    """
 
     features: VisionFeatures
     meaning: Tensor
@@ -35,124 +36,121 @@ class Batch:
     mask: Tensor
     targets: Tensor
     rows: int
+    people: int = 0
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The questions of one image, and how gladly the sampler takes it."""
+class Mix:
+    """What a step is made of: ``images`` images with ``rows`` texts each, ``captioned`` of them from captions, the
+    others with people's questions, ``turned`` of which are replaced by a yes/no question made from one; each image with
+    ``foreign`` more questions that were asked about other images, whose answers teachers alone can tell; and ``boards``
+    boards besides."""
 
-    ref: ImageRef
-    examples: list[Example]
+    images: int
+    rows: int
+    captioned: int
+    turned: float
+    boards: int
+    foreign: int = 0
 
 
 class Sampler:
-    """Draws batches. ``caption_share`` of the images of a step come from ``captions``, a ``board_share`` of these as
-    boards of four; half of all images are mirrored where no text says left or right."""
+    """Draws batches. Half of all images are mirrored where no text says left or right."""
 
     def __init__(
         self,
         asked: Sequence[Asked],
         captions: Sequence[Captions],
         tasks: CaptionTasks | None,
+        boards: Sequence[AskedBoard],
         features: FeatureCache,
-        net: CompactNet,
-        tokenizer: Tokenizer,
+        board_features: FeatureCache | None,
+        texts: TextCache,
         answers: Sequence[str],
         *,
-        images: int,
-        rows: int,
-        board_share: float,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.asked, self.captions, self.tasks = asked, captions, tasks
-        self.features, self.tokenizer, self.net = features, tokenizer, net
-        self._states: dict[str, Tensor] = {}  # of texts that come again: the text layers are frozen
-        self._repeated = {example.text for one in asked for example in one.examples}
+        self.asked, self.captions, self.boards = asked, captions, boards
+        self.features, self.board_features, self.texts = features, board_features, texts
         self.answers = {answer: i for i, answer in enumerate(answers)}
-        self.images, self.rows, self.board_share = images, rows, board_share
+        self._stock = {} if tasks is None else {record.image_ref: tasks.stock(record) for record in captions}
         self.seed, self.device = seed, device
-        weights = np.array([min(len(a.examples), rows) for a in asked], dtype=np.float64)
+        weights = np.array([a.weight * min(len(a.examples), 4) for a in asked], dtype=np.float64)
         self.weights = np.cumsum(weights / weights.sum())
 
-    def draw(self, step: int, caption_share: float) -> Batch:
-        """The batch of one step."""
+    def draw(self, step: int, mix: Mix) -> tuple[Batch, Batch | None]:
+        """The batch of one step, and its boards."""
         rng = random.Random(f"{self.seed}/{step}")  # noqa: S311
-        from_captions = round(self.images * caption_share) if self.tasks and self.captions else 0
-        chosen: list[tuple[list[int], list[Example]]] = []
-        for _ in range(self.images - from_captions):
+        captioned = mix.captioned if self._stock else 0
+        chosen: list[tuple[int, list[Example]]] = []
+        for _ in range(mix.images - captioned):
             asked = self.asked[min(int(np.searchsorted(self.weights, rng.random())), len(self.asked) - 1)]
-            examples = rng.sample(asked.examples, min(self.rows, len(asked.examples)))
-            chosen.append(([self.features.index[asked.ref]], examples))
-        for _ in range(from_captions):
-            chosen.append(self._from_captions(rng))
-        return self._batch(chosen, rng)
+            examples = rng.sample(asked.examples, min(mix.rows, len(asked.examples)))
+            examples = [
+                rng.choice(asked.turned) if asked.turned and rng.random() < mix.turned else one for one in examples
+            ]
+            chosen.append((self.features.index[asked.ref], examples))
+        for _ in range(captioned):
+            record = rng.choice(self.captions)
+            stock = self._stock[record.image_ref]
+            chosen.append((self.features.index[record.image_ref], rng.sample(stock, min(mix.rows, len(stock)))))
+        if mix.foreign:
+            for _, examples in chosen:
+                lacking = mix.rows + mix.foreign - len(examples)
+                examples += [Example(rng.choice(rng.choice(self.asked).examples).text, {}) for _ in range(lacking)]
+        batch = self._batch(self.features, chosen, mix.rows + mix.foreign, rng, mirror=True)
+        batch = replace(batch, people=mix.images - captioned)
+        if not mix.boards or self.board_features is None:
+            return batch, None
+        return batch, self._boards(self.board_features, mix, rng)
 
-    def _from_captions(self, rng: random.Random) -> tuple[list[int], list[Example]]:
-        if self.tasks is None:
-            raise ValueError("no captions to draw from")
-        board = rng.random() < self.board_share and len(self.captions) >= 4
-        records = rng.sample(self.captions, 4) if board else [rng.choice(self.captions)]
-        examples = [self.tasks.draw(rng.choice(records), rng, board=board) for _ in range(self.rows)]
-        return [self.features.index[record.image_ref] for record in records], examples
+    def all_texts(self) -> Iterator[str]:
+        """Every text that a run may read."""
+        for asked in self.asked:
+            yield from (example.text for example in (*asked.examples, *asked.turned))
+        for stock in self._stock.values():
+            yield from (example.text for example in stock)
+        for board in self.boards:
+            yield from (example.text for example, _ in board.texts)
 
-    def _batch(self, chosen: list[tuple[list[int], list[Example]]], rng: random.Random) -> Batch:
-        seen, meaning = self.features.take([row for rows, _ in chosen for row in rows], self.device)
-        fine: list[Tensor] = []
-        coarse: list[Tensor] = []
-        means: list[Tensor] = []
-        at = 0
-        for rows, examples in chosen:
-            parts = seen.fine[at : at + len(rows)], seen.coarse[at : at + len(rows)]
-            means_here = meaning[at : at + len(rows)].permute(0, 3, 1, 2)
-            at += len(rows)
-            one = [_board(part) if len(rows) == 4 else part for part in (*parts, means_here)]
-            text = " ".join(example.text.lower() for example in examples)
-            if rng.random() < 0.5 and "left" not in text and "right" not in text:
-                one = [part.flip(3) for part in one]
-            for parts_so_far, part in zip((fine, coarse, means), one, strict=True):
-                parts_so_far.append(part)
-        texts, targets = [], torch.zeros(len(chosen) * self.rows, len(self.answers))
+    def _boards(self, features: FeatureCache, mix: Mix, rng: random.Random) -> Batch:
+        rows = rng.sample(range(len(self.boards)), min(mix.boards, len(self.boards)))
+        texts = [rng.sample(self.boards[row].texts, min(mix.rows, len(self.boards[row].texts))) for row in rows]
+        places = torch.full((len(rows), mix.rows), -1)
+        for i, found in enumerate(texts):
+            places[i, : len(found)] = torch.tensor([place for _, place in found])
+        chosen = [(row, [example for example, _ in found]) for row, found in zip(rows, texts, strict=True)]
+        batch = self._batch(features, chosen, mix.rows, rng, mirror=False)
+        return replace(batch, places=places.flatten().to(self.device))
+
+    def _batch(
+        self,
+        features: FeatureCache,
+        chosen: list[tuple[int, list[Example]]],
+        rows: int,
+        rng: random.Random,
+        *,
+        mirror: bool,
+    ) -> Batch:
+        seen, meaning = features.take([row for row, _ in chosen], self.device)
+        texts, targets = [], torch.zeros(len(chosen) * rows, len(self.answers))
         for i, (_, examples) in enumerate(chosen):
-            for j in range(self.rows):
+            text = " ".join(example.text.lower() for example in examples)
+            if mirror and rng.random() < 0.5 and "left" not in text and "right" not in text:
+                for part in (seen.fine, seen.coarse):
+                    part[i] = part[i].flip(2)
+                meaning[i] = meaning[i].flip(1)
+            for j in range(rows):
                 texts.append(examples[j % len(examples)].text)
                 if j < len(examples):
-                    self._fill(targets[i * self.rows + j], examples[j])
-        states, mask = self._text_features(texts)
-        means_all = torch.cat(means).permute(0, 2, 3, 1)
-        return Batch(
-            VisionFeatures(torch.cat(fine), torch.cat(coarse)),
-            means_all,
-            states,
-            mask,
-            targets.to(self.device),
-            self.rows,
-        )
-
-    @torch.no_grad()
-    def _text_features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Features ``[texts, tokens, dim]`` and mask, each text that people wrote computed once in a run."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._states]
-        passing: dict[str, Tensor] = {}
-        if missing:
-            ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[:MAX_TRAIN_TOKENS] for text in missing])
-            found = self.net.text(ids.to(self.device), mask.to(self.device)).half()
-            for text, states, count in zip(missing, found, mask.sum(1).tolist(), strict=True):
-                (self._states if text in self._repeated else passing)[text] = states[:count].clone()
-        each = [self._states[text] if text in self._states else passing[text] for text in texts]
-        states = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
-        lengths = torch.tensor([len(one) for one in each], device=states.device)
-        return states.float(), torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+                    self._fill(targets[i * rows + j], examples[j])
+        states, mask = self.texts.take(texts)
+        return Batch(seen, meaning, states, mask, targets.to(self.device), rows)
 
     def _fill(self, target: Tensor, example: Example) -> None:
         known = {answer: share for answer, share in example.targets.items() if answer in self.answers and share > 0}
         total = sum(known.values())
         for answer, share in known.items():
             target[self.answers[answer]] = share / total
-
-
-def _board(part: Tensor) -> Tensor:
-    """Four images' features ``[4, channels, h, w]`` at half their size, two by two: ``[1, channels, h, w]``."""
-    small = torch.nn.functional.avg_pool2d(part, 2)
-    upper, lower = torch.cat([small[0], small[1]], 2), torch.cat([small[2], small[3]], 2)
-    return torch.cat([upper, lower], 1)[None]

@@ -47,7 +47,7 @@ _THINGS = {
     "snow": "snow snowy snowboard snowboarder snowboarding ski skis skier skiing ice icy",
     "pool": "pool pools swimming",
 }
-_WORDS = {thing: frozenset(words.split()) for thing, words in _THINGS.items()}
+THING_WORDS = {thing: frozenset(words.split()) for thing, words in _THINGS.items()}
 _PEOPLE = ("man", "woman", "boy", "girl", "child", "person", "baby", "lady", "toddler")
 _NAMES = {thing: (thing, *(_PEOPLE if thing == "person" else ())) for thing in _THINGS} | {"snow": ("snow",)}
 _ALIVE = ("dog", "person", "horse", "bird")
@@ -78,12 +78,17 @@ class Board:
     word: str
 
     def compose(self, open_image: Callable[[ImageRef], Image.Image]) -> Image.Image:
-        """The board's pixels: each image cropped to its central square."""
-        board = Image.new("RGB", (2 * TILE, 2 * TILE))
-        for place, ref in enumerate(self.refs):
-            tile = ImageOps.fit(open_image(ref), (TILE, TILE), Image.Resampling.BICUBIC)
-            board.paste(tile, (place % 2 * TILE, place // 2 * TILE))
-        return board
+        """The board's pixels."""
+        return compose(self.refs, open_image)
+
+
+def compose(refs: Sequence[ImageRef], open_image: Callable[[ImageRef], Image.Image]) -> Image.Image:
+    """Four images two by two, each cropped to its central square."""
+    board = Image.new("RGB", (2 * TILE, 2 * TILE))
+    for place, ref in enumerate(refs):
+        tile = ImageOps.fit(open_image(ref), (TILE, TILE), Image.Resampling.BICUBIC)
+        board.paste(tile, (place % 2 * TILE, place // 2 * TILE))
+    return board
 
 
 def make_boards(captions: Sequence[Captions], count: int, *, seed: int = 0) -> list[Board]:
@@ -123,7 +128,7 @@ def _mentions(record: Captions) -> Counter[str]:
     counts: Counter[str] = Counter()
     for caption in record.captions:
         words = set(re.findall(r"[a-z]+", caption.lower()))
-        counts.update(thing for thing, names in _WORDS.items() if words & names)
+        counts.update(thing for thing, names in THING_WORDS.items() if words & names)
     return counts
 
 

@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N,.. | each",
         help="measure maps of these layers, counted from 0; each: the model's own choice, and every layer alone",
     )
+    parser.add_argument("--texts", type=int, help="for maps: at most so many texts about an image (default: 4)")
     parser.add_argument("--boards", type=int, default=BOARDS, help="boards to point on (default: %(default)s)")
     parser.add_argument("--no-answers", action="store_true", help="leave the table of accuracies out")
     parser.add_argument("--images", type=int, help="take at most so many images for each part, chosen by the seed")
@@ -248,9 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from model.training.map_worth import measure_maps
 
             layers = read_layers(options.layers, model.info.layers)
-            evaluation.maps = measure_maps(
-                model, data, options.split, boards=options.boards, kinds=options.kinds, layers=layers, **part
-            )
+            chosen: dict[str, Any] = {"kinds": options.kinds, "layers": layers}
+            chosen |= {"boards": options.boards} | ({} if options.texts is None else {"texts": options.texts})
+            evaluation.maps = measure_maps(model, data, options.split, **chosen, **part)
     except (DataError, NotBlind, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(as_markdown(evaluation))

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from model.compact_net import CompactNet
 from model.preprocess import Squash
+from model.training.boards import compose
 from model.training.data import DataSet, ImageRef
 from model.vision import VisionFeatures
 
+T = TypeVar("T")
 _AT_ONCE = 16
 
 
@@ -43,11 +47,13 @@ class FeatureCache:
         return VisionFeatures(fine, coarse), self.meaning[rows].to(device).float()
 
 
-def load_features(data: DataSet, net: CompactNet, folder: Path, device: torch.device) -> FeatureCache:
-    """The cached features of every image in ``data``, made where they are missing."""
+def load_features(
+    data: DataSet, net: CompactNet, folder: Path, device: torch.device, refs: Iterable[ImageRef] | None = None
+) -> FeatureCache:
+    """The cached features of the images ``refs`` of ``data`` (default: of all), made where they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     archives: dict[str, list[str]] = {}
-    for ref in data.image_refs:
+    for ref in dict.fromkeys(data.image_refs if refs is None else refs):
         archives.setdefault(ref.archive, []).append(ref.name)
     parts, index, start = [], {}, 0
     for archive, names in archives.items():
@@ -56,7 +62,18 @@ def load_features(data: DataSet, net: CompactNet, folder: Path, device: torch.de
         index.update({ImageRef(archive, name): start + i for i, name in enumerate(cached)})
         start += len(cached)
     fine, coarse = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    return FeatureCache(fine, coarse, _meaning(net, coarse, device), index)
+    return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), index)
+
+
+def load_board_features(
+    data: DataSet, net: CompactNet, boards: Sequence[Sequence[ImageRef]], folder: Path, device: torch.device
+) -> FeatureCache:
+    """The cached features of boards, a row each; ``index`` is empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(repr([tuple(map(tuple, refs)) for refs in boards]).encode())
+    stem = _key(data, net, f"boards.{digest.hexdigest()[:8]}")
+    fine, coarse = _make(net, folder, stem, boards, lambda refs: compose(refs, data.open_image), device)
+    return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), {})
 
 
 def _load_or_make(
@@ -64,39 +81,44 @@ def _load_or_make(
 ) -> tuple[list[str], NDArray[np.float16], NDArray[np.float16]]:
     stem = _key(data, net, archive)
     listing = folder / f"{stem}.names.json"
-    fine_file, coarse_file = folder / f"{stem}.fine.npy", folder / f"{stem}.coarse.npy"
     if listing.exists():
         cached = json.loads(listing.read_text())
         if set(names) <= set(cached):
-            return cached, np.load(fine_file), np.load(coarse_file)
+            return cached, np.load(folder / f"{stem}.fine.npy"), np.load(folder / f"{stem}.coarse.npy")
+    fine, coarse = _make(net, folder, stem, names, lambda name: data.open_image(ImageRef(archive, name)), device)
+    listing.write_text(json.dumps(names))
+    return names, fine, coarse
+
+
+def _make(
+    net: CompactNet, folder: Path, stem: str, what: Sequence[T], open_image: Callable[[T], Image], device: torch.device
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """The features of each of ``what``: made, or gone on with, or already whole in the folder."""
+    fine_file, coarse_file = folder / f"{stem}.fine.npy", folder / f"{stem}.coarse.npy"
     size, half = net.config.cells, net.config.cells // 2
-    shapes = (len(names), net.vision.fine_channels, size, size), (len(names), net.vision.coarse_channels, half, half)
+    shapes = (len(what), net.vision.fine_channels, size, size), (len(what), net.vision.coarse_channels, half, half)
     progress = folder / f"{stem}.progress.json"
+    about = hashlib.sha256(repr(list(what)).encode()).hexdigest()
     done = json.loads(progress.read_text()) if progress.exists() else {}
-    begin = done["images"] if done.get("names") == names else 0
-    mode = "r+" if begin else "w+"
+    begin = done["images"] if done.get("about") == about else 0
     fine, coarse = (
-        np.lib.format.open_memmap(file, mode, np.float16, shape)
+        np.lib.format.open_memmap(file, "r+" if begin else "w+", np.float16, shape)
         for file, shape in zip((fine_file, coarse_file), shapes, strict=True)
     )
     prepare = Squash(net.config.size, net.config.cells, net.config.cells)
     net.vision.to(device)
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
-        for at in tqdm(range(begin, len(names), _AT_ONCE), desc=f"features of {archive}", unit="batch"):
-            refs = [ImageRef(archive, name) for name in names[at : at + _AT_ONCE]]
-            pixels = np.stack(list(pool.map(lambda ref: prepare(data.open_image(ref)).values, refs)))
+        for at in tqdm(range(begin, len(what), _AT_ONCE), desc=f"features of {stem}", unit="batch", mininterval=5):
+            part = what[at : at + _AT_ONCE]
+            pixels = np.stack(list(pool.map(lambda one: prepare(open_image(one)).values, part)))
             features = net.vision(torch.from_numpy(pixels).to(device))
-            fine[at : at + len(refs)] = features.fine.cpu().numpy()
-            coarse[at : at + len(refs)] = features.coarse.cpu().numpy()
-            if at // _AT_ONCE % 50 == 49:
+            fine[at : at + len(part)] = features.fine.cpu().numpy()
+            coarse[at : at + len(part)] = features.coarse.cpu().numpy()
+            if at // _AT_ONCE % 50 == 49 or at + len(part) == len(what):
                 fine.flush()
                 coarse.flush()
-                progress.write_text(json.dumps({"names": names, "images": at + len(refs)}))
-    fine.flush()
-    coarse.flush()
-    listing.write_text(json.dumps(names))
-    progress.unlink(missing_ok=True)
-    return names, np.asarray(fine), np.asarray(coarse)
+                progress.write_text(json.dumps({"about": about, "images": at + len(part)}))
+    return np.asarray(fine), np.asarray(coarse)
 
 
 def _key(data: DataSet, net: CompactNet, archive: str) -> str:
@@ -110,10 +132,18 @@ def _key(data: DataSet, net: CompactNet, archive: str) -> str:
 
 
 @torch.inference_mode()
-def _meaning(net: CompactNet, coarse: NDArray[np.float16], device: torch.device) -> Tensor:
+def _meaning(net: CompactNet, coarse: NDArray[np.float16], folder: Path, device: torch.device) -> Tensor:
+    digest = hashlib.sha256(coarse[:, :, 0, 0].tobytes())
+    for weight in (net.vision.classifier.weight, net.patches.class_meaning.weight):
+        digest.update(weight.detach().half().cpu().numpy().tobytes())
+    file = folder / f"meaning.{digest.hexdigest()[:12]}.npy"
+    if file.exists():
+        return torch.from_numpy(np.load(file))
     net.to(device)
     found = []
-    for at in range(0, len(coarse), 64):
+    for at in tqdm(range(0, len(coarse), 64), desc="what the features mean", unit="batch"):
         features = torch.from_numpy(coarse[at : at + 64]).to(device).float()
         found.append(net.patches.mean(net.vision.classify(features).softmax(1)).half().cpu())
-    return torch.cat(found)
+    meaning = torch.cat(found)
+    np.save(file, meaning.numpy())
+    return meaning

@@ -17,7 +17,7 @@ from model.training.boards import BOARDS
 from model.training.data import DataSet
 from model.training.map_controls import MapMaker, Variant, variants_of
 from model.training.metrics import Interval, bootstrap, paired_bootstrap
-from model.training.perturbation import Curves, perturb
+from model.training.perturbation import TEXTS, Curves, perturb
 from model.training.pointing import Pointing, boards_of, point, task_of
 from model.training.report import MapRow
 
@@ -30,6 +30,7 @@ def measure_maps(
     split: str,
     *,
     images: int | None = None,
+    texts: int = TEXTS,
     boards: int = BOARDS,
     kinds: Sequence[MapKind] | None = None,
     layers: Sequence[tuple[int, ...] | None] = (None,),
@@ -37,8 +38,9 @@ def measure_maps(
 ) -> list[MapRow]:
     """Measure maps of ``kinds`` (None: all that the model offers) and ``layers``, and their controls.
 
-    Deletion and insertion take one text about each image of the split (of ``images`` of them), for models that can mask
-    patches; pointing takes ``boards`` boards made from the captions of the split, where it has some.
+    Deletion and insertion take at most ``texts`` texts about each image of the split (of ``images`` of them), for
+    models that can mask patches; pointing takes ``boards`` boards made from the captions of the split, where it has
+    some.
 
     Raises:
         ValueError: the model has no such kind or layer.
@@ -47,7 +49,7 @@ def measure_maps(
     if not variants:
         return []
     maker = MapMaker(model, task_of(model), variants)
-    curves = perturb(maker, data, split, images=images, seed=seed)
+    curves = perturb(maker, data, split, images=images, texts=texts, seed=seed)
     pointed = point(maker, data, boards_of(data, split, boards, seed), seed=seed)
     variant_of = {variant.name: variant for variant in variants}
     rows = [

@@ -25,6 +25,7 @@ from model.training.map_controls import MapMaker, another, patch_order
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of the patches, taken or given; 0 and 1 are always there
 IMAGE_MATTERS = 0.1  # the image must raise the answer's probability by so much over having no patch at all
+TEXTS = 4  # about an image, at most
 _IMAGES_AT_ONCE = 8
 
 
@@ -54,24 +55,29 @@ class Curves:
     images: list[ImageRef] = field(default_factory=list)
 
 
-def perturb(maker: MapMaker, data: DataSet, split: str, *, images: int | None = None, seed: int = 0) -> Curves:
-    """The curves of one text about each image of the split (of ``images`` of them); empty for models that cannot
-    mask."""
+def perturb(
+    maker: MapMaker, data: DataSet, split: str, *, images: int | None = None, texts: int = TEXTS, seed: int = 0
+) -> Curves:
+    """The curves of at most ``texts`` texts about each image of the split (of ``images`` of them); empty for models
+    that cannot mask."""
     curves = Curves()
     model = maker.model
     if not isinstance(model, Maskable):
         return curves
     rng = np.random.default_rng(seed)
     of_image = texts_of(data, split, maker.task)
-    refs = [list(of_image)[i] for i in rng.permutation(len(of_image))[:images]]
-    texts = [str(rng.choice(of_image[ref])) for ref in refs]
-    others = [another(texts, i) for i in range(len(texts))]
+    chosen = [list(of_image)[i] for i in rng.permutation(len(of_image))[:images]]
+    drawn = {ref: rng.permutation(of_image[ref])[:texts].tolist() for ref in chosen}
+    # Image by image, then each again: so the text behind one is about another image.
+    pairs = [(ref, drawn[ref][i]) for i in range(texts) for ref in chosen if i < len(drawn[ref])]
+    refs, asked = [ref for ref, _ in pairs], [text for _, text in pairs]
+    others = [another(asked, i) for i in range(len(asked))]
     grid = (0.0, *FRACTIONS, 1.0)
-    with tqdm(total=len(refs), desc="deletion and insertion", unit="image", disable=None) as bar:
-        for start in range(0, len(refs), _IMAGES_AT_ONCE):
+    with tqdm(total=len(pairs), desc="deletion and insertion", unit="text", disable=None) as bar:
+        for start in range(0, len(pairs), _IMAGES_AT_ONCE):
             part = slice(start, start + _IMAGES_AT_ONCE)
             opened = [data.open_image(ref) for ref in refs[part]]
-            for ref, text, made in zip(refs[part], texts[part], maker(opened, texts[part], others[part]), strict=True):
+            for ref, text, made in zip(refs[part], asked[part], maker(opened, asked[part], others[part]), strict=True):
                 bar.update()
                 if made is None:
                     continue

@@ -87,16 +87,16 @@ class SentenceEncoder:
 
 @torch.no_grad()
 def start_from_pretrained(net: CompactNet, vocabulary: Sequence[str], answers: Sequence[str]) -> None:
-    """Fill a new network: vision from ImageNet; the first text layers, and self-attention and feed-forward of the
-    fusion layers, from the sentence encoder; classes and answers from the sentence vectors of their names."""
+    """Fill a new network: vision from ImageNet, text layers from the sentence encoder, classes and answers from
+    the sentence vectors of their names."""
     encoder = SentenceEncoder()
     net.vision.load_state_dict(imagenet_vision(net.config.vision))
     ours, theirs = net.text, encoder.net
     ours.words.weight.copy_(encoder.embedding_rows(vocabulary))
     ours.positions.copy_(theirs.positions[: len(ours.positions)])
     ours.norm.load_state_dict(theirs.norm.state_dict())
-    for layer, source in zip([*ours.layers, *net.fusion.layers], theirs.layers, strict=False):
-        layer.load_state_dict(source.state_dict(), strict=False)  # a fusion layer has its cross-attention besides
+    for layer, source in zip(ours.layers, theirs.layers, strict=False):
+        layer.load_state_dict(source.state_dict())
     for layer in net.fusion.layers:
         torch.nn.init.zeros_(layer.cross.o.weight)  # type: ignore[union-attr,arg-type]
         torch.nn.init.zeros_(layer.cross.o.bias)  # type: ignore[union-attr,arg-type]

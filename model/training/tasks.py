@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from model.compact import MATCH_PROMPT
-from model.training.data import Captions, Question, Statement
+from model.training.data import Captions, ImageRef, Question, Statement
 from model.training.metrics import normalise, soft_targets
 
 _COLOR_NAMES = "red blue green yellow black white brown orange pink purple gray grey tan blond"
@@ -32,6 +32,7 @@ _NOT_THINGS = (
 _STOP = frozenset(_NOT_THINGS.split())
 _LONGEST_CAPTION = 14  # words; the rest is cut, so that nothing asked for lies behind what training reads
 _TRIES = 4
+_STOCK = 4  # examples that are made from an image's captions
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -41,6 +42,17 @@ class Example:
 
     text: str
     targets: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The questions of one image, and how gladly the sampler takes it."""
+
+    ref: ImageRef
+    examples: list[Example]
+    turned: list[Example] = field(default_factory=list)
+    """Yes/no questions made from them."""
+    weight: float = 1.0
 
 
 def question_examples(questions: Iterable[Question], statements: Iterable[Statement]) -> list[tuple[Question, Example]]:
@@ -76,17 +88,21 @@ class CaptionTasks:
         ]
         self._noun_set = set(self.nouns)
 
-    def draw(self, record: Captions, rng: random.Random, *, board: bool = False) -> Example:
-        """One example about the image. On a ``board`` of four images only what names the image's content is asked."""
+    def stock(self, record: Captions) -> list[Example]:
+        """The examples that training takes of the image, always the same: their texts' features are made once."""
+        return [self.draw(record, random.Random(f"{record.image_ref.name}/{n}")) for n in range(_STOCK)]  # noqa: S311
+
+    def draw(self, record: Captions, rng: random.Random) -> Example:
+        """One example about the image."""
         kind = rng.random()
         for _ in range(_TRIES):
             caption = _shorten(rng.choice(record.captions))
-            if kind < (0.5 if board else 0.3):
+            if kind < 0.3:
                 example = self._masked(caption, rng)
-            elif kind < 0.55 and not board:
+            elif kind < 0.55:
                 example = self._statement(record, caption, rng)
             else:
-                example = self._question(record, caption, rng, board)
+                example = self._question(record, caption, rng)
             if example is not None:
                 return example
         return self._masked(caption, rng) or self._statement(record, caption, rng)
@@ -125,9 +141,9 @@ class CaptionTasks:
                         return f"{caption[: word.start()]}{others[0]}{caption[word.end() :]}"
         return None
 
-    def _question(self, record: Captions, caption: str, rng: random.Random, board: bool) -> Example | None:
+    def _question(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
         makers = [self._color, self._count, self._doing, self._what]
-        if not board and rng.random() < 0.3:
+        if rng.random() < 0.3:
             makers = [self._is_there]
         rng.shuffle(makers)
         for make in makers:

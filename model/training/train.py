@@ -14,26 +14,29 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.compact import MATCH_PROMPT, CompactModel, load
 from model.compact_net import CompactConfig, CompactNet
-from model.text import pad_ids, tokenize
-from model.training.batches import Asked, Batch, Sampler
-from model.training.data import DataError, DataSet, ImageRef, Question, read_data
-from model.training.features import FeatureCache, load_features
-from model.training.metrics import accuracy
+from model.training.batches import Mix, Sampler
+from model.training.board_tasks import BoardMaker, board_pools
+from model.training.data import DataError, DataSet, Question, read_data
+from model.training.features import FeatureCache, load_board_features, load_features
+from model.training.losses import batch_loss
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import CaptionTasks, Example, question_examples
+from model.training.teachers import Teachers
+from model.training.texts import TextCache
+from model.training.tuning import figures, fit_temperature, fit_unseen
+from model.training.turned import asked_by_image
 
-_TUNE_SHARE = 0.04  # of the train images: to choose by and to fit the temperature on; dev is never touched
+_ENOUGH_TO_FIT = 50  # questions; with fewer, the temperature stays what it is
 _EXTRA_WORDS = "is this true? a photo image picture of the there any are how many what color colour doing who where"
 
 
@@ -41,20 +44,38 @@ _EXTRA_WORDS = "is this true? a photo image picture of the there any are how man
 class Settings:
     """Everything that a run depends on beside its data."""
 
-    steps: int = 1000
+    steps: int = 1500
     images: int = 32
     rows: int = 4
-    learning_rate: float = 4e-4
-    pretrained_rate: float = 6e-5
+    learning_rate: float = 6e-4
+    answers_rate: float = 6e-5
+    """Of the answers' vectors, which start from what the answers mean."""
     weight_decay: float = 0.05
     warmup: int = 100
     smoothing: float = 0.05
-    dropout: float = 0.1
-    caption_share_first: float = 0.35
+    dropout: float = 0.2
+    caption_share_first: float = 0.4
     caption_share_last: float = 0.15
-    board_share: float = 0.3
-    average: float = 0.998
+    turned_share: float = 0.2
+    boards: int = 6
+    board_stock: int = 2000
+    """Different boards; each costs a pass of the vision network, once."""
+    board_weight: float = 0.3
+    """At the first step; it falls to ``board_weight_last`` by the middle of the run and stays there: maps that point
+    are learned early, and then only kept."""
+    board_weight_last: float = 0.08
+    drop_patches: float = 0.3
+    daquar_weight: float = 0.4
+    average: float = 0.995
     min_answers: int = 4
+    tune_share: float = 0.06
+    """Of the train images: to choose by and to fit the temperature on; dev is never touched."""
+    coarse_share: float = 0.8
+    """Of the steps: the first ones, which see a quarter of the patches and cost half."""
+    taught: float = 0.5
+    """With teachers: how much of a target is theirs, of the answers' that people gave the rest."""
+    foreign: int = 3
+    """With teachers: so many questions more an image, of other images."""
     seed: int = 0
     blind: bool = False
 
@@ -67,12 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=None, help="folder of cached features (default: runs/features)")
     parser.add_argument("--from", dest="start", default=None, help="start from this model (`compact` or a folder)")
     parser.add_argument("--blind", action="store_true", help="train the question-only twin")
+    parser.add_argument("--teachers", type=Path, nargs="+", default=(), help="folders of models to learn from besides")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=None)
-    for name in ("steps", "images", "rows", "seed", "min_answers"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=None)
-    for name in ("learning_rate", "pretrained_rate", "caption_share_first", "caption_share_last", "board_share"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=None)
+    for option in fields(Settings):
+        if option.name != "blind":
+            kind = type(option.default)
+            parser.add_argument(
+                f"--{option.name.replace('_', '-')}", type=kind, default=None, metavar=str(option.default)
+            )
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -80,48 +104,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
     data = read_data(args.data)
     cache = args.cache or args.out.parent / "features"
-    train(data, args.out, cache, replace(Settings(), **given), device=device, start=args.start)
+    settings = replace(Settings(), **given)
+    train(data, args.out, cache, settings, device=device, start=args.start, teachers=args.teachers)
     return 0
 
 
 def train(
-    data: DataSet, out: Path, cache: Path, settings: Settings, *, device: torch.device, start: str | None = None
+    data: DataSet,
+    out: Path,
+    cache: Path,
+    settings: Settings,
+    *,
+    device: torch.device,
+    start: str | None = None,
+    teachers: Sequence[Path] = (),
 ) -> CompactModel:
-    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there."""
+    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there.
+
+    ``teachers`` are folders of models that were trained on the same data: beside people's answers, the model learns
+    what they say in the mean (distillation, Hinton et al. 2015), also of questions about other images.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "settings.json").write_text(json.dumps({**asdict(settings), "start": start}, indent=1) + "\n")
+    about = {**asdict(settings), "start": start, "teachers": ["/".join(folder.parts[-2:]) for folder in teachers]}
+    (out / "settings.json").write_text(json.dumps(about, indent=1) + "\n")
     torch.manual_seed(settings.seed)
-    parts = split_train(data, settings.seed)
+    parts = split_train(data, settings.tune_share)
     net, vocabulary, answers = _make_net(data, parts, settings, start)
-    features = load_features(data, net, cache, device)
+    captions = [record for record in data.captions if record.split == "train"]
+    refs = [question.image_ref for question, _ in (*parts.train, *parts.tune)]
+    features = load_features(data, net, cache, device, [*refs, *(record.image_ref for record in captions)])
     net.to(device)
     trained = _freeze(net)
-    asked = [Asked(ref, examples) for ref, examples in _by_image(parts.train, set(answers)).items()]
+    asked = asked_by_image(parts.train, set(answers), settings.daquar_weight)
     if not asked:
         raise DataError("no train question has an answer that the model knows; train without --from to learn new ones")
-    captions = [record for record in data.captions if record.split == "train"]
     tasks = CaptionTasks(frozenset(answers), captions) if captions else None
     model = CompactModel(net, vocabulary, answers, id="compact", revision="training", device=device)
     for parameter in trained:
         parameter.requires_grad_(True)
+    texts = TextCache(net.text, model.tokenizer, device, cache)
+    boards, board_features = [], None
+    if settings.boards and not settings.blind:
+        boards = BoardMaker(board_pools(asked, captions, tasks)).make(settings.board_stock, settings.seed)
+    if boards:
+        board_features = load_board_features(data, net, [board.refs for board in boards], cache, device)
     sampler = Sampler(
         asked,
         captions,
         tasks,
+        boards,
         features,
-        net,
-        model.tokenizer,
+        board_features,
+        texts,
         answers,
-        images=settings.images,
-        rows=settings.rows,
-        board_share=settings.board_share,
         seed=settings.seed,
         device=device,
     )
-    _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
-    _fit_unseen(model)
-    temperature = fit_temperature(model, parts.tune, features)
-    net.config = replace(net.config, temperature=temperature)
+    texts.add(sampler.all_texts())
+    taught = Teachers(teachers, answers, device) if teachers else None
+    _run_steps(model, sampler, taught, parts.tune, features, settings, out, trained, device)
+    fit_unseen(model)
+    if len(parts.tune) >= _ENOUGH_TO_FIT:
+        net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
     model.save(out / "model")
     return model
 
@@ -134,13 +178,13 @@ class Parts:
     tune: list[tuple[Question, Example]]
 
 
-def split_train(data: DataSet, seed: int) -> Parts:
+def split_train(data: DataSet, tune_share: float) -> Parts:
     """Divide the train split by image; statements count as questions."""
     found = question_examples(
         (q for q in data.questions if q.split == "train"), (s for s in data.statements if s.split == "train")
     )
     refs = sorted({question.image_ref for question, _ in found})
-    chosen = set(random.Random(seed).sample(refs, max(1, round(_TUNE_SHARE * len(refs)))))  # noqa: S311
+    chosen = set(random.Random(0).sample(refs, max(1, round(tune_share * len(refs)))))  # noqa: S311
     return Parts(
         [pair for pair in found if pair[0].image_ref not in chosen],
         [pair for pair in found if pair[0].image_ref in chosen and not pair[1].text.startswith(MATCH_PROMPT)],
@@ -159,7 +203,7 @@ def _make_net(
             counts[answer] += share * (1.0 if question.source != "daquar" else 0.5)  # type: ignore[assignment]
     answers = [answer for answer, count in counts.most_common() if count >= settings.min_answers]
     answers = list(dict.fromkeys([*answers, "yes", "no"]))
-    texts = [question.question for question, _ in parts.train]
+    texts = [question.question for question, _ in (*parts.train, *parts.tune)]
     texts += [caption for record in data.captions if record.split == "train" for caption in record.captions]
     vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, _EXTRA_WORDS])
     config = CompactConfig(blind=settings.blind)
@@ -171,31 +215,14 @@ def _make_net(
 def _freeze(net: CompactNet) -> list[nn.Parameter]:
     """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
     frozen = {id(net.patches.class_meaning.weight), *(id(p) for p in net.head.unseen.parameters())}
-    parts = (net.patches, net.fusion, net.head)
+    parts = (net.patches, net.narrow, net.fusion, net.head)
     return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
-
-
-def _by_image(pairs: Sequence[tuple[Question, Example]], answers: set[str]) -> dict[ImageRef, list[Example]]:
-    by_image: dict[ImageRef, list[Example]] = {}
-    for question, example in pairs:
-        if any(answer in answers for answer, share in example.targets.items() if share > 0):
-            by_image.setdefault(question.image_ref, []).append(example)
-    return by_image
-
-
-def _loss(net: CompactNet, batch: Batch, smoothing: float) -> Tensor:
-    state = net.describe(batch.features, batch.meaning)
-    fused = net.fuse_states(batch.states, batch.mask, [(state, batch.rows)])
-    log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
-    weight = (batch.targets.sum(-1) > 0).float()
-    fit = -(batch.targets * log_probabilities).sum(-1)
-    spread = -log_probabilities.mean(-1)
-    return (weight * ((1 - smoothing) * fit + smoothing * spread)).sum() / weight.sum().clamp_min(1)
 
 
 def _run_steps(
     model: CompactModel,
     sampler: Sampler,
+    teachers: Teachers | None,
     tune: Sequence[tuple[Question, Example]],
     features: FeatureCache,
     settings: Settings,
@@ -206,6 +233,7 @@ def _run_steps(
     net = model.net
     optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
     average = [parameter.detach().clone() for parameter in trained]
+    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches}
     first = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -219,10 +247,12 @@ def _run_steps(
     rates = [group["lr"] for group in optimizer.param_groups]
     rates = [group.setdefault("initial", rate) for group, rate in zip(optimizer.param_groups, rates, strict=True)]
     saved_at, loss_mean, began = time.monotonic(), 0.0, time.monotonic()
-    bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, unit="step", smoothing=0.02)
+    bar = tqdm(
+        range(first, settings.steps), initial=first, total=settings.steps, unit="step", smoothing=0.02, mininterval=5
+    )
     for step in bar:
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout too resumes where it was
-        net.fusion.train(), net.head.train()
+        net.train()
         share = step / settings.steps
         scale = min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + math.cos(math.pi * share))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -230,9 +260,20 @@ def _run_steps(
         caption_share = settings.caption_share_first + share * (
             settings.caption_share_last - settings.caption_share_first
         )
-        batch = sampler.draw(step, caption_share)
+        captioned = max(0, round(settings.images * caption_share))
+        foreign = 0 if teachers is None else settings.foreign
+        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.boards, foreign)
+        batch, boards = sampler.draw(step, mix)
+        rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = _loss(net, batch, settings.smoothing)
+            coarse_only = share < settings.coarse_share
+            if teachers is not None:
+                batch = teachers.answer(batch, settings.taught)
+            loss = batch_loss(net, batch, rng, **how, coarse_only=coarse_only)
+            if boards is not None:
+                left = max(0.0, 1 - 2 * share)
+                weight = settings.board_weight * left + settings.board_weight_last * (1 - left)
+                loss = loss + weight * batch_loss(net, boards, rng, **how, coarse_only=coarse_only)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -247,12 +288,11 @@ def _run_steps(
             saved_at = time.monotonic()
             _save_checkpoint(checkpoint, step + 1, optimizer, trained, average)
         if (step + 1) % 200 == 0 or step + 1 == settings.steps:
-            figures = _with_average(model, trained, average, tune, features)
             line = {
                 "step": step + 1,
                 "loss": round(loss_mean, 4),
                 "seconds": round(time.monotonic() - began),
-                **figures,
+                **_with_average(model, trained, average, tune, features),
             }
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
@@ -264,17 +304,14 @@ def _run_steps(
 
 
 def _groups(net: CompactNet, trained: Sequence[nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
-    """Pretrained parts learn slowly; norms, biases and single vectors do not decay."""
-    new = {id(p) for layer in net.fusion.layers for n, p in layer.named_parameters() if n.startswith("cross")}
-    new |= {id(p) for part in (net.patches, net.head) for p in part.parameters()}
-    new -= {id(net.head.answers)}
+    """What starts from pretrained vectors learns slowly; norms, biases and single vectors do not decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in trained:
-        groups.setdefault((id(parameter) in new, parameter.ndim > 1), []).append(parameter)
+        groups.setdefault((parameter is not net.head.answers, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": settings.learning_rate if is_new else settings.pretrained_rate,
+            "lr": settings.learning_rate if is_new else settings.answers_rate,
             "weight_decay": settings.weight_decay if is_matrix else 0.0,
         }
         for (is_new, is_matrix), parameters in groups.items()
@@ -306,76 +343,10 @@ def _with_average(
     with torch.no_grad():
         for parameter, mean in zip(trained, average, strict=True):
             parameter.copy_(mean)
-        figures = _figures(model, tune, features)
+        found = figures(model, tune, features)
         for parameter, value in zip(trained, kept, strict=True):
             parameter.copy_(value)
-    return figures
-
-
-@torch.no_grad()
-def tune_logits(
-    model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
-) -> tuple[list[Question], Tensor]:
-    """The questions, grouped by image, and their logits at temperature 1."""
-    model.net.eval()
-    by_image: dict[ImageRef, list[Question]] = {}
-    for question, _ in pairs:
-        by_image.setdefault(question.image_ref, []).append(question)
-    ordered, logits = [], []
-    for ref, questions in by_image.items():
-        seen, meaning = features.take([features.index[ref]], model.device)
-        ids, mask = pad_ids([tokenize(model.tokenizer, question.question).ids[:64] for question in questions])
-        state = model.net.describe(seen, meaning)
-        fused = model.net.fuse(ids.to(model.device), mask.to(model.device), [(state, len(questions))])
-        logits.append(F.linear(fused.vector, model.net.head.answers, model.net.head.bias).float().cpu())
-        ordered += questions
-    return ordered, torch.cat(logits)
-
-
-def _figures(
-    model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
-) -> dict[str, float]:
-    questions, logits = tune_logits(model, pairs, features)
-    best = logits.argmax(-1).tolist()
-    scores: dict[str, list[float]] = {}
-    for question, index in zip(questions, best, strict=True):
-        score = accuracy(model.answers[index], question.answers, question.source)
-        for name in (question.source, "all"):
-            scores.setdefault(name, []).append(score)
-        if question.source in ("vqa-v1", "vqa-v2"):
-            for name in ("vqa", f"vqa {question.kind}"):
-                scores.setdefault(name, []).append(score)
-    return {name: round(100 * sum(values) / len(values), 2) for name, values in sorted(scores.items())}
-
-
-def fit_temperature(model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache) -> float:
-    """The temperature whose scores say best how often the top answer is right (least log loss of that event)."""
-    questions, logits = tune_logits(model, pairs, features)
-    best = logits.argmax(-1).tolist()
-    right = torch.tensor(
-        [accuracy(model.answers[i], q.answers, q.source) for q, i in zip(questions, best, strict=True)]
-    )
-    losses: dict[float, float] = {}
-    for temperature in (0.5 + 0.025 * step for step in range(101)):
-        top = (logits / temperature).softmax(-1).amax(-1).clamp(1e-6, 1 - 1e-6)
-        losses[temperature] = float(F.binary_cross_entropy(top, right))
-    least = min(losses.values())
-    return round(next(temperature for temperature, loss in losses.items() if loss == least), 4)
-
-
-@torch.no_grad()
-def _fit_unseen(model: CompactModel) -> None:
-    """Ridge regression from the text features of the known answers to their trained vectors, for any other answer."""
-    ids, mask = pad_ids([tokenize(model.tokenizer, answer).ids[:64] for answer in model.answers])
-    states = model.net.text(ids.to(model.device), mask.to(model.device))
-    mask = mask.to(model.device)
-    texts = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    center, target = texts.mean(0), model.net.head.answers.mean(0)
-    x, y = (texts - center).double(), (model.net.head.answers - target).double()
-    gram = x.T @ x + 0.05 * len(x) * x.var() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    weight = torch.linalg.solve(gram, x.T @ y).T.float()
-    model.net.head.unseen.weight.copy_(weight)
-    model.net.head.unseen.bias.copy_(target - weight @ center)
+    return found
 
 
 if __name__ == "__main__":

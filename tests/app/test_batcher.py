@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.engine.batcher import GATHER, Batcher, EncodeJob, Job, RunJob
+from app.engine.batcher import GATHER, Batch, Batcher, EncodeJob, Job, RunJob
+from app.engine.cache import Entry
 from app.engine.engine import default_workers
 from app.engine.worker import RunItem
 from model.interface import Geometry, Pixels, Region
@@ -15,15 +16,15 @@ from model.interface import Geometry, Pixels, Region
 GEOMETRY = Geometry(1, 1, 1, 1, Region(0.0, 0.0, 1.0, 1.0))
 
 
-def encode(key: str) -> EncodeJob:
-    """An image that waits."""
+def encode(key: str, *waiting: RunJob) -> EncodeJob:
+    """An image that waits, and what waits for it."""
     pixels = Pixels(np.zeros((1, 1, 3), np.uint8), GEOMETRY)
-    return EncodeJob(key, pixels, 0.0, asyncio.get_running_loop().create_future())
+    return EncodeJob(Entry(key, waiting=[*waiting]), pixels, 0.0, asyncio.get_running_loop().create_future())
 
 
 def run(key: str, *texts: str) -> RunJob:
     """Texts that wait."""
-    return RunJob("answer", RunItem(key, texts or ("what?",)), "one", 0.0, asyncio.get_running_loop().create_future())
+    return RunJob("answer", RunItem(key, texts or ("what?",)), 0.0, asyncio.get_running_loop().create_future())
 
 
 @pytest.fixture
@@ -38,21 +39,30 @@ def batcher(dropped: list[Job]) -> Batcher:
     return Batcher(encode_batch=1, run_batch=8, on_drop=dropped.append)
 
 
-def keys(batch: list[EncodeJob] | list[RunJob]) -> list[str]:
-    """The images of a batch."""
-    return [job.item.key if isinstance(job, RunJob) else job.key for job in batch]
+def keys(batch: Batch | None) -> list[str]:
+    """The images of a batch of texts."""
+    assert batch is not None
+    assert not batch.encodes
+    return [job.item.key for job in batch.runs]
+
+
+def settle(batcher: Batcher, batch: Batch) -> tuple[int, int]:
+    """What the lane does when a batch is done. Returns how many images and how many jobs of texts there were."""
+    for job in batch.encodes:
+        for waiting in job.entry.waiting:
+            batcher.put(waiting)
+    return len(batch.encodes), len(batch.runs)
 
 
 async def test_texts_are_gathered_while_many_images_wait(batcher: Batcher) -> None:
-    """`GATHER` images, then all their texts in one call; when few images are left, each text goes at once."""
+    """`GATHER` images, the last of them with the texts of all; when few images are left, each goes with its own."""
     for n in range(3 * GATHER - 1):
-        batcher.put(encode(f"image {n}"))
-    order: list[object] = []
+        batcher.put(encode(f"image {n}", run(f"image {n}")))
+    order = []
     while batch := batcher.take():
-        order.append(len(batch) if isinstance(batch[0], RunJob) else "image")
-        if isinstance(batch[0], EncodeJob):
-            batcher.put(run(batch[0].key))
-    assert order == [*["image"] * GATHER, GATHER, *["image"] * GATHER, GATHER, *["image", 1] * (GATHER - 1)]
+        order.append(settle(batcher, batch))
+    gathered = [*[(1, 0)] * (GATHER - 1), (1, GATHER)]
+    assert order == [*gathered, *gathered, *[(1, 1)] * (GATHER - 1)]
 
 
 async def test_texts_go_before_images(batcher: Batcher) -> None:
@@ -60,7 +70,21 @@ async def test_texts_go_before_images(batcher: Batcher) -> None:
     batcher.put(encode("b"))
     batcher.put(run("a"))
     assert keys(batcher.take()) == ["a"]
-    assert keys(batcher.take()) == ["b"]
+    batch = batcher.take()
+    assert batch is not None
+    assert [job.entry.key for job in batch.encodes] == ["b"]
+    assert not batch.runs
+
+
+async def test_texts_that_cannot_share_the_call_stay_with_their_image(batcher: Batcher) -> None:
+    """They are put when it is encoded."""
+    first, other = run("a"), run("a", *["what?"] * 8)
+    image = encode("a", first, other)
+    batcher.put(image)
+    batch = batcher.take()
+    assert batch is not None
+    assert batch.runs == [first]
+    assert image.entry.waiting == [other]
 
 
 async def test_a_run_is_made_of_one_image_first_and_of_one_length(batcher: Batcher) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
-from app.engine.worker import Encode, Run, RunItem, Server
-from model.interface import Item, ItemError, MapRequest, Output, Task
+from app.engine.worker import Encode, Encoded, Failure, Run, RunItem, Server
+from model.interface import Item, ItemError, MapRequest, Output, Pixels, Task
 from tests.app import standin
 
 
@@ -24,12 +24,16 @@ class Recording(standin.StandIn):
         return super().run(task, items)
 
 
+def pixels(*colour: int) -> Pixels:
+    """An image of one colour."""
+    return standin.preprocess(Image.new("RGB", (24, 16), colour))
+
+
 @pytest.fixture
 def server() -> Server:
     """A worker that keeps the images ``dark`` and ``light``."""
     server = Server(Recording())
-    images = [Image.new("RGB", (24, 16), (shade, shade, shade)) for shade in (10, 200)]
-    server.handle(Encode(tuple(zip(("dark", "light"), map(standin.preprocess, images), strict=True))))
+    server.handle(Encode((("dark", pixels(10, 10, 10)), ("light", pixels(200, 200, 200)))))
     return server
 
 
@@ -72,3 +76,36 @@ def test_texts_to_compare_are_never_joined(server: Server) -> None:
     """Scores of a match are over the texts of its request."""
     server.handle(Run("match", (RunItem("dark", ("a", "b")), RunItem("dark", ("c",)))))
     assert seen(server) == [("a", "b"), ("c",)]
+
+
+def test_images_and_their_texts_come_together(server: Server) -> None:
+    """One message, two replies in one; the texts may also be about images that were there before."""
+    run = Run("answer", (RunItem("grey", ("a",)), RunItem("dark", ("b",))))
+    reply = server.handle(Encode((("grey", pixels(90, 90, 90)),), run=run))
+    assert reply.results == [Encoded(1000)]
+    assert reply.run is not None
+    assert [result.texts[0].ranking[0].answer for result in reply.run.results] == ["90", "10"]
+
+
+def test_texts_whose_image_failed_get_its_failure(server: Server) -> None:
+    """Those beside them are answered."""
+    run = Run("answer", (RunItem("poison", ("a",)), RunItem("grey", ("b",))))
+    reply = server.handle(Encode((("grey", pixels(90, 90, 90)), ("poison", pixels(255, 0, 255))), run=run))
+    assert reply.results == [Encoded(1000), Failure(False, "RuntimeError")]
+    assert reply.run is not None
+    assert reply.run.results[0] == reply.results[1]
+    assert isinstance(reply.run.results[1], Output)
+    assert seen(server) == [("b",)]
+
+
+def test_images_of_different_batch_keys_never_share_a_call(server: Server) -> None:
+    """However the parent put them together."""
+    light = server.images["light"]
+    assert isinstance(light, standin.Encoded)
+    light.batch_key = "another"
+    calls: list[int] = []
+    run = server.model.run
+    server.model.run = lambda task, items: calls.append(len(items)) or run(task, items)  # type: ignore[method-assign,func-returns-value]
+    results = server.handle(Run("answer", tuple(RunItem(key, ("a",)) for key in ("dark", "light")))).results
+    assert [result.texts[0].ranking[0].answer for result in results] == ["10", "200"]
+    assert calls == [1, 1]

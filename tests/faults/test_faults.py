@@ -125,8 +125,9 @@ def test_clients_that_leave(log: Path) -> None:
         for cut in (head[:20], head, head + b"{" * 500):
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(cut)
+        assert ask(server, "warm?") == "ok"
         busy = pool.submit(ask, server, "!slow 10")
-        assert wait_for(lambda: figure(server, "images_encoded_total") == 1 and figure(server, "queue_texts") == 0)
+        assert wait_for(lambda: figure(server, "queue_items") == 1 and figure(server, "queue_texts") == 0)
         leaving = [socket.create_connection((host, int(port))) for _ in range(10)]
         for shade, connection in enumerate(leaving, start=2):
             data = json.dumps(body("left?", shade=shade)).encode()

@@ -59,6 +59,34 @@ def test_places_that_look_alike_differ_by_where_they_are(net: CompactNet) -> Non
 
 
 @torch.no_grad()
+def test_coarse_patches_stand_for_the_four_in_them(net: CompactNet) -> None:
+    """Where the four of each place are alike, a question gets the same answer from a quarter of the keys."""
+    seen, meaning = features(net)
+    alike = seen.fine[..., ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    seen = VisionFeatures(alike, seen.coarse)
+    row, column = (p.detach().clone() for p in (net.patches.row, net.patches.column))
+    ids, mask = pad_ids([[2, 60, 61, 3], [2, 61, 3]])
+    try:
+        for place in (net.patches.row, net.patches.column):
+            place[1::2] = place[::2]
+        whole, coarse = net.describe(seen, meaning), net.describe(seen, meaning, coarse_only=True)
+        assert coarse.layers[0].keys.shape[2] == FIRST_PATCH + (CELLS // 2) ** 2
+        every, few = (net.fuse(ids, mask, [(state, 2)], need_maps=True) for state in (whole, coarse))
+        hidden = torch.ones(2, FIRST_PATCH + (CELLS // 2) ** 2, dtype=torch.bool)
+        hidden[:, FIRST_PATCH] = False
+        part = net.fuse(ids, mask, [(coarse, 2)], need_maps=True, patch_mask=hidden)
+    finally:
+        net.patches.row.copy_(row)
+        net.patches.column.copy_(column)
+    torch.testing.assert_close(few.vector, every.vector, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(few.maps[0][..., 0], every.maps[0][..., 0], atol=1e-5, rtol=1e-4)
+    assert part.maps[0][..., FIRST_PATCH].max() == 0
+    more = (part.maps[0][..., 0] - few.maps[0][..., 0])[mask]
+    assert more.min() >= 0, "what is hidden from it, a row gives to the rest"
+    assert more.max() > 1e-3
+
+
+@torch.no_grad()
 def test_meaning_is_read_where_the_map_points(net: CompactNet) -> None:
     """Two images, two rows each, all weight on one key: the meaning of the coarse place above it, or none."""
     meaning = torch.randn(2, (CELLS // 2) ** 2, net.config.meaning_dim)
@@ -82,13 +110,14 @@ def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) 
     torch.testing.assert_close(one.maps, moved.maps)
     placed = one.maps[-1][0, 0, FIRST_PATCH:].sum()
     expected = net.head.read.weight.sum(1) * placed
-    torch.testing.assert_close(moved.vector[0] - one.vector[0], expected, atol=1e-5, rtol=1e-4)
+    difference = moved.vector[0] - one.vector[0]
+    torch.testing.assert_close(difference[: len(expected)], expected, atol=1e-5, rtol=1e-4)
+    assert difference[len(expected) :].abs().max() < 1e-5, "what is learned freely means nothing"
 
 
 @torch.no_grad()
 def test_logits_compare_with_every_answer(net: CompactNet) -> None:
-    vector = torch.randn(3, net.config.meaning_dim)
-    expected = vector @ net.head.answers.T + net.head.bias
+    meant, free = torch.randn(3, net.config.meaning_dim), torch.randn(3, net.config.free_dim)
+    vector = torch.cat([meant, free], 1)
+    expected = meant @ net.head.answers.T + free @ net.head.free.T + net.head.bias
     torch.testing.assert_close(net.logits(vector), expected)
-    fused, looked_at = torch.randn(2, net.config.dim), torch.randn(2, net.config.meaning_dim)
-    torch.testing.assert_close(net.head(fused, looked_at), net.logits(net.head.vector(fused, looked_at)))

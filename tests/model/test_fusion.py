@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from model.fusion import Fusion, FusionLayer, ImageRows
+from model.fusion import Fusion, FusionLayer, GatherLayer, ImageRows
 from model.kernels import KERNELS
 
 DIM, PATCHES, HEADS = 24, 9, 2
@@ -51,10 +51,11 @@ def test_without_an_output_projection_it_is_the_text_encoder() -> None:
     x, mask = text(2, 5)
     mask[1, 3:] = False
     expected = x
-    for layer in fusion.layers:
-        assert isinstance(layer, FusionLayer)
-        nn.init.zeros_(layer.cross.o.weight)
-        nn.init.zeros_(layer.cross.o.bias)
+    for layer in (*fusion.layers, fusion.gather):
+        assert isinstance(layer, FusionLayer | GatherLayer)
+        if isinstance(layer, FusionLayer):
+            nn.init.zeros_(layer.cross.o.weight)
+            nn.init.zeros_(layer.cross.o.bias)
         theirs = BertLayer(config).eval().requires_grad_(False)
         own = theirs.attention.self
         for source, target in (
@@ -123,7 +124,7 @@ def test_groups_of_several_images_follow_each_other() -> None:
         close(maps[-1][row], alone[2][-1][0])
 
 
-def test_the_first_token_alone_is_that_of_the_full_pass() -> None:
+def test_a_pass_without_maps_is_that_with_maps() -> None:
     fusion = make_fusion(3)
     x, mask = text(4, 5)
     mask[2, 2:] = False
@@ -180,6 +181,19 @@ def test_each_row_has_a_mask_of_its_own(need_maps: bool) -> None:
         assert looking[row, ~keep[row]].abs().sum() == 0
         for found, expected in zip(maps, one[2], strict=True):
             close(found[row][:, keep[row]], expected[0])
+
+
+def test_every_token_has_a_part_in_the_answer() -> None:
+    """What a token saw in the last fusion layer reaches the first token's final state."""
+    fusion = make_fusion(1)
+    x, mask = text(1, 4)
+    x.requires_grad_()
+    looks: list[Tensor] = []
+    handle = fusion.layers[0].cross.register_forward_hook(lambda _m, _a, output: looks.append(output[0]))  # type: ignore[union-attr]
+    state, _, _ = fusion(x, mask, [rows_of(fusion, patches(1), 1)])
+    handle.remove()
+    (gradient,) = torch.autograd.grad(state[0, 0], looks)
+    assert (gradient.abs().sum(-1) > 0).all()
 
 
 def test_keys_and_values_of_all_layers_are_each_layers_own() -> None:

@@ -24,7 +24,8 @@ from model.preprocess import Squash
 from model.vision import EfficientNetLite
 
 LIMITS = ImageLimits(file_bytes=50_000_000, pixels=50_000_000, side=20_000, min_side=8)
-SQUASH = Squash(256, 16, 16)
+CELLS = 20  # as the default model has
+SQUASH = Squash(16 * CELLS, CELLS, CELLS)
 ORIENTATION = 0x0112
 # What a camera stores for each orientation: the upright image, turned so that the tag's turning gives it back.
 STORED = {
@@ -52,7 +53,7 @@ def to_bytes(image: Image.Image, kind: str, orientation: int) -> bytes:
 
 
 def through_intake(data: bytes) -> Pixels:
-    """What the service makes of a file, for a model of 256 pixels."""
+    """What the service makes of a file, for the default model."""
     return loader(data, LIMITS, "image")(SQUASH)
 
 
@@ -107,7 +108,7 @@ def test_a_bright_square_is_found_in_the_cell_that_covers_it(
     """As large as a cell's longer side, anywhere in the image. Where it lies over several cells, the one found covers
     as much of it as any, but for what resampling smears."""
     width, height = size
-    side = min(max(width, height) / 16, width, height)
+    side = min(max(width, height) / CELLS, width, height)
     left, top = round(across * (width - side)), round(down * (height - side))
     square = (left, top, min(width, left + round(side)), min(height, top + round(side)))
     pixels = through_intake(to_bytes(paint(width, height, square), "JPEG" if jpeg else "PNG", orientation))
@@ -179,12 +180,12 @@ def before_and_after(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]
     return torch.from_numpy(np.stack([SQUASH(scene).values])), torch.from_numpy(np.stack(painted))
 
 
-def check_places(change: torch.Tensor) -> None:
-    """``change`` ``[places, 16, 16]`` is strongest within one cell of where each square is."""
+def check_places(change: torch.Tensor, within: int = 1) -> None:
+    """``change`` ``[places, CELLS, CELLS]`` is strongest ``within`` so many cells of where each square is."""
     for (row, column), own in zip(PLACES, change, strict=True):
-        found = np.unravel_index(int(own.argmax()), (16, 16))
-        assert abs(int(found[0]) - row) <= 1, (row, column, found)
-        assert abs(int(found[1]) - column) <= 1, (row, column, found)
+        found = np.unravel_index(int(own.argmax()), (CELLS, CELLS))
+        assert abs(int(found[0]) - row) <= within, (row, column, found)
+        assert abs(int(found[1]) - column) <= within, (row, column, found)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (901, 300), (300, 901)])
@@ -214,4 +215,5 @@ def test_the_keys_and_values_change_most_where_the_square_is(size: tuple[int, in
         layers = net.see(pixels).layers
         return torch.cat([x[:, :, 1:].permute(0, 2, 1, 3).flatten(2) for layer in layers for x in layer], -1)
 
-    check_places((stacked(after) - stacked(before)).norm(dim=-1).view(-1, 16, 16))
+    # Two cells are one place of stride 32, and training sees mostly these.
+    check_places((stacked(after) - stacked(before)).norm(dim=-1).view(-1, CELLS, CELLS), within=2)

@@ -49,7 +49,7 @@ def test_the_embedded_model_answers() -> None:
     assert isinstance(model, CompactModel)
     assert model.info.id == "compact"
     assert model.info.revision.startswith("sha256:")
-    assert (model.info.rows, model.info.columns) == (16, 16)
+    assert (model.info.rows, model.info.columns) == (20, 20)
     assert sum(file.stat().st_size for file in compact.EMBEDDED.iterdir()) <= 28 * 1024 * 1024
     (image,) = encode(model, noise())
     for kind in model.info.map_kinds:

@@ -49,24 +49,26 @@ def test_a_word_without_tokens_is_left_out() -> None:
 
 def test_a_row_fills_the_grid_row_by_row_and_nothing_is_dropped() -> None:
     row = np.arange(1.0, 10.0, dtype=np.float32)
-    placed = place_on_grid(row, 2, 3, 2)
+    placed, double = place_on_grid(np.stack([row, 2 * row]), 2, 3, 2)
     assert placed.values.tolist() == [[3, 4, 5], [6, 7, 8]]
     assert placed.elsewhere == 1 + 2 + 9
-    assert place_on_grid(row / 45, 2, 3, 0).elsewhere == pytest.approx((7 + 8 + 9) / 45)
+    assert double.values.tolist() == [[6, 8, 10], [12, 14, 16]]
+    assert double.elsewhere == 2 * placed.elsewhere
+    assert place_on_grid(row[None] / 45, 2, 3, 0)[0].elsewhere == pytest.approx((7 + 8 + 9) / 45)
 
 
 def test_elsewhere_of_a_part_is_what_it_lacks() -> None:
     row = np.array([0.25, 0.25, 0.125], dtype=np.float32)
-    assert place_on_grid(row, 1, 2, 1, total=1.0).elsewhere == 1 - 0.375
-    assert place_on_grid(row * 4, 1, 2, 1, total=1.0).elsewhere == 0.0  # never below
+    placed, over = place_on_grid(np.stack([row, row * 4]), 1, 2, 1, total=1.0)
+    assert placed.elsewhere == 1 - 0.375
+    assert over.elsewhere == 0.0  # never below
 
 
 def test_elsewhere_is_never_negative_by_rounding() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        row = rng.random(257).astype(np.float32)
-        row[0] = 0
-        assert place_on_grid(row / row.sum(), 16, 16, 1).elsewhere == 0.0
+    rows = rng.random((200, 257)).astype(np.float32)
+    rows[:, 0] = 0
+    assert all(placed.elsewhere == 0.0 for placed in place_on_grid(rows / rows.sum(1, keepdims=True), 16, 16, 1))
 
 
 def test_tokens_without_a_span_are_special() -> None:

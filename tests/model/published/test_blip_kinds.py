@@ -31,10 +31,16 @@ def probabilities(stack: Any, part: str) -> Iterator[list[torch.Tensor]]:
 
 
 def weighted(score: torch.Tensor, kept: list[torch.Tensor], layers: tuple[int, ...]) -> torch.Tensor:
-    """The mean over layers and heads of P * relu(dP), by autograd through the probabilities: ``[tokens, keys]``."""
+    """The mean over layers and heads of relu(dS), by autograd through the probabilities: ``[tokens, keys]``."""
     gradients = torch.autograd.grad(score, kept, retain_graph=True)
-    maps = [(kept[i] * gradients[i].relu()).mean(1)[0] for i in layers]
+    maps = [_of_scores(kept[i], gradients[i]).relu().mean(1)[0] for i in layers]
     return torch.stack(maps).mean(0).detach()
+
+
+def _of_scores(probabilities: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient with respect to what the softmax was given, from that with respect to what it made."""
+    scores = probabilities.detach().log().requires_grad_()
+    return torch.autograd.grad(scores.softmax(-1), scores, gradient)[0]
 
 
 def near(found: Any, expected: torch.Tensor) -> None:

@@ -66,7 +66,7 @@ def test_layers_are_rows_of_their_own(toy: DataSet) -> None:
 
 
 def test_maps_in_the_report(toy: DataSet) -> None:
-    rows = measure_maps(ColourModel(), toy, "dev", images=6, boards=5)
+    rows = measure_maps(ColourModel(), toy, "dev", images=6, texts=1, boards=5)
     evaluation = Evaluation("m", "r", "dev", maps=rows)
     text = as_markdown(evaluation)
     assert text.startswith("Model `m` (r), split `dev`.\n\n| map | questions |")

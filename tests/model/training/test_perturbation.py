@@ -42,7 +42,7 @@ def test_masking_all_but_the_square_keeps_the_answer() -> None:
 
 def test_the_curves_of_a_map_that_is_right(toy: DataSet) -> None:
     """The answer hangs on one cell: without it the probability is a third at once, with it alone it is all there."""
-    curves = perturb(MapMaker(ColourModel(), "answer", [Variant("raw")]), toy, "dev")
+    curves = perturb(MapMaker(ColourModel(), "answer", [Variant("raw")]), toy, "dev", texts=1)
     assert len(curves.images) == len(set(curves.images)) == 60
     asked = [i for i, matters in enumerate(curves.matters) if matters]
     assert len(asked) > 30
@@ -57,7 +57,12 @@ def test_the_curves_of_a_map_that_is_right(toy: DataSet) -> None:
 
 def test_fewer_images_when_asked(toy: DataSet) -> None:
     maker = MapMaker(ColourModel(), "answer", [Variant("raw")])
-    few, again = (perturb(maker, toy, "dev", images=5, seed=3) for _ in range(2))
+    few, again = (perturb(maker, toy, "dev", images=5, texts=1, seed=3) for _ in range(2))
     assert few == again
     assert len(few.images) == 5
+    more = perturb(maker, toy, "dev", images=5, texts=2, seed=3)
+    assert more.images[:5] == few.images
+    assert len(set(more.images)) == 5
+    assert 5 < len(more.images) <= 10
+    assert {name: values[:5] for name, values in more.deletion.items()}["centre"] == few.deletion["centre"]
     assert perturb(maker, toy, "nothing").images == []

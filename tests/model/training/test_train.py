@@ -3,6 +3,7 @@
 import itertools
 import json
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,21 @@ import pytest
 import torch
 
 from model.compact import CompactModel, load, tiny
+from model.text import pad_ids, tokenize
 from model.training import train as training
-from model.training.batches import Asked, Sampler
-from model.training.data import DataSet, ImageRef, read_data
-from model.training.features import load_features
-from model.training.tasks import CaptionTasks, Example
+from model.training.batches import Mix, Sampler
+from model.training.board_tasks import BoardMaker, BoardPool, board_image
+from model.training.boards import compose
+from model.training.data import DataError, DataSet, ImageRef, read_data
+from model.training.features import load_board_features, load_features
+from model.training.tasks import Asked, CaptionTasks, Example
+from model.training.teachers import Teachers
+from model.training.texts import TextCache
 from model.training.train import Settings, split_train, train
 from tests.model.training.colour_model import write_toy_data
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2)
+SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5)
 
 
 class Broken(Exception):
@@ -46,20 +52,24 @@ def make_sampler(data: DataSet, model: CompactModel, folder: Path, *, seed: int 
     asked = [
         Asked(ref, [Example("what color is it", {"red": 0.3, "blue": 0.3, "mauve": 0.4})]) for ref in data.image_refs
     ]
+    things = [board_image(a.ref, a.examples, [f"{a.ref.name[-1]}"], frozenset({"color"})) for a in asked]
+    boards = BoardMaker([BoardPool(things, frozenset({"color"}))]).make(8, 0)
     return Sampler(
         asked,
         captions,
         tasks,
+        boards,
         load_features(data, model.net, folder, CPU),
-        model.net,
-        model.tokenizer,
+        load_board_features(data, model.net, [board.refs for board in boards], folder, CPU),
+        TextCache(model.net.text, model.tokenizer, CPU),
         model.answers,
-        images=6,
-        rows=2,
-        board_share=0.5,
         seed=seed,
         device=CPU,
     )
+
+
+def mix(*, captioned: int = 3, boards: int = 0) -> Mix:
+    return Mix(images=6, rows=2, captioned=captioned, turned=0.0, boards=boards)
 
 
 def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
@@ -74,6 +84,18 @@ def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
         assert torch.allclose(found.fine, seen.fine, atol=2e-3, rtol=2e-3)
         assert torch.allclose(found.coarse, seen.coarse, atol=2e-3, rtol=2e-3)
         assert len(meaning) == 1
+
+
+def test_a_board_has_the_features_of_its_four_images(data: DataSet, tmp_path: Path) -> None:
+    model = tiny()
+    refs = [tuple(data.image_refs[i] for i in four) for four in ((0, 1, 2, 3), (3, 2, 1, 0))]
+    cache = load_board_features(data, model.net, refs, tmp_path, CPU)
+    pixels = np.stack([model.info.preprocess(compose(refs[1], data.open_image)).values])
+    with torch.no_grad():
+        seen = model.net.vision(torch.from_numpy(pixels))
+    assert torch.allclose(cache.take([1], CPU)[0].fine, seen.fine, atol=2e-3, rtol=2e-3)
+    again = load_board_features(data, model.net, refs, tmp_path, CPU)
+    assert np.array_equal(again.fine, cache.fine)
 
 
 def test_features_are_made_once_and_go_on_after_a_break(
@@ -104,18 +126,20 @@ def test_features_are_made_once_and_go_on_after_a_break(
 def test_a_batch_depends_on_seed_and_step_alone(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
     one, other = (make_sampler(data, model, tmp_path) for _ in range(2))
-    one.draw(0, 0.5)
-    first, second = one.draw(7, 0.5), other.draw(7, 0.5)
+    one.draw(0, mix())
+    first, second = one.draw(7, mix())[0], other.draw(7, mix())[0]
     assert torch.equal(first.states, second.states)
     assert torch.equal(first.targets, second.targets)
     assert torch.equal(first.features.fine, second.features.fine)
-    assert not torch.equal(first.features.fine, one.draw(8, 0.5).features.fine)
-    assert not torch.equal(first.features.fine, make_sampler(data, model, tmp_path, seed=1).draw(7, 0.5).features.fine)
+    assert not torch.equal(first.features.fine, one.draw(8, mix())[0].features.fine)
+    another = make_sampler(data, model, tmp_path, seed=1).draw(7, mix())[0]
+    assert not torch.equal(first.features.fine, another.features.fine)
 
 
 def test_targets_are_shares_over_the_known_answers(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
-    batch = make_sampler(data, model, tmp_path).draw(0, 0.0)
+    batch, boards = make_sampler(data, model, tmp_path).draw(0, mix(captioned=0))
+    assert boards is None
     sums = batch.targets.sum(-1)
     assert batch.states.shape[0] == batch.mask.shape[0] == batch.targets.shape[0] == 6 * 2
     # Each image has one text of the two that a row has room for.
@@ -125,22 +149,69 @@ def test_targets_are_shares_over_the_known_answers(data: DataSet, tmp_path: Path
     assert torch.allclose(batch.targets[0, [red, blue]], torch.tensor([0.5, 0.5]))
 
 
-def test_boards_have_the_shape_of_images(data: DataSet, tmp_path: Path) -> None:
+def test_boards_have_the_shape_of_images_and_say_what_a_text_is_about(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
     sampler = make_sampler(data, model, tmp_path)
-    batch = sampler.draw(3, 1.0)
-    assert batch.features.fine.shape[0] == batch.features.coarse.shape[0] == 6
-    assert batch.features.fine.shape[1:] == sampler.features.fine.shape[1:]
-    assert batch.features.coarse.shape[1:] == sampler.features.coarse.shape[1:]
+    _, boards = sampler.draw(3, mix(boards=5))
+    assert boards is not None
+    assert boards.features.fine.shape == (5, *sampler.features.fine.shape[1:])
+    assert boards.features.coarse.shape == (5, *sampler.features.coarse.shape[1:])
+    assert boards.places is not None
+    assert boards.places.shape == (5 * 2,)
+    assert boards.places.max() <= 3
+
+
+def test_texts_pass_the_text_layers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    texts = ["what color is it", "how many", "what color is it"]
+    cache = TextCache(model.net.text, model.tokenizer, CPU, tmp_path)
+    cache.add(texts)
+    again = TextCache(model.net.text, model.tokenizer, CPU, tmp_path)
+    monkeypatch.setattr(again, "encoder", None)  # every text comes from the file
+    states, mask = again.take(texts)
+    ids, real = pad_ids([tokenize(model.tokenizer, text).ids for text in texts])
+    with torch.no_grad():
+        found = model.net.text(ids, real)
+    assert torch.equal(mask, real)
+    assert torch.allclose(states[mask], found[real], atol=2e-3)
 
 
 def test_the_part_chosen_by_shares_no_image_with_what_is_learned_from(data: DataSet) -> None:
-    parts = split_train(data, 0)
+    parts = split_train(data, 0.06)
     learned, chosen = ({question.image_ref for question, _ in part} for part in (parts.train, parts.tune))
     assert learned
     assert chosen
     assert not learned & chosen
     assert all(question.split == "train" for question, _ in parts.train + parts.tune), "dev is never touched"
+
+
+def test_teachers_answer_what_people_were_not_asked(data: DataSet, tmp_path: Path) -> None:
+    model = tiny()
+    folders = []
+    for seed in (1, 2):
+        tiny(seed=seed).save(tmp_path / str(seed))
+        folders.append(tmp_path / str(seed))
+    sampler = make_sampler(data, model, tmp_path)
+    batch, _ = sampler.draw(0, replace(mix(captioned=0), foreign=2))
+    assert batch.rows == 4
+    assert torch.equal(batch.targets.sum(-1).view(6, 4) > 0, torch.tensor([[True, False, False, False]] * 6))
+    taught = Teachers(folders, model.answers, CPU).answer(batch, 0.25)
+    torch.testing.assert_close(taught.targets.sum(-1), torch.ones(24))
+    said = []
+    for seed in (1, 2):
+        net = load(tmp_path / str(seed)).net
+        state = net.describe(batch.features, batch.meaning, coarse_only=True)
+        with torch.no_grad():
+            fused = net.fuse_states(batch.states, batch.mask, [(state, 4)])
+            said.append(net.logits(fused.vector).softmax(-1).log())
+    mean = torch.stack(said).mean(0).softmax(-1)
+    torch.testing.assert_close(taught.targets[1], mean[1])
+    torch.testing.assert_close(taught.targets[0], 0.75 * batch.targets[0] + 0.25 * mean[0])
+    captioned = Teachers(folders, model.answers, CPU).answer(replace(batch, people=0), 0.25)
+    torch.testing.assert_close(captioned.targets[0], batch.targets[0])
+    torch.testing.assert_close(captioned.targets[1], mean[1])
+    with pytest.raises(DataError, match="other answers"):
+        Teachers(folders, [*model.answers, "mauve"], CPU)
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:
@@ -156,7 +227,7 @@ def test_a_broken_run_goes_on_as_if_it_had_not(
     train(data, tmp_path / "whole", tmp_path / "cache", SETTINGS, device=CPU, start=start)
     draw = Sampler.draw
 
-    def break_at_step_4(self: Sampler, step: int, *arguments: float) -> object:
+    def break_at_step_4(self: Sampler, step: int, *arguments: Mix) -> object:
         if step == 4:
             raise Broken
         return draw(self, step, *arguments)
@@ -175,9 +246,13 @@ def test_a_broken_run_goes_on_as_if_it_had_not(
 
 
 def test_a_run_keeps_its_settings_and_figures(data: DataSet, start: str, tmp_path: Path) -> None:
-    train(data, tmp_path / "run", tmp_path / "cache", SETTINGS, device=CPU, start=start)
+    taught = train(
+        data, tmp_path / "run", tmp_path / "cache", SETTINGS, device=CPU, start=start, teachers=[Path(start)]
+    )
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert (settings["steps"], settings["seed"], settings["start"]) == (6, 0, start)
+    assert settings["teachers"] == ["/".join(Path(start).parts[-2:])]
+    assert torch.equal(taught.net.head.bias.half().float(), trained(tmp_path / "run")["head.bias"])
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 6
     assert {"loss", "seconds", "all", "vqa"} <= lines[-1].keys()

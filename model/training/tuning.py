@@ -1,0 +1,81 @@
+"""What is done with the part of train that training itself never sees, and with a network that is trained: figures to
+choose by, the temperature of its scores, and vectors for answers that it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.compact import CompactModel
+from model.text import pad_ids, tokenize
+from model.training.data import ImageRef, Question
+from model.training.features import FeatureCache
+from model.training.metrics import accuracy
+from model.training.tasks import Example
+
+
+@torch.no_grad()
+def tune_logits(
+    model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
+) -> tuple[list[Question], Tensor]:
+    """The questions, grouped by image, and their logits at temperature 1."""
+    model.net.eval()
+    by_image: dict[ImageRef, list[Question]] = {}
+    for question, _ in pairs:
+        by_image.setdefault(question.image_ref, []).append(question)
+    ordered, logits = [], []
+    for ref, questions in by_image.items():
+        seen, meaning = features.take([features.index[ref]], model.device)
+        ids, mask = pad_ids([tokenize(model.tokenizer, question.question).ids[:64] for question in questions])
+        state = model.net.describe(seen, meaning)
+        fused = model.net.fuse(ids.to(model.device), mask.to(model.device), [(state, len(questions))])
+        logits.append(F.linear(fused.vector, model.net.head.weight, model.net.head.bias).float().cpu())
+        ordered += questions
+    return ordered, torch.cat(logits)
+
+
+def figures(model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache) -> dict[str, float]:
+    questions, logits = tune_logits(model, pairs, features)
+    best = logits.argmax(-1).tolist()
+    scores: dict[str, list[float]] = {}
+    for question, index in zip(questions, best, strict=True):
+        score = accuracy(model.answers[index], question.answers, question.source)
+        for name in (question.source, "all"):
+            scores.setdefault(name, []).append(score)
+        if question.source in ("vqa-v1", "vqa-v2"):
+            for name in ("vqa", f"vqa {question.kind}"):
+                scores.setdefault(name, []).append(score)
+    return {name: round(100 * sum(values) / len(values), 2) for name, values in sorted(scores.items())}
+
+
+def fit_temperature(model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache) -> float:
+    """The temperature whose scores say best how often the top answer is right (least log loss of that event)."""
+    questions, logits = tune_logits(model, pairs, features)
+    best = logits.argmax(-1).tolist()
+    right = torch.tensor(
+        [accuracy(model.answers[i], q.answers, q.source) for q, i in zip(questions, best, strict=True)]
+    )
+    losses: dict[float, float] = {}
+    for temperature in (0.5 + 0.025 * step for step in range(101)):
+        top = (logits / temperature).softmax(-1).amax(-1).clamp(1e-6, 1 - 1e-6)
+        losses[temperature] = float(F.binary_cross_entropy(top, right))
+    least = min(losses.values())
+    return round(next(temperature for temperature, loss in losses.items() if loss == least), 4)
+
+
+@torch.no_grad()
+def fit_unseen(model: CompactModel) -> None:
+    """Ridge regression from the text features of the known answers to their trained vectors, for any other answer."""
+    ids, mask = pad_ids([tokenize(model.tokenizer, answer).ids[:64] for answer in model.answers])
+    states = model.net.text(ids.to(model.device), mask.to(model.device))
+    mask = mask.to(model.device)
+    texts = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    center, target = texts.mean(0), model.net.head.weight.mean(0)
+    x, y = (texts - center).double(), (model.net.head.weight - target).double()
+    gram = x.T @ x + 0.05 * len(x) * x.var() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ y).T.float()
+    model.net.head.unseen.weight.copy_(weight)
+    model.net.head.unseen.bias.copy_(target - weight @ center)
