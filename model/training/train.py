@@ -47,17 +47,17 @@ class Settings:
     steps: int = 1500
     images: int = 32
     rows: int = 4
-    learning_rate: float = 6e-4
+    learning_rate: float = 8e-4
     answers_rate: float = 6e-5
     """Of the answers' vectors, which start from what the answers mean."""
     weight_decay: float = 0.05
     warmup: int = 100
     smoothing: float = 0.05
-    dropout: float = 0.2
-    caption_share_first: float = 0.4
-    caption_share_last: float = 0.15
-    turned_share: float = 0.2
-    boards: int = 6
+    dropout: float = 0.25
+    caption_share_first: float = 0.0
+    caption_share_last: float = 0.0
+    turned_share: float = 0.0
+    boards: int = 5
     board_stock: int = 2000
     """Different boards; each costs a pass of the vision network, once."""
     board_weight: float = 0.3
@@ -70,7 +70,7 @@ class Settings:
     min_answers: int = 4
     tune_share: float = 0.06
     """Of the train images: to choose by and to fit the temperature on; dev is never touched."""
-    coarse_share: float = 0.8
+    coarse_share: float = 0.93
     """Of the steps: the first ones, which see a quarter of the patches and cost half."""
     taught: float = 0.5
     """With teachers: how much of a target is theirs, of the answers' that people gave the rest."""

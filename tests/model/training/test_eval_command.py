@@ -36,7 +36,7 @@ def test_everything_at_once(data: Path, twin: Path, tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert printed == out.read_text()
     assert "| questions | kind | count | model | question-only twin | images shuffled | commonest answer |" in printed
-    assert "| raw, random weights | all | 12 |" in printed
+    assert "| raw, random weights | all | 36 |" in printed
     figures = json.loads(out.with_suffix(".json").read_text())
     assert (figures["model"], figures["images"], figures["questions"]) == ("tiny", 12, 36)
     assert figures["matching"]["accuracy"]["count"] == 24
@@ -48,7 +48,7 @@ def test_everything_at_once(data: Path, twin: Path, tmp_path: Path, capsys: pyte
 
 def test_chosen_kinds_and_layers_alone(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--data", str(data), "--model", "tiny", "--maps", "--no-answers", "--threads", "1"]
-    arguments += ["--images", "4", "--boards", "4"]
+    arguments += ["--images", "4", "--texts", "1", "--boards", "4"]
     assert main([*arguments, "--kinds", "gradient,rollout", "--layers", "each"]) == 0
     printed = capsys.readouterr().out
     assert "Accuracy" not in printed

@@ -25,7 +25,8 @@ from model.training.train import Settings, split_train, train
 from tests.model.training.colour_model import write_toy_data
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5)
+MIXED = {"caption_share_first": 0.5, "caption_share_last": 0.25, "turned_share": 0.2}
+SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5, **MIXED)
 
 
 class Broken(Exception):
