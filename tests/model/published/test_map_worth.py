@@ -139,7 +139,20 @@ def test_the_command(
 ) -> None:
     """What a model cannot do is left out, not counted against it."""
     model = request.getfixturevalue(name).folder
-    arguments = ["--data", str(folder), "--model", str(model), "--images", "12", "--boards", "4", "--threads", "1"]
+    arguments = [
+        "--data",
+        str(folder),
+        "--model",
+        str(model),
+        "--images",
+        "12",
+        "--texts",
+        "1",
+        "--boards",
+        "4",
+        "--threads",
+        "1",
+    ]
     assert main([*arguments, "--maps", "--matching", "--kinds", "raw"]) == 0
     printed = capsys.readouterr().out
     assert ("commonest answer" in printed) is (name == "answer")
