@@ -51,7 +51,7 @@ def word_map(response: dict[str, Any], index: int) -> NDArray[np.float64]:
 
 def hot_spot_is_right(page: Any, expected: NDArray[np.float64], response: dict[str, Any]) -> bool:
     """Whether the most covered pixel is less than a cell away from the centre of a strongest one: between two strong
-    neighbours a smooth map rises a little above both."""
+    neighbours a smooth map rises above both, up to the strongest nearby."""
     cover = drawn(page)[..., 3].astype(int)
     y, x = np.unravel_index(int(cover.argmax()), cover.shape)
     image, region = response["image"], response["attention"]["region"]
@@ -60,7 +60,7 @@ def hot_spot_is_right(page: Any, expected: NDArray[np.float64], response: dict[s
     rows, columns = expected.shape
     row = (down - region["top"]) / (region["bottom"] - region["top"]) * rows - 0.5
     column = (across - region["left"]) / (region["right"] - region["left"]) * columns - 0.5
-    strongest = np.argwhere(expected >= 0.98 * expected.max())
+    strongest = np.argwhere(expected >= 8 / 9 * expected.max())
     return bool(cover.max() > 0 and np.abs(strongest - (row, column)).max(axis=1).min() < 1)
 
 
