@@ -1,7 +1,6 @@
 """Maps that are more than the raw attention of one layer: `gradient_map` and `rollout`, for any stack of layers.
 
-They take what every family has: queries, keys, values, and
-attention probabilities. Nothing here knows a model.
+They take what every family has: queries, keys, values, and attention probabilities. Nothing here knows a model.
 """
 
 from __future__ import annotations

@@ -124,8 +124,7 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids -> token features, through ``layers`` BERT layers. `load_state_dict` also takes a BERT checkpoint's
-    names (see `bert_weights`) behind the prefix ``bert.``: weights were stored so before these layers were our own."""
+    """Token ids -> token features, through ``layers`` BERT layers. `bert_weights` takes weights from a checkpoint."""
 
     def __init__(self, vocabulary_size: int, *, dim: int, num_heads: int, layers: int, max_tokens: int) -> None:
         super().__init__()
@@ -133,7 +132,6 @@ class TextEncoder(nn.Module):
         self.positions = nn.Parameter(torch.randn(max_tokens, dim))
         self.norm = nn.LayerNorm(dim, eps=_NORM_EPSILON)
         self.layers = nn.ModuleList(TextLayer(dim, num_heads) for _ in range(layers))
-        self.register_load_state_dict_pre_hook(_take_bert_names)  # type: ignore[no-untyped-call]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """``ids`` int64 and ``mask`` bool ``[batch, tokens]`` -> features ``[batch, tokens, dim]``."""
@@ -159,11 +157,3 @@ def bert_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for ours, theirs in _BERT_NAMES.items():
                 weights[f"layers.{index}.{ours}.{part}"] = published[f"encoder.layer.{index}.{theirs}.{part}"]
     return weights
-
-
-def _take_bert_names(_module: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Before loading: weights under BERT's names get `TextEncoder`'s."""
-    theirs = {name: weights.pop(name) for name in list(weights) if name.startswith(f"{prefix}bert.")}
-    if theirs:
-        found = bert_weights({name.removeprefix(f"{prefix}bert."): tensor for name, tensor in theirs.items()})
-        weights.update((prefix + name, tensor) for name, tensor in found.items())

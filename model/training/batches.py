@@ -26,7 +26,6 @@ class Batch:
     """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
     targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to learn).
 
-    The first ``people`` images have people's questions, the others examples made from captions.
     ``places`` ``[images * rows]``: which quarter of a board the text is about; None where the images are no boards.
     """
 
@@ -36,15 +35,13 @@ class Batch:
     mask: Tensor
     targets: Tensor
     rows: int
-    people: int = 0
     places: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
     """What a step is made of: ``images`` images with ``rows`` texts each, ``captioned`` of them from captions, the
-    others with people's questions, ``turned`` of which are replaced by a yes/no question made from one; each image with
-    ``foreign`` more questions that were asked about other images, whose answers teachers alone can tell; and ``boards``
+    others with people's questions, ``turned`` of which are replaced by a yes/no question made from one; and ``boards``
     boards besides."""
 
     images: int
@@ -52,7 +49,6 @@ class Mix:
     captioned: int
     turned: float
     boards: int
-    foreign: int = 0
 
 
 class Sampler:
@@ -96,12 +92,7 @@ class Sampler:
             record = rng.choice(self.captions)
             stock = self._stock[record.image_ref]
             chosen.append((self.features.index[record.image_ref], rng.sample(stock, min(mix.rows, len(stock)))))
-        if mix.foreign:
-            for _, examples in chosen:
-                lacking = mix.rows + mix.foreign - len(examples)
-                examples += [Example(rng.choice(rng.choice(self.asked).examples).text, {}) for _ in range(lacking)]
-        batch = self._batch(self.features, chosen, mix.rows + mix.foreign, rng, mirror=True)
-        batch = replace(batch, people=mix.images - captioned)
+        batch = self._batch(self.features, chosen, mix.rows, rng, mirror=True)
         if not mix.boards or self.board_features is None:
             return batch, None
         return batch, self._boards(self.board_features, mix, rng)

@@ -64,11 +64,11 @@ class BoardMaker:
         self._pools = [pool for pool in pools if len(pool.images) >= 4]
         self._weights = [len(pool.images) for pool in self._pools]
 
-    def __bool__(self) -> bool:
-        return bool(self._pools)
-
     def make(self, count: int, seed: int) -> list[AskedBoard]:
-        """``count`` boards, always the same; fewer where too seldom a text is about one image alone."""
+        """``count`` boards, always the same; fewer where too seldom a text is about one image alone, none where no pool
+        has four images."""
+        if not self._pools:
+            return []
         drawn = (self._draw(random.Random(f"{seed}/{number}")) for number in range(count))  # noqa: S311
         return [board for board in drawn if board is not None]
 

@@ -1,8 +1,8 @@
 """Train the default model: ``crosslook-server train --data DIR`` (or ``scripts/train --data DIR``).
 
-The vision network is frozen, its features are cached once; text layers are frozen too; the fusion layers, which start
-as upper layers of the sentence encoder, the patch embedding and the head are trained. A run's folder holds its
-settings, a log of figures, and a checkpoint from which the same command goes on.
+The vision network is frozen, its features are cached once; text layers are frozen too; the fusion, the patch
+embedding and the head are trained. A run's folder holds its settings, a log of figures, and a checkpoint from which the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from model.training.features import FeatureCache, load_board_features, load_feat
 from model.training.losses import batch_loss
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import CaptionTasks, Example, question_examples
-from model.training.teachers import Teachers
 from model.training.texts import TextCache
 from model.training.tuning import figures, fit_temperature, fit_unseen
 from model.training.turned import asked_by_image
@@ -72,10 +71,6 @@ class Settings:
     """Of the train images: to choose by and to fit the temperature on; dev is never touched."""
     coarse_share: float = 0.93
     """Of the steps: the first ones, which see a quarter of the patches and cost half."""
-    taught: float = 0.5
-    """With teachers: how much of a target is theirs, of the answers' that people gave the rest."""
-    foreign: int = 3
-    """With teachers: so many questions more an image, of other images."""
     seed: int = 0
     blind: bool = False
 
@@ -88,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=None, help="folder of cached features (default: runs/features)")
     parser.add_argument("--from", dest="start", default=None, help="start from this model (`compact` or a folder)")
     parser.add_argument("--blind", action="store_true", help="train the question-only twin")
-    parser.add_argument("--teachers", type=Path, nargs="+", default=(), help="folders of models to learn from besides")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=None)
     for option in fields(Settings):
@@ -105,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = read_data(args.data)
     cache = args.cache or args.out.parent / "features"
     settings = replace(Settings(), **given)
-    train(data, args.out, cache, settings, device=device, start=args.start, teachers=args.teachers)
+    train(data, args.out, cache, settings, device=device, start=args.start)
     return 0
 
 
@@ -117,15 +111,10 @@ def train(
     *,
     device: torch.device,
     start: str | None = None,
-    teachers: Sequence[Path] = (),
 ) -> CompactModel:
-    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there.
-
-    ``teachers`` are folders of models that were trained on the same data: beside people's answers, the model learns
-    what they say in the mean (distillation, Hinton et al. 2015), also of questions about other images.
-    """
+    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there."""
     out.mkdir(parents=True, exist_ok=True)
-    about = {**asdict(settings), "start": start, "teachers": ["/".join(folder.parts[-2:]) for folder in teachers]}
+    about = {**asdict(settings), "start": start}
     (out / "settings.json").write_text(json.dumps(about, indent=1) + "\n")
     torch.manual_seed(settings.seed)
     parts = split_train(data, settings.tune_share)
@@ -161,8 +150,7 @@ def train(
         device=device,
     )
     texts.add(sampler.all_texts())
-    taught = Teachers(teachers, answers, device) if teachers else None
-    _run_steps(model, sampler, taught, parts.tune, features, settings, out, trained, device)
+    _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
     fit_unseen(model)
     if len(parts.tune) >= _ENOUGH_TO_FIT:
         net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
@@ -222,7 +210,6 @@ def _freeze(net: CompactNet) -> list[nn.Parameter]:
 def _run_steps(
     model: CompactModel,
     sampler: Sampler,
-    teachers: Teachers | None,
     tune: Sequence[tuple[Question, Example]],
     features: FeatureCache,
     settings: Settings,
@@ -261,14 +248,11 @@ def _run_steps(
             settings.caption_share_last - settings.caption_share_first
         )
         captioned = max(0, round(settings.images * caption_share))
-        foreign = 0 if teachers is None else settings.foreign
-        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.boards, foreign)
+        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.boards)
         batch, boards = sampler.draw(step, mix)
         rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             coarse_only = share < settings.coarse_share
-            if teachers is not None:
-                batch = teachers.answer(batch, settings.taught)
             loss = batch_loss(net, batch, rng, **how, coarse_only=coarse_only)
             if boards is not None:
                 left = max(0.0, 1 - 2 * share)

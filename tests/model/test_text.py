@@ -161,17 +161,12 @@ def test_it_is_a_bert_with_the_same_weights(implementation: str) -> None:
     torch.testing.assert_close(encoder(ids, mask)[mask], expected[mask], atol=1e-10, rtol=1e-10)
 
 
-def test_weights_that_were_stored_under_berts_names() -> None:
-    torch.manual_seed(0)
+def test_a_checkpoint_that_lacks_a_weight_is_refused() -> None:
     config = BertConfig(hidden_size=24, num_attention_heads=2, num_hidden_layers=2, vocab_size=50, intermediate_size=96)
     theirs = BertModel(config, add_pooling_layer=False).state_dict()
-    net = torch.nn.ModuleDict({"text": TextEncoder(50, dim=24, num_heads=2, layers=2, max_tokens=512)})
-    net.load_state_dict({f"text.bert.{name}": tensor for name, tensor in theirs.items()})
-    own = net.state_dict()
-    assert not any("bert" in name for name in own)
-    for name, tensor in bert_weights(theirs).items():
-        assert torch.equal(own[f"text.{name}"], tensor)
-    assert len(own) == len(bert_weights(theirs))
+    assert (
+        bert_weights(theirs).keys() == TextEncoder(50, dim=24, num_heads=2, layers=2, max_tokens=9).state_dict().keys()
+    )
     del theirs["encoder.layer.1.output.dense.bias"]
     with pytest.raises(KeyError, match=r"encoder\.layer\.1\.output\.dense\.bias"):
-        net.load_state_dict({f"text.bert.{name}": tensor for name, tensor in theirs.items()})
+        bert_weights(theirs)

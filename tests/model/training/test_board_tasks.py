@@ -63,4 +63,4 @@ def test_nothing_that_is_denied_is_pointed_at() -> None:
 
 
 def test_too_few_images_make_no_board() -> None:
-    assert not BoardMaker([pool({"dog": []})])
+    assert BoardMaker([pool({"dog": []})]).make(3, 0) == []

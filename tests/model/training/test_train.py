@@ -3,7 +3,6 @@
 import itertools
 import json
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ from model.training import train as training
 from model.training.batches import Mix, Sampler
 from model.training.board_tasks import BoardMaker, BoardPool, board_image
 from model.training.boards import compose
-from model.training.data import DataError, DataSet, ImageRef, read_data
+from model.training.data import DataSet, ImageRef, read_data
 from model.training.features import load_board_features, load_features
 from model.training.tasks import Asked, CaptionTasks, Example
-from model.training.teachers import Teachers
 from model.training.texts import TextCache
 from model.training.train import Settings, split_train, train
 from tests.model.training.colour_model import write_toy_data
@@ -186,35 +184,6 @@ def test_the_part_chosen_by_shares_no_image_with_what_is_learned_from(data: Data
     assert all(question.split == "train" for question, _ in parts.train + parts.tune), "dev is never touched"
 
 
-def test_teachers_answer_what_people_were_not_asked(data: DataSet, tmp_path: Path) -> None:
-    model = tiny()
-    folders = []
-    for seed in (1, 2):
-        tiny(seed=seed).save(tmp_path / str(seed))
-        folders.append(tmp_path / str(seed))
-    sampler = make_sampler(data, model, tmp_path)
-    batch, _ = sampler.draw(0, replace(mix(captioned=0), foreign=2))
-    assert batch.rows == 4
-    assert torch.equal(batch.targets.sum(-1).view(6, 4) > 0, torch.tensor([[True, False, False, False]] * 6))
-    taught = Teachers(folders, model.answers, CPU).answer(batch, 0.25)
-    torch.testing.assert_close(taught.targets.sum(-1), torch.ones(24))
-    said = []
-    for seed in (1, 2):
-        net = load(tmp_path / str(seed)).net
-        state = net.describe(batch.features, batch.meaning, coarse_only=True)
-        with torch.no_grad():
-            fused = net.fuse_states(batch.states, batch.mask, [(state, 4)])
-            said.append(net.logits(fused.vector).softmax(-1).log())
-    mean = torch.stack(said).mean(0).softmax(-1)
-    torch.testing.assert_close(taught.targets[1], mean[1])
-    torch.testing.assert_close(taught.targets[0], 0.75 * batch.targets[0] + 0.25 * mean[0])
-    captioned = Teachers(folders, model.answers, CPU).answer(replace(batch, people=0), 0.25)
-    torch.testing.assert_close(captioned.targets[0], batch.targets[0])
-    torch.testing.assert_close(captioned.targets[1], mean[1])
-    with pytest.raises(DataError, match="other answers"):
-        Teachers(folders, [*model.answers, "mauve"], CPU)
-
-
 def trained(folder: Path) -> dict[str, torch.Tensor]:
     return load(folder / "model").net.state_dict()
 
@@ -247,13 +216,10 @@ def test_a_broken_run_goes_on_as_if_it_had_not(
 
 
 def test_a_run_keeps_its_settings_and_figures(data: DataSet, start: str, tmp_path: Path) -> None:
-    taught = train(
-        data, tmp_path / "run", tmp_path / "cache", SETTINGS, device=CPU, start=start, teachers=[Path(start)]
-    )
+    made = train(data, tmp_path / "run", tmp_path / "cache", SETTINGS, device=CPU, start=start)
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert (settings["steps"], settings["seed"], settings["start"]) == (6, 0, start)
-    assert settings["teachers"] == ["/".join(Path(start).parts[-2:])]
-    assert torch.equal(taught.net.head.bias.half().float(), trained(tmp_path / "run")["head.bias"])
+    assert torch.equal(made.net.head.bias.half().float(), trained(tmp_path / "run")["head.bias"])
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 6
     assert {"loss", "seconds", "all", "vqa"} <= lines[-1].keys()
