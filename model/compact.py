@@ -323,6 +323,7 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
         torch.manual_seed(seed)
         answers = ["yes", "no", "cat", "dog", "red", "blue", "1", "2"]
         net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers))
+        net.head.mark_yes_no(answers)
         for module in net.vision.modules():  # as born, features would hardly differ from image to image
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -14,7 +14,7 @@ from model.text import pad_ids, tokenize
 
 
 class AnswerSpace:
-    """What the vectors ``[rows, meaning_dim]`` of `CompactNet.fuse` say of one item's texts."""
+    """What the vectors of `CompactNet.fuse` say of one item's texts."""
 
     def __init__(self, net: CompactNet, tokenizer: Tokenizer, answers: Sequence[str]) -> None:
         self.net = net
@@ -91,7 +91,7 @@ class AnswerSpace:
 
     @torch.no_grad()
     def _unseen(self, texts: Sequence[str]) -> Tensor:
-        """The vectors ``[texts, meaning_dim + free_dim]`` of answers outside the vocabulary, from their texts alone."""
+        """The vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[: self.net.config.max_tokens] for text in texts])
         device = self.net.head.bias.device
         ids, mask = ids.to(device), mask.to(device)

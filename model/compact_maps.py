@@ -7,9 +7,10 @@ For all three kinds a map's values and its ``elsewhere`` sum to 1; what that who
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
   ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
   answer's is half what the first token gathers of all, and half what is read through its map of the last layer.
-* ``gradient``: how much a stronger look at a key, at the cost of all others, would raise the odds of the answer. It has
+* ``gradient``: what counted for the answer: how much a stronger look at a key, at the cost of all others, would raise
+  the odds of the answer, times how much was looked there. The first factor is taken head by head, where it is positive,
+  and for the answer's map summed over the tokens before, so that words that speak against each other cancel out. It has
   no natural unit, so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1.
-  The answer's is the sum over the tokens, which counts each by its weight.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from model.compact_net import CompactNet, Fused, ImageState
 from model.fusion import Fusion
-from model.map_kinds import gradient_map, record, rollout
+from model.map_kinds import record, rollout, score_gradient
 
 Images = Sequence[tuple[ImageState, int]]
 """As `CompactNet.fuse` takes them: states, and how many rows ask each image in them."""
@@ -87,19 +88,20 @@ def gradient_rows(
         attended = [call.attended for found in calls for call in found]
         *gradients, read = torch.autograd.grad(score(fused.vector).sum(), [*attended, fused.maps[-1]])
     remaining, last = iter(gradients), len(net.fusion.layers) - 1
-    weighted = torch.zeros_like(read)
+    tokens, answer = torch.zeros_like(read), torch.zeros_like(read[:, 0])
     for layer, found in zip(layers, calls, strict=True):
-        start = 0
+        looks, start = fused.maps[layer].detach() * mask[..., None], 0
         for (state, rows), call in zip(images, found, strict=True):
             part = slice(start, start + len(state.meaning) * rows)
             start = part.stop
             wide = read[part].reshape(len(state.meaning), -1, read.shape[-1]) if layer == last else None
-            each = gradient_map(
+            change = score_gradient(
                 call.queries.detach(), next(remaining), state.layers[layer], map_gradient=wide
-            )  # [images, rows * tokens, keys]
-            weighted[part] += each.reshape(weighted[part].shape)
-    weights = MapRows(_shares(weighted), _shares(weighted.sum(1)))
-    return Fused(fused.vector.detach(), []), weights
+            )  # [images, heads, rows * tokens, keys]
+            change = change.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)  # [rows, heads, tokens, keys]
+            tokens[part] += change.relu().mean(1) * looks[part]
+            answer[part] += change.sum(2).relu().mean(1) * looks[part].sum(1)
+    return Fused(fused.vector.detach(), []), MapRows(_shares(tokens), _shares(answer))
 
 
 def _shares(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Every patch gets two descriptions: its visual features (stride 16 joined with st
 classes as probabilities at that place, times the sentence vectors of the classes' names. The answers' vectors start
 from sentence vectors too. So what a patch means can be read straight out, through the answer's own attention map, into
 the space in which answers are compared: the map is not beside the answer, it carries a part of it.
+Training starts the queries and keys in that space as well: a word first looks where the patches mean what it says.
 """
 
 from __future__ import annotations
@@ -140,21 +141,39 @@ class AnswerHead(nn.Module):
         self.read = nn.Linear(config.meaning_dim, config.meaning_dim)
         self.answers = nn.Parameter(torch.randn(answers, config.meaning_dim) * 0.05)
         self.free = nn.Parameter(torch.zeros(answers, config.free_dim))
+        self.leaning = nn.Sequential(
+            nn.LayerNorm(config.dim),
+            nn.Dropout(dropout),
+            nn.Linear(config.dim, config.dim),
+            nn.GELU(),
+            nn.Dropout(2 * dropout),
+            nn.Linear(config.dim, 1),
+        )
+        self.yes_no: Tensor
+        self.register_buffer("yes_no", torch.zeros(answers))
         self.bias = nn.Parameter(torch.zeros(answers))
-        self.unseen = nn.Linear(
-            config.dim, config.meaning_dim + config.free_dim
-        )  # text features -> the vector of any other answer
+        # text features -> the vector of any other answer
+        self.unseen = nn.Linear(config.dim, config.meaning_dim + config.free_dim + 1)
+
+    def mark_yes_no(self, answers: Sequence[str]) -> None:
+        """Tell which answers the question's own leaning raises and lowers."""
+        self.yes_no.copy_(torch.tensor([{"yes": 0.5, "no": -0.5}.get(answer, 0.0) for answer in answers]))
 
     @property
     def weight(self) -> Tensor:
-        """The answers' whole vectors ``[answers, meaning_dim + free_dim]``."""
-        return torch.cat([self.answers, self.free], -1)
+        """The answers' whole vectors ``[answers, meaning_dim + free_dim + 1]``."""
+        return torch.cat([self.answers, self.free, self.yes_no[:, None]], -1)
 
     def vector(self, fused: Tensor, asked: Tensor, looked_at: Tensor) -> Tensor:
         """``fused`` ``[rows, fusion_dim]``, ``asked`` (what the question says by itself) ``[rows, dim]``,
-        ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim + free_dim]``."""
+        ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim + free_dim + 1]``.
+
+        The last number is how far the question by its words alone leans to *yes*. It has a small network of its own: in
+        a vector that serves all answers, the little that can be learned of it gets lost.
+        """
         vector: Tensor = self.fused(torch.cat([fused, asked], -1))
-        return vector + F.pad(self.read(looked_at), (0, self.free.shape[-1]))
+        vector = vector + F.pad(self.read(looked_at), (0, self.free.shape[-1]))
+        return torch.cat([vector, self.leaning(asked)], -1)
 
 
 class Fused(NamedTuple):

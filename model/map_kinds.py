@@ -57,7 +57,7 @@ def record(model: nn.Module, layers: Sequence[CrossAttention]) -> Iterator[list[
                 module.kernel = kernel
 
 
-def gradient_map(
+def score_gradient(
     queries: Tensor,
     gradient: Tensor,
     kv: KeysValues,
@@ -66,8 +66,8 @@ def gradient_map(
     scale: float | None = None,
     map_gradient: Tensor | None = None,
 ) -> Tensor:
-    """The head mean of ``relu(dS)`` as ``[batch, tokens, keys]``, float32. ``dS`` is the gradient of the result with
-    respect to the attention scores: how much a stronger look at a key, at the cost of all others, would raise it.
+    """``dS`` of every head, ``[batch, heads, tokens, keys]``: the gradient of the result with respect to the attention
+    scores, that is how much a stronger look at a key, at the cost of all others, would raise it.
 
     * ``queries`` ``[batch, tokens, heads * head_dim]``, and ``gradient`` of the same shape: that of the result with
       respect to the attended values (`Call.attended`). With ``P`` the probabilities, ``dP = gradient V^T`` and
@@ -75,10 +75,6 @@ def gradient_map(
     * ``kv``: the keys and values of that call; ``mask`` as in `model.kernels.cross_attention`.
     * ``map_gradient`` ``[batch, tokens, keys]``: where the result is also read from the head-mean map itself, its
       gradient with respect to that; every head gets an equal part: ``dP = gradient V^T + map_gradient / heads``.
-
-    Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5, which has ``relu(P * dP)``.
-    That forgets that the probabilities sum to 1: a key that supports the result less than the others do then counts
-    for it, though the result would gain if the key were gone.
     """
     heads = kv.keys.shape[1]
     q, g = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, gradient))
@@ -87,9 +83,20 @@ def gradient_map(
     change = g.to(dtype) @ kv.values.to(dtype).transpose(-2, -1)
     if map_gradient is not None:
         change = change + map_gradient[:, None].to(dtype) / heads
-    change = change - (probabilities * change).sum(-1, keepdim=True)
-    weighted: Tensor = probabilities * change.relu()
-    return weighted.mean(1)
+    weighted: Tensor = probabilities * (change - (probabilities * change).sum(-1, keepdim=True))
+    return weighted
+
+
+def gradient_map(
+    queries: Tensor, gradient: Tensor, kv: KeysValues, *, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """The head mean of ``relu(dS)`` as ``[batch, tokens, keys]``, float32; see `score_gradient` for the arguments.
+
+    Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5, which has ``relu(P * dP)``.
+    That forgets that the probabilities sum to 1: a key that supports the result less than the others do then counts
+    for it, though the result would gain if the key were gone.
+    """
+    return score_gradient(queries, gradient, kv, mask=mask, scale=scale).relu().mean(1)
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.compact_net import CompactNet
+from model.cross_attention import CrossAttention
 from model.text import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
 from model.vision import fold_imagenet_weights
 
@@ -24,6 +25,9 @@ _SHA256 = {
     "efficientnet-lite2-9656183e.pth": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
+_SAID, _MEANT = 3.0, 40.0
+"""What token states, and what a patch means, are multiplied with at first: both then outweigh what stands beside them at
+random, and a map has its peak in the right one of four images for half of the questions, untrained (chance 25%)."""
 _CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 
 
@@ -86,9 +90,12 @@ class SentenceEncoder:
 
 
 @torch.no_grad()
-def start_from_pretrained(net: CompactNet, vocabulary: Sequence[str], answers: Sequence[str]) -> None:
+def start_from_pretrained(
+    net: CompactNet, vocabulary: Sequence[str], answers: Sequence[str], texts: Sequence[str]
+) -> None:
     """Fill a new network: vision from ImageNet, text layers from the sentence encoder, classes and answers from
-    the sentence vectors of their names."""
+    the sentence vectors of their names, cross-attention from both (``texts`` are some questions; it is centred on
+    them)."""
     encoder = SentenceEncoder()
     net.vision.load_state_dict(imagenet_vision(net.config.vision))
     ours, theirs = net.text, encoder.net
@@ -105,3 +112,28 @@ def start_from_pretrained(net: CompactNet, vocabulary: Sequence[str], answers: S
     net.head.answers.copy_(3.0 * encoder.vectors(list(answers)))
     net.head.read.weight.copy_(3.0 * torch.eye(net.config.meaning_dim))
     torch.nn.init.zeros_(net.head.read.bias)
+    torch.nn.init.zeros_(net.head.leaning[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(net.head.leaning[-1].bias)  # type: ignore[arg-type]
+    net.head.mark_yes_no(answers)
+    _start_looking(net, vocabulary, texts)
+
+
+def _start_looking(net: CompactNet, vocabulary: Sequence[str], texts: Sequence[str]) -> None:
+    """Let the first cross-attention begin near what it should become: a word looks where the patches mean what it says.
+
+    Texts and what patches mean lie in the space of the sentence encoder, each around a centre of its own. One random
+    projection takes both, centred, to the fusion's width; queries and keys begin as what comes of it.
+    """
+    ids, mask = pad_ids([tokenize(build_tokenizer(vocabulary), text).ids[:64] for text in texts])
+    said = net.text(ids, mask)[mask].mean(0)
+    meant = net.patches.class_meaning.weight.mean(1)
+    shared = torch.empty(net.config.fusion_dim, net.config.dim)
+    torch.nn.init.orthogonal_(shared)
+    net.narrow.weight.copy_(_SAID * shared)
+    net.narrow.bias.copy_(-_SAID * shared @ said)
+    net.patches.meaning.weight.copy_(_MEANT * shared)
+    net.patches.features.bias.copy_(-_MEANT * shared @ meant)
+    cross: CrossAttention = net.fusion.layers[0].cross  # type: ignore[assignment]
+    for linear in (cross.wq, cross.wk):
+        torch.nn.init.eye_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)

@@ -35,6 +35,7 @@ from model.training.texts import TextCache
 from model.training.tuning import figures, fit_temperature, fit_unseen
 from model.training.turned import asked_by_image
 
+_TEXTS_TO_CENTRE = 500
 _ENOUGH_TO_FIT = 50  # questions; with fewer, the temperature stays what it is
 _EXTRA_WORDS = "is this true? a photo image picture of the there any are how many what color colour doing who where"
 
@@ -196,7 +197,7 @@ def _make_net(
     vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, _EXTRA_WORDS])
     config = CompactConfig(blind=settings.blind)
     net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers), dropout=settings.dropout)
-    start_from_pretrained(net, vocabulary, answers)
+    start_from_pretrained(net, vocabulary, answers, texts[:_TEXTS_TO_CENTRE])
     return net, vocabulary, answers
 
 

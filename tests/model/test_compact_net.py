@@ -112,12 +112,25 @@ def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) 
     expected = net.head.read.weight.sum(1) * placed
     difference = moved.vector[0] - one.vector[0]
     torch.testing.assert_close(difference[: len(expected)], expected, atol=1e-5, rtol=1e-4)
-    assert difference[len(expected) :].abs().max() < 1e-5, "what is learned freely means nothing"
+    assert difference[len(expected) :].abs().max() < 1e-5, "what is learned freely, and how a question leans, means nothing"
 
 
 @torch.no_grad()
 def test_logits_compare_with_every_answer(net: CompactNet) -> None:
-    meant, free = torch.randn(3, net.config.meaning_dim), torch.randn(3, net.config.free_dim)
-    vector = torch.cat([meant, free], 1)
+    meant, free, leaning = (torch.randn(3, size) for size in (net.config.meaning_dim, net.config.free_dim, 1))
+    vector = torch.cat([meant, free, leaning], 1)
     expected = meant @ net.head.answers.T + free @ net.head.free.T + net.head.bias
+    expected[:, 0] += 0.5 * leaning[:, 0]  # yes
+    expected[:, 1] -= 0.5 * leaning[:, 0]  # no
     torch.testing.assert_close(net.logits(vector), expected)
+
+
+@torch.no_grad()
+def test_the_questions_words_alone_lean_to_yes_or_no(net: CompactNet) -> None:
+    """As much for any image, and with no part in the odds of other answers."""
+    ids, mask = pad_ids([[2, 60, 61, 3], [2, 70, 3]])
+    states = [net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
+    leanings = [net.fuse(ids, mask, [(state, 2)]).vector[:, -1] for state in states]
+    torch.testing.assert_close(leanings[0], leanings[1])
+    assert leanings[0][0] != leanings[0][1]
+    assert net.head.yes_no.tolist() == [0.5, -0.5, 0, 0, 0, 0, 0, 0]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     reason="the extra `train` is not installed",
 )
 EXAMPLES = Path(__file__).parents[3] / "examples"
-TEXTS = ["what is the cat doing", "how many people are there?", "red"]
+TEXTS = ["what is the cat doing", "how many people are there?", "red", "where is the rocket", "is this coffee hot?"]
 ANSWERS = ["yes", "no", "cat", "two people"]
 
 
@@ -46,7 +46,7 @@ def started() -> tuple[CompactNet, list[str]]:
     torch.manual_seed(0)
     vocabulary = encoder().cut_vocabulary([*TEXTS, *ANSWERS])
     net = CompactNet(CompactConfig(), vocabulary=len(vocabulary), answers=len(ANSWERS)).eval()
-    start_from_pretrained(net, vocabulary, ANSWERS)
+    start_from_pretrained(net, vocabulary, ANSWERS, TEXTS)
     return net, vocabulary
 
 
@@ -128,3 +128,20 @@ def test_what_is_missing_or_not_the_file_is_said(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(pretrained._SHA256, "efficientnet-lite2-9656183e.pth", "0" * 64)
     with pytest.raises(ValueError, match="is not the file"):
         imagenet_vision("lite2")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("text", "place"), [("what is the cat doing", 1), ("where is the rocket", 2)])
+def test_a_new_network_looks_where_patches_mean_what_is_said(text: str, place: int) -> None:
+    """Untrained, most of the first token's attention on a board of four images lies on the one that is asked about."""
+    net, vocabulary = started()
+    from model.text import build_tokenizer
+
+    board = Image.new("RGB", (320, 320))
+    for at, name in enumerate(("coffee", "cat", "rocket", "coffee")):
+        image = Image.open(next(EXAMPLES.glob(f"{name}.*"))).convert("RGB")
+        board.paste(image.resize((160, 160)), (at % 2 * 160, at // 2 * 160))
+    state = net.see(torch.from_numpy(Squash(320, 20, 20)(board).values.copy())[None])
+    ids, mask = pad_ids([tokenize(build_tokenizer(vocabulary), text).ids])
+    looks = net.fuse(ids, mask, [(state, 1)], need_maps=True).maps[0][0, 0, 1:]
+    assert int(looks.view(2, 10, 2, 10).sum((1, 3)).argmax()) == place
