@@ -91,7 +91,7 @@ class AnswerSpace:
 
     @torch.no_grad()
     def _unseen(self, texts: Sequence[str]) -> Tensor:
-        """The vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
+        """Vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[: self.net.config.max_tokens] for text in texts])
         device = self.net.head.bias.device
         ids, mask = ids.to(device), mask.to(device)

@@ -8,9 +8,10 @@ For all three kinds a map's values and its ``elsewhere`` sum to 1; what that who
   ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
   answer's is half what the first token gathers of all, and half what is read through its map of the last layer.
 * ``gradient``: what counted for the answer: how much a stronger look at a key, at the cost of all others, would raise
-  the odds of the answer, times how much was looked there. The first factor is taken head by head, where it is positive,
-  and for the answer's map summed over the tokens before, so that words that speak against each other cancel out. It has
-  no natural unit, so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1.
+  the odds of the answer, times how much was looked there. The first factor is taken head by head, where it is positive.
+  For the answer's map it is summed over the tokens before, so that those that speak against each other cancel out; and
+  the second over the text's own tokens: the first and the last, which open and close it, look about. It has no natural
+  unit, so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.compact_net import CompactNet, Fused, ImageState
@@ -89,8 +91,9 @@ def gradient_rows(
         *gradients, read = torch.autograd.grad(score(fused.vector).sum(), [*attended, fused.maps[-1]])
     remaining, last = iter(gradients), len(net.fusion.layers) - 1
     tokens, answer = torch.zeros_like(read), torch.zeros_like(read[:, 0])
+    own = F.pad(mask[:, 2:], (1, 1))  # all but the first and each row's last
     for layer, found in zip(layers, calls, strict=True):
-        looks, start = fused.maps[layer].detach() * mask[..., None], 0
+        looks, start = fused.maps[layer].detach(), 0
         for (state, rows), call in zip(images, found, strict=True):
             part = slice(start, start + len(state.meaning) * rows)
             start = part.stop
@@ -98,9 +101,10 @@ def gradient_rows(
             change = score_gradient(
                 call.queries.detach(), next(remaining), state.layers[layer], map_gradient=wide
             )  # [images, heads, rows * tokens, keys]
-            change = change.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)  # [rows, heads, tokens, keys]
+            by_row = change.view(*change.shape[:2], rows, -1, change.shape[-1]).transpose(1, 2)
+            change = by_row.flatten(0, 1)  # [images * rows, heads, tokens, keys]
             tokens[part] += change.relu().mean(1) * looks[part]
-            answer[part] += change.sum(2).relu().mean(1) * looks[part].sum(1)
+            answer[part] += change.sum(2).relu().mean(1) * (looks[part] * own[part, :, None]).sum(1)
     return Fused(fused.vector.detach(), []), MapRows(_shares(tokens), _shares(answer))
 
 

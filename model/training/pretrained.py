@@ -26,8 +26,8 @@ _SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 _SAID, _MEANT = 3.0, 40.0
-"""What token states, and what a patch means, are multiplied with at first: both then outweigh what stands beside them at
-random, and a map has its peak in the right one of four images for half of the questions, untrained (chance 25%)."""
+"""What token states, and what a patch means, are multiplied with at first: both then outweigh what stands beside them
+at random, and a map has its peak in the right one of four images for half of the questions, untrained (chance 25%)."""
 _CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 
 

@@ -111,7 +111,7 @@ def test_gradient_maps_are_what_autograd_finds(
     tiny_model: CompactModel, explicit: list[Tensor], layers: tuple[int, ...], candidates: tuple[str, ...] | None
 ) -> None:
     """dS by autograd through the scores themselves, so by every way in which the answer depends on them: the attended
-    values, and the meaning read under the last map. Times the attention; the answer's is summed over the tokens first."""
+    values, and the meaning read under the last map. Times the attention; the answer's has both summed over tokens."""
     (image,) = encode(tiny_model, noise())
     (text,) = ask(tiny_model, image, TEXT, candidates=candidates, maps=MapRequest("gradient", layers))
     explicit.clear()
@@ -124,7 +124,7 @@ def test_gradient_maps_are_what_autograd_finds(
     gradients = torch.autograd.grad(score, explicit[-2:])
     looks = [found[0].detach() for found in maps]
     weighted = sum(gradients[i].relu().mean(1)[0] * looks[i] for i in layers)
-    whole = sum(gradients[i].sum(2).relu().mean(1)[0] * looks[i].sum(0) for i in layers)
+    whole = sum(gradients[i].sum(2).relu().mean(1)[0] * looks[i][1:-1].sum(0) for i in layers)
     assert isinstance(weighted, Tensor)
     assert isinstance(whole, Tensor)
     for token, own in zip(text.tokens, weighted, strict=True):

@@ -112,7 +112,7 @@ def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) 
     expected = net.head.read.weight.sum(1) * placed
     difference = moved.vector[0] - one.vector[0]
     torch.testing.assert_close(difference[: len(expected)], expected, atol=1e-5, rtol=1e-4)
-    assert difference[len(expected) :].abs().max() < 1e-5, "what is learned freely, and how a question leans, means nothing"
+    assert difference[len(expected) :].abs().max() < 1e-5, "what is learned freely means nothing"
 
 
 @torch.no_grad()
