@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MapKind = Literal["raw", "gradient", "rollout", "similarity"]
-"""``raw``: attention of the very pass that made the answer. ``gradient``: where a stronger look would have raised the
-answer. ``rollout``: attention, followed through that within the text. ``similarity``: no attention at all, a cosine
-between a token and each patch."""
+"""``raw``: attention of the very pass that made the answer. ``gradient``: what counted for the answer, where a stronger
+look would have raised it. ``rollout``: attention, followed through that within the text. ``similarity``: no attention
+at all, a cosine between a token and each patch."""
 
 MapEncoding = Literal["float", "u8"]
 MapChoice = Literal["float", "u8", "none"]

@@ -7,11 +7,12 @@ For all three kinds a map's values and its ``elsewhere`` sum to 1; what that who
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
   ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
   answer's is half what the first token gathers of all, and half what is read through its map of the last layer.
-* ``gradient``: what counted for the answer: how much a stronger look at a key, at the cost of all others, would raise
-  the odds of the answer, times how much was looked there. The first factor is taken head by head, where it is positive.
-  For the answer's map it is summed over the tokens before, so that those that speak against each other cancel out; and
-  the second over the text's own tokens: the first and the last, which open and close it, look about. It has no natural
-  unit, so each map is divided by its own sum; one that nothing would raise is all 0, with ``elsewhere`` 1.
+* ``gradient``: what counted for the answer: the geometric mean of how much a stronger look at a key, at the cost of all
+  others, would raise the odds of the answer, and of how much was looked there. The first factor is taken head by head,
+  where it is positive. For the answer's map it is summed over the tokens before, so that those that speak against each
+  other cancel out; and the second over the text's own tokens: the first and the last, which open and close it, look
+  about. It has no natural unit, so each map is divided by its own sum; one that nothing would raise is all 0, with
+  ``elsewhere`` 1.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def gradient_rows(
             change = by_row.flatten(0, 1)  # [images * rows, heads, tokens, keys]
             tokens[part] += change.relu().mean(1) * looks[part]
             answer[part] += change.sum(2).relu().mean(1) * (looks[part] * own[part, :, None]).sum(1)
-    return Fused(fused.vector.detach(), []), MapRows(_shares(tokens), _shares(answer))
+    return Fused(fused.vector.detach(), []), MapRows(_shares(tokens.sqrt()), _shares(answer.sqrt()))
 
 
 def _shares(x: Tensor) -> Tensor:
