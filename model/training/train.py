@@ -63,7 +63,7 @@ class Settings:
     board_weight: float = 0.3
     """At the first step; it falls to ``board_weight_last`` by the middle of the run and stays there: maps that point
     are learned early, and then only kept."""
-    board_weight_last: float = 0.08
+    board_weight_last: float = 0.15
     drop_patches: float = 0.3
     daquar_weight: float = 0.4
     average: float = 0.995
