@@ -8,7 +8,7 @@ CPU is printed with every row, and it never repeats an image unless it is meant 
    open-loop arrivals at 70% of the slowest server's capacity;
 2. *one image, many questions*: saturation throughput, one question a request;
 3. *maps*: crosslook with maps as floats, as u8 and without, in turns;
-4. *overhead*: one request at a time, beyond decoding and the model's own time.
+4. *overhead*: one request at a time, beyond decoding and the model's own time in it.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Overhead:
 
 
 def overhead(url: str, image: str, repeats: int, threads: int) -> Overhead:
-    """Three rounds, in turns; of each figure the median."""
+    """Three rounds, in turns; the one with the median cost of serving, beside the median of ``alone``."""
     command = [sys.executable, "-c", MODEL_ALONE, image, str(repeats), QUESTION, str(threads)]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
     rounds: list[Overhead] = []

@@ -13,7 +13,7 @@ from transformers import BertModel
 
 from model.compact_net import CompactConfig, CompactNet
 from model.preprocess import Squash
-from model.text import SPECIAL_TOKENS, pad_ids, tokenize
+from model.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
 from model.training import pretrained
 from model.training.pretrained import SentenceEncoder, imagenet_vision, start_from_pretrained
 from model.vision import EfficientNetLite
@@ -89,8 +89,6 @@ def test_a_new_network_is_the_sentence_encoder_until_it_looks() -> None:
     """Its text layers give what the sentence encoder gives in transformers' own BERT, the head reads their mean, and
     as long as cross-attention adds nothing, no image changes what is fused."""
     net, vocabulary = started()
-    from model.text import build_tokenizer
-
     tokenizer = build_tokenizer(vocabulary)
     ids, mask = pad_ids([tokenize(tokenizer, text).ids for text in TEXTS])
     full = encoder()._rows[pad_ids([tokenize(encoder().tokenizer, text).ids for text in TEXTS])[0]]
@@ -135,8 +133,6 @@ def test_what_is_missing_or_not_the_file_is_said(monkeypatch: pytest.MonkeyPatch
 def test_a_new_network_looks_where_patches_mean_what_is_said(text: str, place: int) -> None:
     """Untrained, most of the first token's attention on a board of four images lies on the one that is asked about."""
     net, vocabulary = started()
-    from model.text import build_tokenizer
-
     board = Image.new("RGB", (320, 320))
     for at, name in enumerate(("coffee", "cat", "rocket", "coffee")):
         image = Image.open(next(EXAMPLES.glob(f"{name}.*"))).convert("RGB")
