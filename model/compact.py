@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 
 from model.compact_answers import AnswerSpace
 from model.compact_graphs import FuseGraphs
-from model.compact_maps import MapRows, gradient_rows, keep_self_maps, raw_rows, rollout_rows
-from model.compact_net import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, ImageState
+from model.compact_maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
+from model.compact_net import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
 from model.cross_attention import set_kernel
 from model.interface import (
     EncodedImage,
@@ -44,14 +44,13 @@ from model.text import SPECIAL_TOKENS, TokenizedText, build_tokenizer, pad_ids, 
 from model.token_maps import find_words, make_tokens, place_on_grid
 
 EMBEDDED = Path(__file__).parent / "weights" / "compact"
-MATCH_PROMPT = "is this true? "  # the wording that training puts before a statement about the image
 _MAX_UNKNOWN_SHARE = 0.5
 _SPECIAL_AROUND = 2  # tokens of an empty text: [CLS] and [SEP]
 
 
 @dataclass(frozen=True, slots=True)
 class CompactImage:
-    """An encoded image: keys and values of every fusion layer, and what its places mean."""
+    """An encoded image: keys and values of every fusion layer, and what its places mean and match."""
 
     state: ImageState
     geometry: Geometry
@@ -59,7 +58,8 @@ class CompactImage:
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        tensors = [self.state.meaning, *(tensor for layer in self.state.layers for tensor in layer)]
+        state = self.state
+        tensors = [state.meaning, state.places, *(tensor for layer in state.layers for tensor in layer)]
         object.__setattr__(self, "nbytes", sum(tensor.nbytes for tensor in tensors))
 
 
@@ -87,7 +87,7 @@ class CompactModel:
         self.info = ModelInfo(
             id=id,
             revision=revision,
-            tasks=("answer", "match") if self._space.can_match else ("answer",),
+            tasks=("answer", "match") if config.matches and not config.blind else ("answer",),
             map_kinds=() if config.blind else MAP_KINDS,
             default_map_kind=None if config.blind else config.default_map_kind,
             layers=tuple(range(config.fusion_layers)),
@@ -119,6 +119,7 @@ class CompactModel:
                 ImageState(
                     [type(layer)(*(tensor[i : i + 1].clone() for tensor in layer)) for layer in state.layers],
                     state.meaning[i : i + 1].clone(),
+                    state.places[i : i + 1].clone(),
                 ),
                 image.geometry,
             )
@@ -130,12 +131,11 @@ class CompactModel:
         if task not in self.info.tasks:
             message = f"{self.info.id} cannot {task}; it can {', '.join(self.info.tasks)}"
             return [ItemError("task_not_supported", message)] * len(items)
-        prompt = MATCH_PROMPT if task == "match" else ""
         outcomes: dict[int, Output | ItemError] = {}
         tokenized: dict[int, list[TokenizedText]] = {}
         batches: dict[MapRequest | None, list[int]] = {}
         for index, item in enumerate(items):
-            found = self._check(item, prompt)
+            found = self._check(item)
             if isinstance(found, ItemError):
                 outcomes[index] = found
             else:
@@ -181,7 +181,7 @@ class CompactModel:
         layers = maps.layers or self.info.default_layers or self.info.layers
         return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(layers))))
 
-    def _check(self, item: Item, prompt: str) -> list[TokenizedText] | ItemError:
+    def _check(self, item: Item) -> list[TokenizedText] | ItemError:
         """The item's texts as tokens, or why it cannot be run."""
         if item.maps is not None:
             kind, layers = item.maps.kind or self.info.default_map_kind, item.maps.layers or ()
@@ -192,16 +192,15 @@ class CompactModel:
                 return ItemError("map_not_supported", message)
         found = []
         for index, text in enumerate(item.texts):
-            own = tokenize(self.tokenizer, text)
-            if len(own.ids) == _SPECIAL_AROUND:  # nothing, or only spaces and what does not print
+            tokens = tokenize(self.tokenizer, text)
+            if len(tokens.ids) == _SPECIAL_AROUND:  # nothing, or only spaces and what does not print
                 return ItemError("question_empty", "The text is empty.", index)
-            tokens = tokenize(self.tokenizer, prompt + text) if prompt else own
             if len(tokens.ids) > self.info.max_tokens:
                 detail: dict[str, object] = {"tokens": len(tokens.ids), "limit": self.info.max_tokens}
                 return ItemError("question_too_long", "The text has more tokens than the model takes.", index, detail)
-            if own.unknown_share > _MAX_UNKNOWN_SHARE:
+            if tokens.unknown_share > _MAX_UNKNOWN_SHARE:
                 message = "More than half of the text is unknown to the model; it knows English."
-                return ItemError("question_not_understood", message, index, {"unknown_share": own.unknown_share})
+                return ItemError("question_not_understood", message, index, {"unknown_share": tokens.unknown_share})
             found.append(tokens)
         return found
 
@@ -224,8 +223,11 @@ class CompactModel:
                 mask,
                 images,
                 layers,
-                lambda vectors: torch.cat(
-                    [self._space.log_odds(vectors[part], item, task) for item, part in zip(items, parts, strict=True)]
+                lambda fused: torch.cat(
+                    [
+                        self._space.log_odds(_part_of(fused, part), item, task)
+                        for item, part in zip(items, parts, strict=True)
+                    ]
                 ),
             )
         else:
@@ -236,28 +238,28 @@ class CompactModel:
             rows = raw_rows(fused.maps, layers)
         elif kind == "rollout":
             rows = rollout_rows(self_maps, fused.maps, layers)
+        if rows is not None and kind != "gradient" and task == "match":
+            rows = match_rows(rows, mask)
         answer = self._space.match if task == "match" else self._space.rank
         outputs = []
         for item, group, part in zip(items, texts, parts, strict=True):
-            results = answer(fused.vector[part], item)
+            results = answer(_part_of(fused, part), item)
             results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
             if rows is not None:
-                results = self._with_maps(task, item, group, results, MapRows(*(x[part] for x in rows)), kind)
+                results = self._with_maps(item, group, results, MapRows(*(x[part] for x in rows)), kind)
             outputs.append(Output(tuple(results), None if kind is None else MapInfo(kind, layers)))
         return outputs
 
     def _with_maps(
         self,
-        task: Task,
         item: Item,
         texts: Sequence[TokenizedText],
         results: Sequence[TextOutput],
         rows: MapRows,
         kind: MapKind | None,
     ) -> list[TextOutput]:
-        """The results with tokens, words and maps. Tokens of our prompt are left out, and spans counted without it."""
+        """The results with tokens, words and maps."""
         grid = item.image.geometry
-        skip = len(MATCH_PROMPT) if task == "match" else 0
         # All at once, the answers' behind the tokens': a call of numpy costs more than a map.
         every = torch.cat([rows.tokens, rows.answer[:, None]], 1).float().cpu().numpy()
         total = None if kind == "raw" else 1.0
@@ -265,13 +267,14 @@ class CompactModel:
         found = []
         for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
             own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]
-            keep = [i for i, span in enumerate(tokens.spans) if span is None or span[1] > skip]
-            spans = [
-                None if span is None else (span[0] - skip, span[1] - skip) for span in (tokens.spans[i] for i in keep)
-            ]
-            made = make_tokens([tokens.texts[i] for i in keep], spans, [own[i] for i in keep])
-            found.append(replace(result, tokens=made, words=find_words(text, spans), answer_map=own[-1]))
+            made = make_tokens(tokens.texts, tokens.spans, own[: len(tokens.spans)])
+            found.append(replace(result, tokens=made, words=find_words(text, tokens.spans), answer_map=own[-1]))
         return found
+
+
+def _part_of(fused: Fused, rows: slice) -> Fused:
+    """Vectors and fits of some rows, without maps."""
+    return Fused(fused.vector[rows], fused.fit[rows], [])
 
 
 def load(folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device | str = "cpu") -> CompactModel:
@@ -318,6 +321,8 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
         patch_dim=16,
         meaning_dim=12,
         free_dim=4,
+        match_dim=8,
+        matches=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""From the compact model's answer vectors to rankings: the known answers, given candidates, and statements matched."""
+"""From what the compact model's fusion gives to rankings: the known answers, given candidates, and texts matched."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.compact_net import CompactNet
+from model.compact_net import CompactNet, Fused, mean_over
 from model.interface import Item, Ranked, ScoreOver, Task, TextOutput
 from model.text import pad_ids, tokenize
 
 
 class AnswerSpace:
-    """What the vectors of `CompactNet.fuse` say of one item's texts."""
+    """What `CompactNet.fuse` says of one item's texts."""
 
     def __init__(self, net: CompactNet, tokenizer: Tokenizer, answers: Sequence[str]) -> None:
         self.net = net
@@ -22,17 +22,12 @@ class AnswerSpace:
         self.answers = list(answers)
         self.index = {answer: i for i, answer in enumerate(answers)}
 
-    @property
-    def can_match(self) -> bool:
-        """Whether statements can be told true from false: by how much rather *yes* than *no* is the answer."""
-        return {"yes", "no"} <= self.index.keys()
-
-    def rank(self, vectors: Tensor, item: Item) -> list[TextOutput]:
+    def rank(self, fused: Fused, item: Item) -> list[TextOutput]:
         """The best answers to each text, without maps."""
         names = self.answers if item.candidates is None else item.candidates
         known = None if item.candidates is None else self._find(item.candidates)
         over: ScoreOver = "vocabulary" if known is None else "candidates"
-        best = self._logits(vectors, item).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        best = self._logits(fused.vector, item).softmax(-1).sort(dim=-1, descending=True, stable=True)
         scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
         ranked = []
         for row_scores, row_order in zip(scores, order, strict=True):
@@ -43,33 +38,28 @@ class AnswerSpace:
             ranked.append(TextOutput(ranking, over, max(0.0, 1.0 - sum(row_scores))))
         return ranked
 
-    def match(self, vectors: Tensor, item: Item) -> list[TextOutput]:
-        """The texts of an item against each other; ``fit`` is each one's own share of *yes* beside *no*."""
-        odds = self._yes_to_no(vectors)
-        scores, fits = odds.softmax(0).tolist(), odds.sigmoid().tolist()
+    def match(self, fused: Fused, item: Item) -> list[TextOutput]:
+        """The texts of an item against each other; ``fit`` is how likely each fits by itself, where one of two does."""
+        scores, fits = fused.fit.softmax(0).tolist(), fused.fit.sigmoid().tolist()
         return [
             TextOutput((Ranked(text, score),), "candidates", None, fit=fit)
             for text, score, fit in zip(item.texts, scores, fits, strict=True)
         ]
 
-    def log_odds(self, vectors: Tensor, item: Item, task: Task) -> Tensor:
-        """What a gradient map explains, ``[rows]``: the log odds of the top answer against all others, or of *yes*
-        against *no*.
+    def log_odds(self, fused: Fused, item: Item, task: Task) -> Tensor:
+        """What a gradient map explains, ``[rows]``: the log odds of the top answer against all others, or that the text
+        fits.
 
         Odds rather than the bare logit, which can rise without any change of the answer where all logits rise; and
         rather than the probability, whose gradient vanishes where the model is sure.
         """
         if task == "match":
-            return self._yes_to_no(vectors)
-        logits = self._logits(vectors, item)
+            return fused.fit
+        logits = self._logits(fused.vector, item)
         if logits.shape[-1] == 1:
             return logits[:, 0]
         best = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)
-
-    def _yes_to_no(self, vectors: Tensor) -> Tensor:
-        logits = self.net.logits(vectors)
-        return logits[:, self.index["yes"]] - logits[:, self.index["no"]]
 
     def _find(self, candidates: Sequence[str]) -> list[int | None]:
         """Which answer each candidate is; None for one outside the vocabulary."""
@@ -95,7 +85,5 @@ class AnswerSpace:
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[: self.net.config.max_tokens] for text in texts])
         device = self.net.head.bias.device
         ids, mask = ids.to(device), mask.to(device)
-        states = self.net.text(ids, mask)
-        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        vectors: Tensor = self.net.head.unseen(mean)
+        vectors: Tensor = self.net.head.unseen(mean_over(self.net.text(ids, mask), mask))
         return vectors

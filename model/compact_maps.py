@@ -3,10 +3,12 @@
 For all three kinds a map's values and its ``elsewhere`` sum to 1; what that whole is differs:
 
 * ``raw``: the attention of the very pass that answered, mean over heads and layers. ``elsewhere`` is what went to the
-  key that is no place. The answer's is the first token's, from whose row the answer is read.
+  key that is no place. The answer's is the first token's, from whose row the answer is read; a match's is the
+  mean of the text's own tokens', through which it is read.
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
   ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
-  answer's is half what the first token gathers of all, and half what is read through its map of the last layer.
+  answer's is half what the first token gathers of all, and half what is read through its map of the last layer; a
+  match's is again the mean.
 * ``gradient``: what counted for the answer: the geometric mean of how much a stronger look at a key, at the cost of all
   others, would raise the odds of the answer, and of how much was looked there. The first factor is taken head by head,
   where it is positive. For the answer's map it is summed over the tokens before, so that those that speak against each
@@ -22,10 +24,9 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from model.compact_net import CompactNet, Fused, ImageState
+from model.compact_net import CompactNet, Fused, ImageState, mean_over, own_tokens
 from model.fusion import Fusion
 from model.map_kinds import record, rollout, score_gradient
 
@@ -44,6 +45,11 @@ def raw_rows(maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
     """``maps``: those of each layer ``[rows, tokens, keys]``."""
     mean = torch.stack([maps[layer] for layer in layers]).mean(0)
     return MapRows(mean, mean[:, 0])
+
+
+def match_rows(rows: MapRows, mask: Tensor) -> MapRows:
+    """Raw or rollout maps of texts that were matched, from those of answers; ``mask`` ``[rows, tokens]``."""
+    return MapRows(rows.tokens, mean_over(rows.tokens, own_tokens(mask)))
 
 
 @contextmanager
@@ -77,22 +83,24 @@ def gradient_rows(
     mask: Tensor,
     images: Images,
     layers: Sequence[int],
-    score: Callable[[Tensor], Tensor],
+    score: Callable[[Fused], Tensor],
 ) -> tuple[Fused, MapRows]:
     """The pass over text features ``states`` ``[rows, tokens, dim]``, and back. ``score`` makes one number a row
-    ``[rows]`` of the answers' vectors, each of its own vector alone.
+    ``[rows]``, each of what the fusion gives to this row alone.
 
     The way back goes through the fusion only: text features, keys and values are constants. The answer depends on the
-    last layer's attention in two ways, both counted: through the attended values, and through the meaning that is read
-    under its map (`CompactNet._read`).
+    last layer's attention in two ways, both counted: through the attended values, and through what is read under its
+    map (`CompactNet._read`); a match in the second way alone.
     """
     with record(net, [net.fusion.layers[layer].cross for layer in layers]) as calls:  # type: ignore[misc]
         fused = net.fuse_states(states.detach().requires_grad_(), mask, images, need_maps=True)
         attended = [call.attended for found in calls for call in found]
-        *gradients, read = torch.autograd.grad(score(fused.vector).sum(), [*attended, fused.maps[-1]])
+        *gradients, read = torch.autograd.grad(
+            score(fused).sum(), [*attended, fused.maps[-1]], allow_unused=True, materialize_grads=True
+        )
     remaining, last = iter(gradients), len(net.fusion.layers) - 1
     tokens, answer = torch.zeros_like(read), torch.zeros_like(read[:, 0])
-    own = F.pad(mask[:, 2:], (1, 1))  # all but the first and each row's last
+    own = own_tokens(mask)
     for layer, found in zip(layers, calls, strict=True):
         looks, start = fused.maps[layer].detach(), 0
         for (state, rows), call in zip(images, found, strict=True):
@@ -106,7 +114,7 @@ def gradient_rows(
             change = by_row.flatten(0, 1)  # [images * rows, heads, tokens, keys]
             tokens[part] += change.relu().mean(1) * looks[part]
             answer[part] += change.sum(2).relu().mean(1) * (looks[part] * own[part, :, None]).sum(1)
-    return Fused(fused.vector.detach(), []), MapRows(_shares(tokens.sqrt()), _shares(answer.sqrt()))
+    return Fused(fused.vector.detach(), fused.fit.detach(), []), MapRows(_shares(tokens.sqrt()), _shares(answer.sqrt()))
 
 
 def _shares(x: Tensor) -> Tensor:

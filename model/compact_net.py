@@ -3,7 +3,8 @@
 Every patch gets two descriptions: its visual features (stride 16 joined with stride 32), and its *meaning*: ImageNet's
 classes as probabilities at that place, times the sentence vectors of the classes' names. The answers' vectors start
 from sentence vectors too. So what a patch means can be read straight out, through the answer's own attention map, into
-the space in which answers are compared: the map is not beside the answer, it carries a part of it.
+the space in which answers are compared: the map is not beside the answer, it carries a part of it. So it is with how well
+a text fits the image (`model.compact_match`), which matching shows and by which *yes* is told from *no*.
 Training starts the queries and keys in that space as well: a word first looks where the patches mean what it says.
 """
 
@@ -17,7 +18,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
+from model.compact_match import Matching
 from model.cross_attention import KeysValues
 from model.fusion import Fusion, ImageRows
 from model.interface import MapKind
@@ -49,6 +52,9 @@ class CompactConfig:
     meaning_dim: int = 384
     free_dim: int = 64
     """How much of an answer's vector is learned freely: *yes* and *no*, or *2* and *3*, mean much the same."""
+    match_dim: int = 128
+    matches: bool = False
+    """Whether it has learned how well a text fits an image."""
     blind: bool = False
     """A question-only twin: the key that is no place is all there is to attend, so it has no maps."""
     temperature: float = 1.0
@@ -79,6 +85,7 @@ class ImageState(NamedTuple):
 
     layers: list[KeysValues]  # a fusion layer each: [images, heads, 1 + patches, head_dim]
     meaning: Tensor  # [images, patches / 4, meaning_dim], at stride 32
+    places: Tensor  # [images, patches / 4, match_dim]: the same places, to be matched with texts
 
 
 class PatchEmbedding(nn.Module):
@@ -149,6 +156,10 @@ class AnswerHead(nn.Module):
             nn.Dropout(2 * dropout),
             nn.Linear(config.dim, 1),
         )
+        # How much rather *yes* it is where the question fits the image: learned after all else, as matching is.
+        self.reliance = skip_init(nn.Linear, config.dim, 1)
+        nn.init.zeros_(self.reliance.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.reliance.bias)  # type: ignore[arg-type]
         self.yes_no: Tensor
         self.register_buffer("yes_no", torch.zeros(answers))
         self.bias = nn.Parameter(torch.zeros(answers))
@@ -156,7 +167,7 @@ class AnswerHead(nn.Module):
         self.unseen = nn.Linear(config.dim, config.meaning_dim + config.free_dim + 1)
 
     def mark_yes_no(self, answers: Sequence[str]) -> None:
-        """Tell which answers the question's own leaning raises and lowers."""
+        """Tell which answers a leaning to *yes* raises and lowers."""
         self.yes_no.copy_(torch.tensor([{"yes": 0.5, "no": -0.5}.get(answer, 0.0) for answer in answers]))
 
     @property
@@ -164,22 +175,32 @@ class AnswerHead(nn.Module):
         """The answers' whole vectors ``[answers, meaning_dim + free_dim + 1]``."""
         return torch.cat([self.answers, self.free, self.yes_no[:, None]], -1)
 
-    def vector(self, fused: Tensor, asked: Tensor, looked_at: Tensor) -> Tensor:
+    def vector(self, fused: Tensor, asked: Tensor, looked_at: Tensor, fit: Tensor) -> Tensor:
         """``fused`` ``[rows, fusion_dim]``, ``asked`` (what the question says by itself) ``[rows, dim]``,
-        ``looked_at`` ``[rows, meaning_dim]`` -> ``[rows, meaning_dim + free_dim + 1]``.
+        ``looked_at`` ``[rows, meaning_dim]``, ``fit`` ``[rows]`` (see `Matching`) -> ``[rows, meaning_dim + free_dim +
+        1]``.
 
-        The last number is how far the question by its words alone leans to *yes*. It has a small network of its own: in
-        a vector that serves all answers, the little that can be learned of it gets lost.
+        The last number is how far it leans to *yes*: by the question's words, and by how well it fits the image, which
+        is worth more for some questions than for others. It has a small network of its own: in a vector that serves all
+        answers, the little that can be learned of it gets lost.
         """
         vector: Tensor = self.fused(torch.cat([fused, asked], -1))
         vector = vector + F.pad(self.read(looked_at), (0, self.free.shape[-1]))
-        return torch.cat([vector, self.leaning(asked)], -1)
+        return torch.cat([vector, self.lean(asked, fit)], -1)
+
+    def lean(self, asked: Tensor, fit: Tensor) -> Tensor:
+        """How far ``[rows, 1]`` the answer leans to *yes*; see `vector`."""
+        said = F.layer_norm(asked, asked.shape[-1:])
+        leaning: Tensor = self.leaning(asked) + self.reliance(said) * fit[:, None]
+        return leaning
 
 
 class Fused(NamedTuple):
-    """What the fusion gives to one row: the answer's vector and the maps ``[rows, tokens, keys]`` of each layer."""
+    """What the fusion gives to each row: the answer's vector, how well the text fits the image ``[rows]`` (log odds),
+    and the maps ``[rows, tokens, keys]`` of each layer."""
 
     vector: Tensor
+    fit: Tensor
     maps: list[Tensor]
 
 
@@ -210,6 +231,7 @@ class CompactNet(nn.Module):
             dropout=dropout,
         )
         self.head = AnswerHead(config, answers, dropout)
+        self.matching = Matching(config.dim, self.vision.coarse_channels, config.match_dim)
 
     def see(self, pixels: Tensor) -> ImageState:
         """``pixels`` uint8 ``[images, size, size, 3]``."""
@@ -222,7 +244,7 @@ class CompactNet(nn.Module):
         patches = self.patches(features, meaning, coarse_only=coarse_only)
         if self.config.blind:
             patches = patches[:, :FIRST_PATCH]
-        return ImageState(self.fusion.project(patches), meaning.flatten(1, 2))
+        return ImageState(self.fusion.project(patches), meaning.flatten(1, 2), self.matching.see(features.coarse))
 
     def fuse(
         self,
@@ -255,13 +277,16 @@ class CompactNet(nn.Module):
         fused, looking, maps = self.fusion(
             self.narrow(states), mask, groups, need_maps=need_maps, patch_mask=patch_mask
         )
-        asked = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        looked_at, start = [], 0
+        asked = mean_over(states, mask)
+        answering, own = looking[:, 0], mean_over(looking, own_tokens(mask))
+        looked_at, matched, start = [], [], 0
         for state, rows in images:
-            count = len(state.meaning) * rows
-            looked_at.append(self._read(looking[start : start + count].unflatten(0, (-1, rows)), state.meaning))
-            start += count
-        return Fused(self.head.vector(fused, asked, torch.cat(looked_at)), maps)
+            part = slice(start, start + len(state.meaning) * rows)
+            looked_at.append(self._read(answering[part].unflatten(0, (-1, rows)), state.meaning))
+            matched.append(self._read(own[part].unflatten(0, (-1, rows)), state.places))
+            start = part.stop
+        fit = self.matching(asked, torch.cat(matched))
+        return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit), fit, maps)
 
     def _weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
         """What is added to the scores where patches are coarse: each stands for four, so that the key that is no place
@@ -273,16 +298,38 @@ class CompactNet(nn.Module):
         return bias if patch_mask is None else bias.masked_fill_(~patch_mask, -torch.inf)
 
     def _read(self, looking: Tensor, meaning: Tensor) -> Tensor:
-        """The meaning under a map: ``[images, rows, keys]`` over ``[images, patches / 4, dim]`` -> ``[images * rows,
-        dim]``."""
+        """What coarse places are under a map: ``[images, rows, keys]`` over ``[images, patches / 4, dim]`` -> ``[images
+        * rows, dim]``."""
         if self.config.blind:
             return meaning.new_zeros(looking.shape[0] * looking.shape[1], meaning.shape[-1])
-        places = looking[..., FIRST_PATCH:]
-        if places.shape[-1] != meaning.shape[1]:  # a coarse place holds 2x2 patches
-            half = self.config.cells // 2
-            places = places.reshape(*looking.shape[:2], half, 2, half, 2).sum((-3, -1)).flatten(-2)
-        return torch.bmm(places.to(meaning.dtype), meaning).flatten(0, 1)
+        return torch.bmm(self._at_places(looking).to(meaning.dtype), meaning).flatten(0, 1)
+
+    def _at_places(self, looking: Tensor) -> Tensor:
+        """Maps ``[.., keys]`` at the coarse places ``[.., patches / 4]``, each of which holds 2x2 patches."""
+        places, half = looking[..., FIRST_PATCH:], self.config.cells // 2
+        if places.shape[-1] == half**2:
+            return places
+        return places.reshape(*looking.shape[:-1], half, 2, half, 2).sum((-3, -1)).flatten(-2)
+
+    def look(self, states: Tensor, mask: Tensor, images: Sequence[tuple[ImageState, int]]) -> Tensor:
+        """How much the text's own tokens look at each coarse place ``[rows, patches / 4]``, mean; see `fuse_states`."""
+        groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
+        weigh = self._weigh(None, images[0][0].layers[0].keys.shape[2], states)
+        looking = self.fusion.look(self.narrow(states), mask, groups, weigh)
+        return self._at_places(mean_over(looking, own_tokens(mask)))
 
     def logits(self, vector: Tensor) -> Tensor:
         """Answer logits ``[rows, answers]`` of the rows' vectors, at the fitted temperature."""
         return F.linear(vector, self.head.weight, self.head.bias) / self.config.temperature
+
+
+def own_tokens(mask: Tensor) -> Tensor:
+    """Of ``mask`` ``[rows, tokens]``, the text's own tokens: all but the first and each row's last, which open and
+    close it."""
+    return F.pad(mask[:, 2:], (1, 1))
+
+
+def mean_over(x: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``x`` ``[rows, tokens, dim]`` over the tokens in ``mask`` ``[rows, tokens]`` -> ``[rows, dim]``; 0
+    where there is none."""
+    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)

@@ -58,6 +58,14 @@ class FusionLayer(TextLayer):
         crossed, maps = self._look(self.cross_norm(x), images, layer, need_map, patch_mask)
         return self.feed_forward(x + self.dropout(crossed)), maps
 
+    def map_only(
+        self, x: Tensor, mask: Tensor, images: Sequence[ImageRows], layer: int, patch_mask: Tensor | None
+    ) -> Tensor:
+        """The map that `forward` gives, without what it would cost to go on from it."""
+        _, found = self._look(self.cross_norm(self.attend(x, x, mask)), images, layer, True, patch_mask)
+        assert found is not None  # noqa: S101
+        return found
+
     def _look(
         self, x: Tensor, images: Sequence[ImageRows], layer: int, need_map: bool, patch_mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -134,8 +142,8 @@ class Fusion(nn.Module):
         need_maps: bool = False,
         patch_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The first token's final state ``[rows, dim]``, its map ``[rows, keys]`` of the last fusion layer (the answer
-        is read from both) and, with ``need_maps``, the map of each layer ``[rows, tokens, keys]``."""
+        """The first token's final state ``[rows, dim]``, the map ``[rows, tokens, keys]`` of the last fusion layer (the
+        answer is read from both) and, with ``need_maps``, that of each layer."""
         maps: list[Tensor] = []
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
@@ -143,4 +151,12 @@ class Fusion(nn.Module):
             if found is not None:
                 maps.append(found)
         x = self.gather(x, mask)
-        return x, maps[-1][:, 0], maps if need_maps else []
+        return x, maps[-1], maps if need_maps else []
+
+    def look(self, x: Tensor, mask: Tensor, images: Sequence[ImageRows], patch_mask: Tensor | None = None) -> Tensor:
+        """The map of the last fusion layer alone ``[rows, tokens, keys]``, at less cost than `forward`."""
+        *before, last = self.layers
+        for index, layer in enumerate(before):
+            x, _ = layer(x, mask, images, index, patch_mask=patch_mask)
+        found: Tensor = last.map_only(x, mask, images, len(before), patch_mask)  # type: ignore[operator]
+        return found

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
 
+from app.engine.allocator import Trimmer
 from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, ModelInfo, Output, Pixels, Task
 
 logger = logging.getLogger("app.engine.worker")
@@ -328,7 +329,8 @@ def main(fd: int, parent: int) -> int:
             send(out, LoadFailed(f"{type(error).__name__}: {error}"))
             return 1
         send(out, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu()))
-        server = Server(model)
+        server, trim = Server(model), Trimmer()
         while (message := receive(incoming)) is not None:
             send(out, server.handle(message))
+            trim()
     return 0

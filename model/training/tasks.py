@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from model.compact import MATCH_PROMPT
 from model.training.data import Captions, ImageRef, Question, Statement
 from model.training.metrics import normalise, soft_targets
 
+MATCH_PROMPT = "is this true? "  # before a statement about the image
 _COLOR_NAMES = "red blue green yellow black white brown orange pink purple gray grey tan blond"
 COLORS = _COLOR_NAMES.split()
 _NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
@@ -56,7 +56,7 @@ class Asked:
 
 
 def question_examples(questions: Iterable[Question], statements: Iterable[Statement]) -> list[tuple[Question, Example]]:
-    """People's questions; statements become yes/no questions, and prompts of the matching task too."""
+    """People's questions; statements become yes/no questions, each in two wordings."""
     found = []
     for question in questions:
         targets = soft_targets(question.answers, question.source)

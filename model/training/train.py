@@ -22,18 +22,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.compact import MATCH_PROMPT, CompactModel, load
+from model.compact import CompactModel, load
 from model.compact_net import CompactConfig, CompactNet
 from model.training.batches import Mix, Sampler
 from model.training.board_tasks import BoardMaker, board_pools
 from model.training.data import DataError, DataSet, Question, read_data
 from model.training.features import FeatureCache, load_board_features, load_features
 from model.training.losses import batch_loss
+from model.training.match_fit import fit_match
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
-from model.training.tasks import CaptionTasks, Example, question_examples
+from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
 from model.training.tuning import figures, fit_temperature, fit_unseen
 from model.training.turned import asked_by_image
+from model.training.yes_no_fit import fit_yes_no
 
 _TEXTS_TO_CENTRE = 500
 _ENOUGH_TO_FIT = 50  # questions; with fewer, the temperature stays what it is
@@ -152,6 +154,10 @@ def train(
     )
     texts.add(sampler.all_texts())
     _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
+    if start is None:
+        if captions and not settings.blind:
+            fit_match(model, captions, features, texts, seed=settings.seed)
+        fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     if len(parts.tune) >= _ENOUGH_TO_FIT:
         net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
@@ -203,7 +209,8 @@ def _make_net(
 
 def _freeze(net: CompactNet) -> list[nn.Parameter]:
     """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
-    frozen = {id(net.patches.class_meaning.weight), *(id(p) for p in net.head.unseen.parameters())}
+    later = (*net.head.unseen.parameters(), *net.head.reliance.parameters())
+    frozen = {id(parameter) for parameter in (net.patches.class_meaning.weight, *later)}
     parts = (net.patches, net.narrow, net.fusion, net.head)
     return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.compact import CompactModel
+from model.compact_net import mean_over
 from model.text import pad_ids, tokenize
 from model.training.data import ImageRef, Question
 from model.training.features import FeatureCache
@@ -32,7 +33,7 @@ def tune_logits(
         ids, mask = pad_ids([tokenize(model.tokenizer, question.question).ids[:64] for question in questions])
         state = model.net.describe(seen, meaning)
         fused = model.net.fuse(ids.to(model.device), mask.to(model.device), [(state, len(questions))])
-        logits.append(F.linear(fused.vector, model.net.head.weight, model.net.head.bias).float().cpu())
+        logits.append((model.net.logits(fused.vector) * model.net.config.temperature).float().cpu())
         ordered += questions
     return ordered, torch.cat(logits)
 
@@ -72,7 +73,7 @@ def fit_unseen(model: CompactModel) -> None:
     ids, mask = pad_ids([tokenize(model.tokenizer, answer).ids[:64] for answer in model.answers])
     states = model.net.text(ids.to(model.device), mask.to(model.device))
     mask = mask.to(model.device)
-    texts = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    texts = mean_over(states, mask)
     center, target = texts.mean(0), model.net.head.weight.mean(0)
     x, y = (texts - center).double(), (model.net.head.weight - target).double()
     gram = x.T @ x + 0.05 * len(x) * x.var() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.compact import MATCH_PROMPT, CompactImage, CompactModel, tiny
+from model.compact import CompactImage, CompactModel, tiny
 from model.compact_net import CompactConfig, CompactNet
 from model.interface import Item, ItemError, MapRequest, Output
 from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
@@ -36,7 +36,8 @@ def test_nbytes_is_what_an_image_keeps_in_memory(model: CompactModel) -> None:
     storages: set[int] = set()
     for image in found:
         assert isinstance(image, CompactImage)
-        tensors = [image.state.meaning, *(tensor for layer in image.state.layers for tensor in layer)]
+        own_tensors = (image.state.meaning, image.state.places)
+        tensors = [*own_tensors, *(tensor for layer in image.state.layers for tensor in layer)]
         own = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
         assert sum(own.values()) == image.nbytes
         assert not storages & own.keys()
@@ -180,14 +181,15 @@ def test_matching_compares_an_items_texts(model: CompactModel) -> None:
     assert sum(output.ranking[0].score for output in found) == pytest.approx(1)
     odds = []
     for text, output in zip(texts, found, strict=True):
-        (answer,) = ask(model, image, MATCH_PROMPT + text, candidates=("yes", "no"))
-        assert output.fit == pytest.approx(scores(answer)["yes"], abs=1e-5)
-        odds.append(scores(answer)["yes"] / scores(answer)["no"])
+        (alone,) = ask(model, image, text, task="match")
+        assert output.fit == pytest.approx(alone.fit, abs=1e-5)
+        assert alone.ranking[0].score == 1
+        odds.append(alone.fit / (1 - alone.fit))
     assert [o.ranking[0].score for o in found] == pytest.approx(list(np.array(odds) / sum(odds)), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["raw", "gradient", "rollout"])
-def test_matching_shows_the_text_without_our_prompt(model: CompactModel, kind: str) -> None:
+def test_matching_shows_tokens_and_words(model: CompactModel, kind: str) -> None:
     (image,) = encode(model, noise())
     texts = ("a cat on the man's dog", "is this true?")
     for text, output in zip(texts, ask(model, image, *texts, task="match", maps=MapRequest(kind)), strict=True):  # type: ignore[arg-type]
@@ -198,13 +200,14 @@ def test_matching_shows_the_text_without_our_prompt(model: CompactModel, kind: s
         for word in output.words:
             assert text[slice(*word.span)] == word.text
             assert all(output.tokens[i].span is not None for i in word.tokens)
-        assert output.token_count > len(output.tokens)  # the prompt was read, too
+        assert output.token_count == len(output.tokens)
 
 
-def test_a_model_without_yes_and_no_cannot_match() -> None:
+@pytest.mark.parametrize("change", [{"matches": False}, {"blind": True}])
+def test_a_model_that_has_not_learned_it_cannot_match(change: dict[str, bool]) -> None:
     other = tiny()
-    answers = ["cat", "dog", "red", "blue", "1", "2", "a", "b"]
-    model = CompactModel(other.net, other.vocabulary, answers, id="x", revision="y")
+    other.net.config = replace(other.net.config, **change)  # type: ignore[arg-type]
+    model = CompactModel(other.net, other.vocabulary, other.answers, id="x", revision="y")
     assert model.info.tasks == ("answer",)
     (image,) = encode(model, noise())
     (found,) = model.run("match", [Item(image, ("a cat",))])
@@ -242,10 +245,9 @@ def test_the_longest_text_and_half_unknown_ones_are_answered(model: CompactModel
     assert found[0].token_count == 64
 
 
-def test_a_statement_is_judged_without_our_prompt(model: CompactModel) -> None:
-    """The prompt's own words neither fill an empty text nor make an unknown one known; but they count as tokens."""
+def test_a_text_that_cannot_be_matched_is_named(model: CompactModel) -> None:
     (image,) = encode(model, noise())
-    for text, code in (("", "question_empty"), ("你好", "question_not_understood"), ("cat " * 60, "question_too_long")):
+    for text, code in (("", "question_empty"), ("你好", "question_not_understood"), ("cat " * 99, "question_too_long")):
         (found,) = model.run("match", [Item(image, ("a cat", text))])
         assert isinstance(found, ItemError)
         assert (found.code, found.index) == (code, 1)

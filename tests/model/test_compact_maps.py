@@ -133,6 +133,26 @@ def test_gradient_maps_are_what_autograd_finds(
     np.testing.assert_allclose(row(text.answer_map), answer / answer.sum(), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_of_a_match_show_what_it_was_read_through(
+    tiny_model: CompactModel, explicit: list[Tensor], kind: Any
+) -> None:
+    """The answer's is the mean of the text's own tokens', or what autograd finds for the fit, in the last layer."""
+    (image,) = encode(tiny_model, noise())
+    (text,) = ask(tiny_model, image, TEXT, task="match", maps=MapRequest(kind, (1,)))
+    if kind != "gradient":
+        own = np.mean([row(token.map) for token in text.tokens if not token.special], 0)
+        np.testing.assert_allclose(row(text.answer_map), own, atol=1e-6)
+        return
+    explicit.clear()
+    ids, mask = pad_ids([tokenize(tiny_model.tokenizer, TEXT).ids])
+    states = tiny_model.net.text(ids, mask).detach().requires_grad_()
+    fused = tiny_model.net.fuse_states(states, mask, [(image.state, 1)], need_maps=True)  # type: ignore[attr-defined]
+    (gradient,) = torch.autograd.grad(fused.fit.sum(), explicit[-1:])
+    own = (gradient.sum(2).relu().mean(1)[0] * fused.maps[1][0, 1:-1].sum(0).detach()).sqrt().numpy()
+    np.testing.assert_allclose(row(text.answer_map), own / own.sum(), atol=1e-4)
+
+
 def _odds_of_candidates(tiny_model: CompactModel, image: Any, candidates: tuple[str, ...]) -> Tensor:
     """The log odds of the best candidate, from the head's own parts."""
     net = tiny_model.net

@@ -104,7 +104,7 @@ def test_meaning_is_read_where_the_map_points(net: CompactNet) -> None:
 def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) -> None:
     """With equal keys and values, the meaning alone still moves the answer, by what is read under the map."""
     state = net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
-    other = ImageState(state.layers, state.meaning + 1)
+    other = ImageState(state.layers, state.meaning + 1, state.places)
     ids, mask = pad_ids([[2, 60, 61, 3]])
     one, moved = (net.fuse(ids, mask, [(image, 1)], need_maps=True) for image in (state, other))
     torch.testing.assert_close(one.maps, moved.maps)
@@ -126,11 +126,36 @@ def test_logits_compare_with_every_answer(net: CompactNet) -> None:
 
 
 @torch.no_grad()
-def test_the_questions_words_alone_lean_to_yes_or_no(net: CompactNet) -> None:
-    """As much for any image, and with no part in the odds of other answers."""
+def test_words_and_how_well_they_fit_lean_to_yes_or_no() -> None:
+    """As much for any image until the head relies on the fit, and with no part in the odds of other answers."""
+    net = tiny().net
     ids, mask = pad_ids([[2, 60, 61, 3], [2, 70, 3]])
     states = [net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
     leanings = [net.fuse(ids, mask, [(state, 2)]).vector[:, -1] for state in states]
     torch.testing.assert_close(leanings[0], leanings[1])
     assert leanings[0][0] != leanings[0][1]
     assert net.head.yes_no.tolist() == [0.5, -0.5, 0, 0, 0, 0, 0, 0]
+    net.head.reliance.bias.fill_(2.0)
+    for state, before in zip(states, leanings, strict=True):
+        fused = net.fuse(ids, mask, [(state, 2)])
+        torch.testing.assert_close(fused.vector[:, -1], before + 2 * fused.fit)
+        assert fused.fit.abs().min() > 0
+
+
+@torch.no_grad()
+def test_a_text_is_matched_with_what_its_own_tokens_look_at(net: CompactNet) -> None:
+    """The cosine of its mean features with the places under its map, whatever the first and the last token look at; by
+    each image of a batch."""
+    ids, mask = pad_ids([[2, 60, 61, 3], [2, 70, 3]])
+    states = [net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
+    found = net.fuse(ids.repeat(2, 1), mask.repeat(2, 1), [(state, 2) for state in states], need_maps=True)
+    looks = net.look(net.text(ids, mask).repeat(2, 1, 1), mask.repeat(2, 1), [(state, 2) for state in states])
+    for row in range(4):
+        own = slice(1, int(mask[row % 2].sum()) - 1)
+        cells = found.maps[-1][row, own, FIRST_PATCH:].mean(0).view(CELLS // 2, 2, CELLS // 2, 2).sum((1, 3))
+        torch.testing.assert_close(looks[row], cells.flatten())
+        seen = cells.flatten() @ states[row // 2].places[0]
+        said = net.matching.text(net.text(ids, mask)[row % 2, : int(mask[row % 2].sum())].mean(0))
+        expected = 10 * torch.nn.functional.cosine_similarity(seen, said, dim=0)
+        torch.testing.assert_close(found.fit[row], expected, atol=1e-4, rtol=1e-4)
+    assert found.fit.std() > 1e-3

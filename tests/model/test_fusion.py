@@ -106,7 +106,7 @@ def test_a_batch_of_mixed_lengths_and_images_is_one_at_a_time() -> None:
         own, own_mask = x[row : row + 1, :length], mask[row : row + 1, :length]
         alone = fusion(own, own_mask, [rows_of(fusion, features[image_of[row], None], 1)], need_maps=True)
         close(state[row], alone[0][0])
-        close(looking[row], alone[1][0])
+        close(looking[row, :length], alone[1][0])
         for together, single in zip(maps, alone[2], strict=True):
             close(together[row, :length], single[0])
 
@@ -134,7 +134,8 @@ def test_a_pass_without_maps_is_that_with_maps() -> None:
     close(short[1], full[1])
     assert short[2] == []
     assert [tuple(m.shape) for m in full[2]] == [(4, 5, PATCHES)] * 3
-    close(full[1], full[2][-1][:, 0])
+    close(full[1], full[2][-1])
+    close(fusion.look(x, mask, groups), full[1])
 
 
 def test_maps_are_probabilities_that_differ_between_tokens_and_images() -> None:
@@ -156,8 +157,9 @@ def test_a_masked_patch_is_not_looked_at_nor_felt() -> None:
     keep = torch.ones(2, PATCHES, dtype=torch.bool)
     keep[0, 3:] = False
     state, looking, maps = fusion(x, mask, [rows_of(fusion, features, 1)], need_maps=True, patch_mask=keep)
-    assert looking[0, 3:].abs().max() == 0
+    assert looking[0, :, 3:].abs().max() == 0
     assert looking[1].min() > 0
+    close(fusion.look(x, mask, [rows_of(fusion, features, 1)], keep), looking)
     alone = fusion(x[:1], mask[:1], [rows_of(fusion, features[:1, :3], 1)], need_maps=True)
     close(state[0], alone[0][0])
     close(maps[0][0, :, :3], alone[2][0][0])
@@ -177,8 +179,8 @@ def test_each_row_has_a_mask_of_its_own(need_maps: bool) -> None:
         seen = features[image, None][:, keep[row]]
         one = fusion(x[row, None], mask[row, None], [rows_of(fusion, seen, 1)], need_maps=need_maps)
         close(state[row], one[0][0])
-        close(looking[row, keep[row]], one[1][0])
-        assert looking[row, ~keep[row]].abs().sum() == 0
+        close(looking[row][:, keep[row]], one[1][0])
+        assert looking[row][:, ~keep[row]].abs().sum() == 0
         for found, expected in zip(maps, one[2], strict=True):
             close(found[row][:, keep[row]], expected[0])
 

@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from model.compact import MATCH_PROMPT
 from model.training.data import Captions, ImageRef, Question, Statement
-from model.training.tasks import CaptionTasks, Example, question_examples
+from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 
 DOGS = Captions(
     ImageRef("toy.tar", "dogs"),

@@ -1,0 +1,35 @@
+"""Memory that the C library keeps for later goes back to the system now and then.
+
+Batches of many sizes leave gaps in the heap, and one large batch leaves the process as large as it was with it: without
+this a worker's resident memory creeps up for as long as larger batches than before come by.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+
+EVERY = 20.0  # seconds: a trim takes some milliseconds, and what it gave back has to be fetched again
+
+
+def find_trim() -> Callable[[int], int] | None:
+    """glibc's ``malloc_trim``; None where the C library has none."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
+
+
+class Trimmer:
+    """Call it after each piece of work; it trims when it is time."""
+
+    def __init__(self, every: float = EVERY, trim: Callable[[int], int] | None = None) -> None:
+        self._every, self._trim = every, trim or find_trim()
+        self._next = time.monotonic() + every
+
+    def __call__(self) -> None:
+        if self._trim is not None and time.monotonic() >= self._next:
+            self._trim(0)
+            self._next = time.monotonic() + self._every

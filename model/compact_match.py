@@ -1,0 +1,44 @@
+"""How well a text fits an image, for the default model: the text, against what its own words look at in the image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+
+class Matching(nn.Module):
+    """Texts and places of images as vectors of one space ``match_dim``, compared by their cosine.
+
+    What is compared with a text is the mean of the image's places, each weighed by how much the text's own words look
+    there (`CompactNet.fuse_states`): where a map points has a part in how well the text fits. It is learned after all
+    else (`model.training.match_fit`); until then the two projections are no more than cuts.
+    """
+
+    def __init__(self, dim: int, coarse_channels: int, match_dim: int) -> None:
+        super().__init__()
+        # Without random numbers, so that what is drawn after it does not depend on its size.
+        self.place = skip_init(nn.Linear, coarse_channels, match_dim, bias=False)
+        self.text = skip_init(nn.Linear, dim, match_dim)
+        nn.init.eye_(self.place.weight)  # type: ignore[arg-type]
+        nn.init.eye_(self.text.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.text.bias)  # type: ignore[arg-type]
+        self.scale = nn.Parameter(torch.full((1,), 10.0))
+        self.offset = nn.Parameter(torch.zeros(1))
+
+    def see(self, coarse: Tensor) -> Tensor:
+        """Coarse vision features ``[images, channels, h, w]`` -> ``[images, h * w, match_dim]``."""
+        features = coarse.permute(0, 2, 3, 1).flatten(1, 2)
+        places: Tensor = self.place(F.layer_norm(features, features.shape[-1:]))
+        return places
+
+    def cosine(self, asked: Tensor, looked_at: Tensor) -> Tensor:
+        """``asked`` ``[.., dim]``, the mean of a text's features, and ``looked_at`` ``[.., match_dim]``, the weighed sum
+        of places -> ``[..]``; 0 where nothing was looked at."""
+        return (F.normalize(self.text(asked), dim=-1) * F.normalize(looked_at, dim=-1)).sum(-1)
+
+    def forward(self, asked: Tensor, looked_at: Tensor) -> Tensor:
+        """The log odds ``[..]`` that the text fits, where it does for one of two."""
+        fit: Tensor = self.scale * self.cosine(asked, looked_at) + self.offset
+        return fit
