@@ -19,11 +19,11 @@ class Matching(nn.Module):
     def __init__(self, dim: int, coarse_channels: int, match_dim: int) -> None:
         super().__init__()
         # Without random numbers, so that what is drawn after it does not depend on its size.
-        self.place = skip_init(nn.Linear, coarse_channels, match_dim, bias=False)
-        self.text = skip_init(nn.Linear, dim, match_dim)
-        nn.init.eye_(self.place.weight)  # type: ignore[arg-type]
-        nn.init.eye_(self.text.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.text.bias)  # type: ignore[arg-type]
+        self.place = skip_init(nn.Linear, coarse_channels, match_dim, bias=False)  # type: ignore[no-untyped-call]
+        self.text = skip_init(nn.Linear, dim, match_dim)  # type: ignore[no-untyped-call]
+        nn.init.eye_(self.place.weight)
+        nn.init.eye_(self.text.weight)
+        nn.init.zeros_(self.text.bias)
         self.scale = nn.Parameter(torch.full((1,), 10.0))
         self.offset = nn.Parameter(torch.zeros(1))
 
@@ -34,8 +34,8 @@ class Matching(nn.Module):
         return places
 
     def cosine(self, asked: Tensor, looked_at: Tensor) -> Tensor:
-        """``asked`` ``[.., dim]``, the mean of a text's features, and ``looked_at`` ``[.., match_dim]``, the weighed sum
-        of places -> ``[..]``; 0 where nothing was looked at."""
+        """``asked`` ``[.., dim]``, the mean of a text's features, and ``looked_at`` ``[.., match_dim]``, the weighed
+        sum of places -> ``[..]``; 0 where nothing was looked at."""
         return (F.normalize(self.text(asked), dim=-1) * F.normalize(looked_at, dim=-1)).sum(-1)
 
     def forward(self, asked: Tensor, looked_at: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Every patch gets two descriptions: its visual features (stride 16 joined with stride 32), and its *meaning*: ImageNet's
 classes as probabilities at that place, times the sentence vectors of the classes' names. The answers' vectors start
 from sentence vectors too. So what a patch means can be read straight out, through the answer's own attention map, into
-the space in which answers are compared: the map is not beside the answer, it carries a part of it. So it is with how well
-a text fits the image (`model.compact_match`), which matching shows and by which *yes* is told from *no*.
+the space in which answers are compared: the map is not beside the answer, it carries a part of it. So it is with how
+well a text fits the image (`model.compact_match`), which matching shows and by which *yes* is told from *no*.
 Training starts the queries and keys in that space as well: a word first looks where the patches mean what it says.
 """
 
@@ -157,9 +157,9 @@ class AnswerHead(nn.Module):
             nn.Linear(config.dim, 1),
         )
         # How much rather *yes* it is where the question fits the image: learned after all else, as matching is.
-        self.reliance = skip_init(nn.Linear, config.dim, 1)
-        nn.init.zeros_(self.reliance.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.reliance.bias)  # type: ignore[arg-type]
+        self.reliance = skip_init(nn.Linear, config.dim, 1)  # type: ignore[no-untyped-call]
+        nn.init.zeros_(self.reliance.weight)
+        nn.init.zeros_(self.reliance.bias)
         self.yes_no: Tensor
         self.register_buffer("yes_no", torch.zeros(answers))
         self.bias = nn.Parameter(torch.zeros(answers))
@@ -283,7 +283,7 @@ class CompactNet(nn.Module):
         for state, rows in images:
             part = slice(start, start + len(state.meaning) * rows)
             looked_at.append(self._read(answering[part].unflatten(0, (-1, rows)), state.meaning))
-            matched.append(self._read(own[part].unflatten(0, (-1, rows)), state.places))
+            matched.append(self._read(own[part].view(-1, rows, own.shape[-1]), state.places))
             start = part.stop
         fit = self.matching(asked, torch.cat(matched))
         return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit), fit, maps)

@@ -87,7 +87,7 @@ def _cosines(
     with torch.no_grad():
         state = net.describe(seen, meaning, coarse_only=True)
         rows = mask.repeat(count, 1)
-        own = net.look(states.repeat(count, 1, 1), rows, [(state, count)]).unflatten(0, (count, count))
+        own = net.look(states.repeat(count, 1, 1), rows, [(state, count)]).view(count, count, -1)
     places = F.dropout(net.matching.see(seen.coarse), dropout)
     looked_at = own @ places  # [images, captions, match_dim]
     asked = F.dropout(mean_over(states, mask), dropout / 2)
@@ -118,7 +118,7 @@ def _fit_odds(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     scale, offset = line.tolist()
     model.net.matching.scale.fill_(scale)
     model.net.matching.offset.fill_(offset)

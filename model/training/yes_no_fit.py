@@ -10,6 +10,7 @@ two answers, for which their vectors become one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,13 +55,13 @@ def fit_yes_no(
         head.reliance.requires_grad_(True)
         # The weights of fit learn the slower, the wider it is spread.
         slower = 0.3 / fit.std().clamp_min(0.3).item()
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": list(head.leaning.parameters())},
             {"params": list(head.reliance.parameters()), "lr": _RATE * slower},
         ]
         optimizer = torch.optim.AdamW(groups, _RATE, weight_decay=_DECAY)
         for _ in range(rounds):
-            for rows in torch.randperm(len(asked)).to(asked.device).split(_AT_ONCE):
+            for rows in torch.randperm(len(asked)).to(asked.device).split(_AT_ONCE):  # type: ignore[no-untyped-call]
                 leaning = head.lean(asked[rows], fit[rows])[:, 0]
                 loss = F.binary_cross_entropy_with_logits(leaning, share[rows], weight[rows])
                 optimizer.zero_grad()
