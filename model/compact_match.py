@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 
 class Matching(nn.Module):
@@ -18,9 +17,9 @@ class Matching(nn.Module):
 
     def __init__(self, dim: int, coarse_channels: int, match_dim: int) -> None:
         super().__init__()
-        # Without random numbers, so that what is drawn after it does not depend on its size.
-        self.place = skip_init(nn.Linear, coarse_channels, match_dim, bias=False)  # type: ignore[no-untyped-call]
-        self.text = skip_init(nn.Linear, dim, match_dim)  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=[]):  # what is drawn after it does not depend on it
+            self.place = nn.Linear(coarse_channels, match_dim, bias=False)
+            self.text = nn.Linear(dim, match_dim)
         nn.init.eye_(self.place.weight)
         nn.init.eye_(self.text.weight)
         nn.init.zeros_(self.text.bias)

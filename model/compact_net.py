@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from model.compact_match import Matching
 from model.cross_attention import KeysValues
@@ -157,7 +156,8 @@ class AnswerHead(nn.Module):
             nn.Linear(config.dim, 1),
         )
         # How much rather *yes* it is where the question fits the image: learned after all else, as matching is.
-        self.reliance = skip_init(nn.Linear, config.dim, 1)  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=[]):
+            self.reliance = nn.Linear(config.dim, 1)
         nn.init.zeros_(self.reliance.weight)
         nn.init.zeros_(self.reliance.bias)
         self.yes_no: Tensor
