@@ -1,8 +1,8 @@
 """Train the default model: ``crosslook-server train --data DIR`` (or ``scripts/train --data DIR``).
 
 The vision network is frozen, its features are cached once; text layers are frozen too; the fusion, the patch
-embedding and the head are trained. A run's folder holds its settings, a log of figures, and a checkpoint from which the
-same command goes on.
+embedding and the head are trained. A new model then learns matching, and *yes* from *no* anew. A run's folder holds its
+settings, a log of figures, and a checkpoint from which the same command goes on.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ import torch
 from PIL import Image
 
 from model.compact import CompactModel, load, tiny
-from model.training import match_fit
 from model.training.data import Captions, DataSet, Question, read_data
 from model.training.features import FeatureCache, load_features
 from model.training.match_fit import fit_match
@@ -60,14 +61,10 @@ def fits(model: CompactModel, data: DataSet, captions: Sequence[Captions]) -> li
 @pytest.fixture(scope="module")
 def matched(data: DataSet, features: FeatureCache) -> CompactModel:
     model = tiny()
-    model.net.config = type(model.net.config)(**{**as_dict(model), "matches": False})
+    model.net.config = replace(model.net.config, matches=False)
     texts = TextCache(model.net.text, model.tokenizer, CPU)
     fit_match(model, [record for record in data.captions if record.split == "train"], features, texts, steps=150)
     return model
-
-
-def as_dict(model: CompactModel) -> dict[str, object]:
-    return {name: getattr(model.net.config, name) for name in model.net.config.__slots__}
 
 
 def test_captions_teach_which_texts_fit(matched: CompactModel, data: DataSet) -> None:
@@ -78,7 +75,7 @@ def test_captions_teach_which_texts_fit(matched: CompactModel, data: DataSet) ->
     found = fits(matched, data, dev)
     right = sum(max(part, key=lambda one: one[1])[0] for part in (found[i : i + 3] for i in range(0, len(found), 3)))
     assert right >= 24, f"{right} of 30"
-    own, others = ([fit for fits_, fit in found if fits_ == which] for which in (True, False))
+    own, others = ([fit for its_own, fit in found if its_own == which] for which in (True, False))
     assert sum(own) / len(own) > 0.5 > sum(others) / len(others)
     new = fits(tiny(), data, dev)
     before = sum(max(part, key=lambda one: one[1])[0] for part in (new[i : i + 3] for i in range(0, len(new), 3)))
@@ -111,7 +108,6 @@ def test_the_same_seed_gives_the_same_matching(data: DataSet, features: FeatureC
         found.append(model.net.matching.text.weight.clone())
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
-    assert match_fit._AT_ONCE > 1
 
 
 def asked(data: DataSet, count: int) -> list[tuple[Question, Example]]:
@@ -152,14 +148,12 @@ def test_yes_relies_on_the_fit_where_that_tells_it(
     by_ref = {question.image_ref: question for question in data.questions}
     text = "A red dog on grey."
     pairs = [(question, Example(text, {"yes" if ref in red else "no": 1.0})) for ref, question in by_ref.items()] * 3
-    fit_yes_no(matched, pairs, features, rounds=600)
-    weight = matched.net.head.reliance.bias + matched.net.head.reliance.weight.abs().sum()
-    assert weight > 0
-    right = 0
+    model, right = deepcopy(matched), 0
+    fit_yes_no(model, pairs, features, rounds=600)
     for ref in list(by_ref)[:60]:
-        (image,) = matched.encode([matched.info.preprocess(data.open_image(ref))])
-        states, mask = TextCache(matched.net.text, matched.tokenizer, CPU).take([text])
-        leaning = matched.net.fuse_states(states, mask, [(image.state, 1)]).vector[0, -1]  # type: ignore[attr-defined]
+        (image,) = model.encode([model.info.preprocess(data.open_image(ref))])
+        states, mask = TextCache(model.net.text, model.tokenizer, CPU).take([text])
+        leaning = model.net.fuse_states(states, mask, [(image.state, 1)]).vector[0, -1]  # type: ignore[attr-defined]
         right += bool(leaning > 0) == (ref in red)
     assert right >= 48, f"{right} of 60"
 
