@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from pydantic import ValidationError
 
 from app.auth import make_key
 from app.main import create_app
@@ -45,7 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     if options.pop("command") == "key":
         return _print_key(options["name"])
-    return run(Settings(**{name: value for name, value in options.items() if value is not None}))
+    try:
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        for wrong in error.errors(include_input=False, include_url=False):
+            name = str(wrong["loc"][0])
+            print(f"crosslook: CROSSLOOK_{name.upper()}: {wrong['msg']}", file=sys.stderr)
+        print("docs/operations.md lists every setting.", file=sys.stderr)
+        return 2
+    return run(settings)
 
 
 def _print_key(name: str) -> int:

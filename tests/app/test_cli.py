@@ -64,3 +64,22 @@ def test_the_parent_never_imports_torch() -> None:
     """Importing the service loads neither torch nor transformers."""
     code = "import sys, app.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("port", "80000", "less than or equal to 65535"),
+        ("log_format", "xml", "'json'"),
+        ("workers", "many", "valid integer"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_a_line(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, the setting's name and what it may be, rather than a traceback."""
+    monkeypatch.setenv(f"CROSSLOOK_{name.upper()}", value)
+    assert cli.main(["serve"]) == 2
+    error = capsys.readouterr().err
+    assert f"CROSSLOOK_{name.upper()}" in error
+    assert said in error
