@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 
@@ -13,12 +12,11 @@ from app import bodies, images, intake
 from app.engine.engine import Answered, Engine, ImageSource
 from app.errors import RequestError, item_error
 from app.fetch import Fetcher
-from app.limits import RateLimiter
+from app.limits import RateLimiter, time_allowed
 from app.metrics import Metrics
 from app.settings import Settings
 from model.interface import ItemError, MapRequest, ModelInfo, Task
 
-TIMEOUT_HEADER = "X-Request-Timeout"
 _LONG_TEXT = 1 << 20  # base64 that would hold up the event loop
 
 
@@ -165,15 +163,4 @@ def _deadline(request: Request, settings: Settings) -> float:
     Raises: `RequestError` ``invalid_request`` for a header that is no positive number.
     """
     began = getattr(request.state, "began", time.monotonic())
-    seconds = settings.request_seconds
-    asked = request.headers.get(TIMEOUT_HEADER)
-    if asked is not None:
-        try:
-            wanted = float(asked)
-        except ValueError:
-            wanted = math.nan
-        if not (wanted > 0 and math.isfinite(wanted)):
-            message = f"{TIMEOUT_HEADER} must be a positive number of seconds."
-            raise RequestError("invalid_request", message, param=TIMEOUT_HEADER)
-        seconds = min(seconds, wanted)
-    return float(began) + seconds
+    return float(began) + time_allowed(request.headers, settings.request_seconds)

@@ -15,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from app.auth import make_key
+from app.connections import closing_late_heads
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging
@@ -73,6 +74,7 @@ def run(settings: Settings, **options: Any) -> int:
     configure_logging(settings.log_level, settings.log_format)
     config = uvicorn.Config(
         create_app(settings, **options),
+        http=closing_late_heads(settings.header_seconds),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -92,6 +92,8 @@ def error_response(error: RequestError, request_id: str | None) -> Response:
     headers = {"X-Error-Code": error.code}
     if code.retry:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after if error.retry_after is not None else 1.0)))
+    if code.status == 408:
+        headers["Connection"] = "close"  # the rest of the body may still be on its way
     if code.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = ErrorBody(error=info).model_dump_json()

@@ -1,7 +1,9 @@
-"""Bounds on what one client may send: bytes of a body, questions a minute."""
+"""Bounds on what one client may send: bytes of a body and the time that it takes, questions a minute."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -11,14 +13,38 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.engine.queue import Backlog
 from app.errors import RequestError, error_response
 
+TIMEOUT_HEADER = "X-Request-Timeout"
+
+
+def time_allowed(headers: Headers, most: float) -> float:
+    """The seconds that a request may take: ``most``, or fewer if the client says so.
+
+    Raises: `RequestError` ``invalid_request`` for a header that is no positive number.
+    """
+    asked = headers.get(TIMEOUT_HEADER)
+    if asked is None:
+        return most
+    try:
+        wanted = float(asked)
+    except ValueError:
+        wanted = math.nan
+    if not (wanted > 0 and math.isfinite(wanted)):
+        message = f"{TIMEOUT_HEADER} must be a positive number of seconds."
+        raise RequestError("invalid_request", message, param=TIMEOUT_HEADER)
+    return min(most, wanted)
+
 
 class BodyLimit:
     """Middleware: refuses bodies that are too large, by their header before a byte is read and by count after that,
-    and counts the bytes that all requests hold together."""
+    and those that have not arrived by the request's deadline; counts the bytes that all requests hold together.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, backlog: Callable[[], Backlog]) -> None:
+    ``seconds`` is the server's own deadline.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float, backlog: Callable[[], Backlog]) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
         self.backlog = backlog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,16 +52,31 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         request_id = scope.get("state", {}).get("request_id")
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             await error_response(self._too_large(), request_id)(scope, receive, send)
             return
         backlog = self.backlog()
         held = 0
+        try:
+            seconds = time_allowed(headers, self.seconds)
+        except RequestError:  # for the route to say
+            seconds = self.seconds
+        deadline = scope.get("state", {}).get("began", time.monotonic()) + seconds
+        coming = True
 
         async def receive_counted() -> Message:
-            nonlocal held
-            message = await receive()
+            nonlocal held, coming
+            if not coming:  # what is left to come is that the client hangs up
+                return await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                late = f"The request's body did not arrive within {seconds:.3g} s."
+                raise RequestError("request_incomplete", late) from None
+            coming = message.get("more_body", False)
             size = len(message.get("body", b""))
             if held + size > self.max_bytes:
                 raise self._too_large()

@@ -11,11 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 import crosslook
 from app import errors, intake, openapi
-from app.asking import TIMEOUT_HEADER, image_limits
+from app.asking import image_limits
 from app.auth import Keys
 from app.engine.engine import LOADER, Engine
 from app.fetch import Fetcher
-from app.limits import BodyLimit, RateLimiter
+from app.limits import TIMEOUT_HEADER, BodyLimit, RateLimiter
 from app.metrics import Metrics
 from app.routes import caption_match, health, huggingface, metrics, native, openai, overlay, page
 from app.settings import Settings
@@ -66,7 +66,12 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.state.limiter = RateLimiter(chosen.rate_per_minute)
     app.state.fetcher = Fetcher(chosen) if chosen.allow_urls else None
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=chosen.body_bytes, backlog=lambda: app.state.engine.backlog)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=chosen.body_bytes,
+        seconds=chosen.request_seconds,
+        backlog=lambda: app.state.engine.backlog,
+    )
     if chosen.cors_origins:
         app.add_middleware(
             CORSMiddleware,

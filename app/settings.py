@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     request_seconds: float = Field(
         30.0, gt=0, description="Deadline of a request; clients may ask for less with `X-Request-Timeout`."
     )
+    header_seconds: float = Field(
+        10.0, gt=0, description="A connection whose request's headers take longer to arrive is closed."
+    )
     worker_seconds: float = Field(60.0, gt=0, description="A model call that takes longer has the worker killed.")
     load_seconds: float = Field(600.0, gt=0, description="Loading and warm-up that take longer have the worker killed.")
     drain_seconds: float = Field(30.0, gt=0, description="How long accepted requests may finish after SIGTERM.")

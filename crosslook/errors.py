@@ -13,6 +13,7 @@ The exception tree::
         ├── BadRequest                  the request must change
         │   ├── MalformedRequest            400 malformed_request
         │   ├── MethodNotAllowed            405 method_not_allowed
+        │   ├── RequestIncomplete           408 request_incomplete
         │   ├── BodyTooLarge                413 body_too_large
         │   ├── UnsupportedMediaType        415 unsupported_media_type
         │   ├── InvalidRequest              422 invalid_request
@@ -105,6 +106,10 @@ class MalformedRequest(BadRequest):
 
 class MethodNotAllowed(BadRequest):
     """The route exists, but not with this method."""
+
+
+class RequestIncomplete(BadRequest):
+    """The request body did not arrive before the request's deadline."""
 
 
 class BodyTooLarge(BadRequest):
@@ -250,6 +255,9 @@ CODES: dict[str, Code] = {
     "model_not_found": Code(404, "not_found_error", ModelNotFound, "This server does not serve that model."),
     "image_not_found": Code(404, "not_found_error", ImageNotFound, "That image_id is unknown here or was evicted."),
     "method_not_allowed": Code(405, _INVALID, MethodNotAllowed, "The route exists, but not with this method."),
+    "request_incomplete": Code(
+        408, _INVALID, RequestIncomplete, "The request body did not arrive before the deadline."
+    ),
     "body_too_large": Code(413, _INVALID, BodyTooLarge, "The request body has more bytes than this server takes."),
     "image_too_large": Code(413, _INVALID, ImageTooLarge, "The image has more bytes or pixels than this server takes."),
     "unsupported_media_type": Code(

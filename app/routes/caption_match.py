@@ -31,7 +31,7 @@ _MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers"}
             examples={"one free caption": {"image": EXAMPLE_IMAGE, "prompts": [""]}},
         )
     },
-    responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+    responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="Captions of one image",
 )
 async def caption(request: Request, asker: AskerDep) -> Response:
@@ -63,7 +63,7 @@ async def caption(request: Request, asker: AskerDep) -> Response:
             examples={"two texts": {"image": EXAMPLE_IMAGE, "texts": ["a red dot", "a photo of a cat"]}},
         )
     },
-    responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+    responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="How well texts fit one image",
 )
 async def match(request: Request, asker: AskerDep) -> Response:

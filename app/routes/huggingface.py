@@ -113,7 +113,7 @@ def flat_error(info: dict[str, Any]) -> dict[str, Any]:
             },
         )
     },
-    responses=errors(400, 401, 413, 415, 422, 429, 503, 504, envelope=HuggingFaceError, wrap=flat_error),
+    responses=errors(400, 401, 408, 413, 415, 422, 429, 503, 504, envelope=HuggingFaceError, wrap=flat_error),
     summary="The tasks of huggingface_hub's InferenceClient",
 )
 async def hugging_face(request: Request, asker: AskerDep) -> Response:

@@ -41,7 +41,7 @@ _ANSWER_LISTS = {"question": "questions", "questions": "questions", "candidates"
             },
         )
     },
-    responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+    responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="Questions about one image",
 )
 async def answer(request: Request, asker: AskerDep) -> Response:
@@ -74,7 +74,7 @@ async def answer(request: Request, asker: AskerDep) -> Response:
     openapi_extra={
         "requestBody": two_encodings(ImageUploadRequest, repeated={}, examples={"an image": {"image": EXAMPLE_IMAGE}})
     },
-    responses=errors(400, 401, 413, 415, 422, 429, 503, 504),
+    responses=errors(400, 401, 408, 413, 415, 422, 429, 503, 504),
     summary="Encode an image ahead of its questions",
 )
 async def upload(request: Request, asker: AskerDep) -> Response:

@@ -150,7 +150,7 @@ class ChatCompletion(BaseModel):
     "/chat/completions",
     response_model=ChatCompletion,
     openapi_extra={"requestBody": json_body(ChatRequest)},
-    responses=errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+    responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="A question about an image, as OpenAI's clients put it",
 )
 async def chat_completions(request: Request, asker: AskerDep) -> Response:

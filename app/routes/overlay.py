@@ -34,7 +34,7 @@ _drawing = anyio.CapacityLimiter(2)  # a drawing holds several copies of the who
             examples={"one question": {"image": EXAMPLE_IMAGE, "question": "What color is the dot?"}},
         )
     },
-    responses={**errors(400, 401, 404, 413, 415, 422, 429, 503, 504), 200: {"content": {"image/png": {}}}},
+    responses={**errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504), 200: {"content": {"image/png": {}}}},
     summary="A map drawn over its image",
 )
 async def overlay(request: Request, asker: AskerDep) -> Response:
