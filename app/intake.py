@@ -13,7 +13,9 @@ import hashlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*")
 _ORIENTATION_TAG = 0x0112
+_STRIP = 128  # rows
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -150,13 +153,14 @@ def _open(data: bytes, limits: ImageLimits, side: int | None, param: str | None)
     if side is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (side, side))
     image.load()
-    orientation = _orientation(image)
+    orientation, kind = _orientation(image), image.format
     upright = to_rgb(image)
+    del image  # before the next copy is made
     if orientation in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[orientation])
     if orientation >= 5:
         width, height = height, width
-    if image.format == "TIFF":  # Pillow turns these itself while loading
+    if kind == "TIFF":  # Pillow turns these itself while loading
         width, height = upright.size
     return VerifiedImage(upright, width, height)
 
@@ -185,20 +189,39 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _deep_to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    flat = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        layer = strip.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        flat.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return flat
+
+
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=65535.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
-    if image.mode == "F" and top <= 1.0:
+    highest = max(float(_finite(strip).max(initial=0.0)) for _, strip in _strips(image))
+    if image.mode == "F" and highest <= 1.0:
         scale = 255.0
-    elif image.mode in ("F", "I") and top <= 255.0:
+    elif image.mode in ("F", "I") and highest <= 255.0:
         scale = 1.0
     else:
         scale = 255.0 / 65535.0
-    grey = np.clip(values * scale, 0.0, 255.0).round().astype(np.uint8)
-    return Image.fromarray(grey, "L").convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        grey = np.clip(_finite(strip) * scale, 0.0, 255.0).round().astype(np.uint8)
+        flat.paste(Image.fromarray(grey, "L").convert("RGB"), (0, top))
+    return flat
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in pieces with their first rows: what is made on the way of a whole one would be several copies."""
+    for top in range(0, image.height, _STRIP):
+        yield top, image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+
+
+def _finite(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=65535.0, neginf=0.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -17,6 +19,7 @@ from app.intake import ImageLimits, VerifiedImage, open_image
 from model.interface import Geometry, Region
 from model.preprocess import Squash
 from tests.app.conftest import encoded
+from tests.app.servers import ROOT
 
 LIMITS = ImageLimits(file_bytes=20 * 1024 * 1024, pixels=50_000_000, side=16_384, min_side=8)
 
@@ -100,6 +103,30 @@ def test_alpha_is_flattened_on_white() -> None:
         assert opened(encoded(palette, kind, transparency=0)).image.getpixel((3, 3)) == (255, 255, 255)
     half = Image.new("RGBA", (16, 16), (0, 0, 0, 128))
     assert opened(encoded(half)).image.getpixel((3, 3)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_a_large_image_is_flattened_without_copies_of_the_whole(mode: str) -> None:
+    """Eight bytes a pixel, as docs/operations.md says; in a process of its own, for its peak is what counts."""
+    code = f"""if True:
+        import resource
+        from PIL import Image
+        from app.intake import to_rgb
+        to_rgb(Image.new({mode!r}, (9, 9)))
+        image = Image.new({mode!r}, (4000, 4000))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        to_rgb(image)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 4000**2)
+    """
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 6  # beside the image itself; the result is four of them
+
+
+def test_deep_images_of_several_strips() -> None:
+    """The scale is that of the whole image, and rows stay where they are."""
+    values = np.linspace(0, 200, 400 * 10, dtype=np.float32).reshape(400, 10)
+    image = np.asarray(opened(encoded(Image.fromarray(values), "TIFF")).image)
+    assert np.abs(image[..., 0] - values).max() <= 0.51
 
 
 def test_a_gif_gives_its_first_frame() -> None:
