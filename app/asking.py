@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -16,6 +17,8 @@ from app.limits import RateLimiter, time_allowed
 from app.metrics import Metrics
 from app.settings import Settings
 from model.interface import ItemError, MapRequest, ModelInfo, Task
+
+T = TypeVar("T")
 
 _LONG_TEXT = 1 << 20  # base64 that would hold up the event loop
 
@@ -47,7 +50,8 @@ class Asker:
         self._limiter = limiter
         self._fetcher = fetcher
         self._metrics = metrics
-        self._deadline = _deadline(request, settings)
+        self._seconds = time_allowed(request.headers, settings.request_seconds)
+        self._deadline = getattr(request.state, "began", time.monotonic()) + self._seconds
 
     def model(self, asked: str | None, task: Task | None = None) -> ModelInfo:
         """The model that is served, if it is the one asked for and can do the task.
@@ -137,30 +141,33 @@ class Asker:
         Raises: `RequestError`, `app.bodies.ClientGone`.
         """
         self._limiter.spend(self.caller, max(1, len(texts)))
-        seconds = self._deadline - time.monotonic()
-        if seconds <= 0:
-            raise RequestError("deadline_exceeded", "The request's time was over before its body was read.")
-        work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps, seconds=seconds)
         try:
-            answered = await bodies.unless_gone(self.request, work)
+            return await self.in_time(
+                self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps)
+            )
         except ItemError as error:
             raise item_error(error, field) from None
+
+    async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work`` within the request's deadline, for as long as the client stays.
+
+        Raises: `RequestError` ``deadline_exceeded``, `app.bodies.ClientGone`, and what ``work`` raises.
+        """
+        left = self._deadline - time.monotonic()
+        try:
+            if left <= 0:
+                work.close()
+                raise TimeoutError
+            async with asyncio.timeout(left):
+                return await bodies.unless_gone(self.request, work)
+        except TimeoutError:
+            raise RequestError("deadline_exceeded", f"Not finished within {self._seconds:.3g} s.") from None
         except bodies.ClientGone:
             self._metrics.abandoned.inc()
             raise
-        return answered
 
     def headers(self, answered: Answered) -> dict[str, str]:
         """Where the time went, and whether the image was known: headers, so that bodies stay pure. Call it last."""
         self._metrics.answered(answered.stages, answered.cache)
         self.request.state.stages = answered.stages
         return {"Server-Timing": answered.stages.server_timing(), "X-Cache": answered.cache}
-
-
-def _deadline(request: Request, settings: Settings) -> float:
-    """The `time.monotonic` by which a request must be answered: the server's own, or sooner if the client says so.
-
-    Raises: `RequestError` ``invalid_request`` for a header that is no positive number.
-    """
-    began = getattr(request.state, "began", time.monotonic())
-    return float(began) + time_allowed(request.headers, settings.request_seconds)

@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.asking import Asker
 from app.auth import Keys
+from app.drawing import Drawing
 from app.engine.engine import Engine
 from app.metrics import Metrics
 from app.settings import Settings
@@ -31,6 +32,11 @@ async def get_metrics(request: Request) -> Metrics:
     return cast(Metrics, request.app.state.metrics)
 
 
+async def get_drawing(request: Request) -> Drawing:
+    """Where this app draws."""
+    return cast(Drawing, request.app.state.drawing)
+
+
 async def get_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The name of the caller's API key.
 
@@ -42,6 +48,7 @@ async def get_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials
 EngineDep = Annotated[Engine, Depends(get_engine)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 MetricsDep = Annotated[Metrics, Depends(get_metrics)]
+DrawingDep = Annotated[Drawing, Depends(get_drawing)]
 CallerDep = Annotated[str, Depends(get_caller)]
 
 

@@ -13,6 +13,7 @@ import crosslook
 from app import errors, intake, openapi
 from app.asking import image_limits
 from app.auth import Keys
+from app.drawing import Drawing
 from app.engine.engine import LOADER, Engine
 from app.fetch import Fetcher
 from app.limits import TIMEOUT_HEADER, BodyLimit, RateLimiter
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.state.tracers = tracers
     app.state.keys = Keys(chosen.api_keys)
     app.state.limiter = RateLimiter(chosen.rate_per_minute)
+    app.state.drawing = Drawing(chosen)
     app.state.fetcher = Fetcher(chosen) if chosen.allow_urls else None
     errors.install(app)
     app.add_middleware(

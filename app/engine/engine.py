@@ -190,11 +190,8 @@ class Engine:
         candidates: Sequence[str] | None = None,
         top_k: int = 5,
         maps: MapRequest | None = None,
-        seconds: float | None = None,
     ) -> Answered:
-        """Run texts against an image; no texts only encodes it.
-
-        ``seconds`` is the request's deadline (never later than the server's own).
+        """Run texts against an image; no texts only encodes it. Cancelled, it leaves the queue.
 
         Raises: `ItemError` for a text that the model cannot take, `RequestError` for anything else.
         """
@@ -210,21 +207,17 @@ class Engine:
         load = image.load
         pixels = None if load is None else lambda: load(info.preprocess)
         stages = Stages()
-        limit = min(self.settings.request_seconds, seconds or self.settings.request_seconds)
-        try:
-            with self.backlog.hold(images=int(cache == "miss"), texts=len(texts)):
-                async with asyncio.timeout(limit), lane.hold(key, pixels, stages) as held:
-                    held.scopes.add(image.scope)
-                    output = None
-                    if not texts:
-                        await lane.loaded(held, stages)
-                    else:
-                        chosen = None if candidates is None else tuple(candidates)
-                        item = RunItem(key, tuple(texts), chosen, top_k, maps)
-                        output = await lane.run(task, item, held, arrival, stages)
-                    geometry = held.geometry
-        except TimeoutError:
-            raise RequestError("deadline_exceeded", f"Not finished within {limit:g} s.") from None
+        with self.backlog.hold(images=int(cache == "miss"), texts=len(texts)):
+            async with lane.hold(key, pixels, stages) as held:
+                held.scopes.add(image.scope)
+                output = None
+                if not texts:
+                    await lane.loaded(held, stages)
+                else:
+                    chosen = None if candidates is None else tuple(candidates)
+                    item = RunItem(key, tuple(texts), chosen, top_k, maps)
+                    output = await lane.run(task, item, held, arrival, stages)
+                geometry = held.geometry
         if geometry is None:
             raise RequestError("worker_failed", "The worker died while it held this request.")
         return Answered(output, key, geometry, cache, stages)

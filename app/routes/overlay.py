@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from time import perf_counter
 
-import anyio
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from app import bodies, intake, wire
-from app.dependencies import AskerDep
+from app.dependencies import AskerDep, DrawingDep
+from app.drawing import fitted
 from app.errors import RequestError
+from app.images import in_original
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.routes.native import map_request
 from crosslook.overlay import draw_answer, draw_map
@@ -21,7 +21,6 @@ from crosslook.types import MapOptions, OverlayRequest
 router = APIRouter(prefix="/v1", tags=["native"])
 
 _LISTS = {"candidates": "candidates", "layers": "layers"}
-_drawing = anyio.CapacityLimiter(2)  # a drawing holds several copies of the whole image
 
 
 @router.post(
@@ -37,9 +36,10 @@ _drawing = anyio.CapacityLimiter(2)  # a drawing holds several copies of the who
     responses={**errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504), 200: {"content": {"image/png": {}}}},
     summary="A map drawn over its image",
 )
-async def overlay(request: Request, asker: AskerDep) -> Response:
+async def overlay(request: Request, asker: AskerDep, drawing: DrawingDep) -> Response:
     """Ask one question about one image and get the map as a PNG of the image's own size (upright, after its EXIF
-    rotation): the answer's own map, one word's, or a sheet with all of them.
+    rotation), or with a longer side of 2048 pixels where the image has more: the answer's own map, one word's, or a
+    sheet with all of them.
 
     The image is sent by value (`image`, a file or base64): the server keeps no image, only what the model made of it.
     """
@@ -49,24 +49,28 @@ async def overlay(request: Request, asker: AskerDep) -> Response:
     maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers), info)
     candidates = None if body.candidates is None else tuple(dict.fromkeys(body.candidates))
     data = await asker.data(file=file, text=body.image)
-    answered = await asker.run(
-        "answer", asker.by_value(data), [body.question], field="question", candidates=candidates, maps=maps
-    )
-    if answered.output is None:
-        raise RequestError("internal_error", "The model gave no output.")
-    start = perf_counter()
-    response = wire.answer_response(
-        info, answered.image_id, answered.geometry, [body.question], answered.output, "float"
-    )
-    answer = read_answers(response, None)[0]
-    if body.word is not None and body.word >= len(answer.words):
-        message = f"The question has {len(answer.words)} words, counted from 0."
-        raise RequestError("invalid_request", message, param="word", detail={"words": len(answer.words)})
+    with drawing.backlog.hold(images=1):
+        answered = await asker.run(
+            "answer", asker.by_value(data), [body.question], field="question", candidates=candidates, maps=maps
+        )
+        if answered.output is None:
+            raise RequestError("internal_error", "The model gave no output.")
+        start = perf_counter()
+        size = fitted(answered.geometry)
+        geometry = in_original(answered.geometry, *size)  # the map in pixels of what is drawn on
+        response = wire.answer_response(info, answered.image_id, geometry, [body.question], answered.output, "float")
+        answer = read_answers(response, None)[0]
+        if body.word is not None and body.word >= len(answer.words):
+            message = f"The question has {len(answer.words)} words, counted from 0."
+            raise RequestError("invalid_request", message, param="word", detail={"words": len(answer.words)})
 
-    def draw() -> bytes:
-        return _png(_draw(intake.open_image(data, asker.limits).image, answer, body))
+        def draw() -> Image.Image:
+            image = intake.open_image(data, asker.limits, side=min(size)).image
+            if image.size != size:
+                image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)  # the whole one is let go of
+            return _draw(image, answer, body)
 
-    png = await anyio.to_thread.run_sync(draw, limiter=_drawing)
+        png = await asker.in_time(drawing.draw(draw))
     answered.stages.add("format", start, perf_counter())
     return Response(png, headers=asker.headers(answered), media_type="image/png")
 
@@ -78,9 +82,3 @@ def _draw(image: Image.Image, answer: Answer, options: OverlayRequest) -> Image.
     if chosen is None:
         return image
     return draw_map(image, chosen, opacity=options.opacity, legend=options.legend)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=4)  # a good part of the time of the default saved, little size lost
-    return buffer.getvalue()

@@ -180,13 +180,14 @@ async def test_ids_belong_to_the_key_that_sent_the_image(ready: tuple[Engine, Re
 
 
 async def test_a_request_past_its_deadline_is_dropped_before_the_model(ready: tuple[Engine, Recorder]) -> None:
-    """504 for the caller, and the worker never sees it."""
+    """The worker never sees what is cancelled."""
     made, recorder = ready
     image = source()
     await made.run("answer", image, ["warm?"])
     first = await busy(made, 0.5)
-    late = asyncio.create_task(made.run("answer", image, ["late?"], seconds=0.1))
-    assert await refused(late) == "deadline_exceeded"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await made.run("answer", image, ["late?"])
     await first
     await made.run("answer", image, ["next?"])
     assert recorder.dropped == ["run"]

@@ -151,7 +151,7 @@ class TestOverHTTP:
             await client.post("/v1/answer", json=as_json(IMAGE, "warm?"))
             busy = asyncio.create_task(client.post("/v1/answer", json=as_json(IMAGE, "!slow 0.5")))
             await asyncio.sleep(0.1)
-            left = await _leave(app, as_json(IMAGE, "left?"))
+            left = await leave(app, as_json(IMAGE, "left?"))
             assert left == []
             assert (await busy).status_code == 200
             assert (await client.post("/v1/answer", json=as_json(IMAGE, "next?"))).status_code == 200
@@ -168,10 +168,11 @@ class TestOverHTTP:
             failed(await client.post("/v1/answer", json=body), "url_not_allowed", "image")
 
 
-async def _leave(app: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
+async def leave(app: Any, body: dict[str, Any], path: str = "/v1/answer") -> list[dict[str, Any]]:
     """Post a body and hang up at once: what the server sends to the closed connection."""
     data = httpx.Request("POST", "http://x", json=body).content
-    messages = [{"type": "http.request", "body": data, "more_body": False}, {"type": "http.disconnect"}]
+    received = {"type": "http.request", "body": data, "more_body": False}
+    messages: list[dict[str, Any]] = [received, {"type": "http.disconnect"}]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -187,8 +188,8 @@ async def _leave(app: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": "POST",
-        "path": "/v1/answer",
-        "raw_path": b"/v1/answer",
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
         "scheme": "http",

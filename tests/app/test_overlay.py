@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -11,10 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.drawing import Drawing
 from crosslook.overlay import draw_map
 from crosslook.results import read_answers
 from crosslook.types import AnswerResponse
-from tests.app.conftest import encoded
+from tests.app.conftest import encoded, running
+from tests.app.test_limits import leave
+from tests.app.test_native import failed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -48,7 +55,10 @@ async def asked(client: httpx.AsyncClient, data: bytes) -> AnswerResponse:
 
 @pytest.mark.parametrize(
     ("width", "height", "orientation"),
-    [(320, 90, 1), (90, 320, 1), (201, 133, 1), (240, 120, 6), (240, 120, 3), (121, 250, 8), (240, 120, 5)],
+    [
+        *((320, 90, 1), (90, 320, 1), (201, 133, 1), (240, 120, 6), (240, 120, 3), (121, 250, 8), (240, 120, 5)),
+        *((3000, 1501, 1), (2400, 900, 6), (2048, 100, 1)),
+    ],
 )
 @pytest.mark.parametrize("word", [None, 0])
 async def test_the_hot_spot_lies_in_the_strongest_cell(
@@ -63,13 +73,15 @@ async def test_the_hot_spot_lies_in_the_strongest_cell(
     assert expected is not None
     fields = {"opacity": "1", "legend": "false"} | ({} if word is None else {"word": str(word)})
     image = await drawn(client, data, **fields)
-    assert image.size == upright
+    assert max(image.size) == min(max(upright), 2048)
+    assert image.width / image.height == pytest.approx(upright[0] / upright[1], rel=1e-3)
     distance = np.abs(np.asarray(image, dtype=int) - YELLOW).sum(axis=2)
     row, column = np.unravel_index(int(distance.argmin()), distance.shape)
     assert distance[row, column] < 40  # the centre of a cell need not be the centre of a pixel
     region, grid = expected.attention.region, expected.attention.grid
-    cell_row = int((row + 0.5 - region.top) / (region.bottom - region.top) * grid.rows)
-    cell_column = int((column + 0.5 - region.left) / (region.right - region.left) * grid.columns)
+    y, x = ((place + 0.5) * upright[0] / image.width for place in (row, column))
+    cell_row = int((y - region.top) / (region.bottom - region.top) * grid.rows)
+    cell_column = int((x - region.left) / (region.right - region.left) * grid.columns)
     values = expected.array()
     assert values[cell_row, cell_column] >= 0.98 * values.max()
 
@@ -120,3 +132,52 @@ async def test_errors(client: httpx.AsyncClient, fields: dict[str, Any], code: s
     response = await client.post("/v1/overlay", json={name: value for name, value in body.items() if value is not None})
     error = response.json()["error"]
     assert (error["code"], error["param"]) == (code, param)
+
+
+@asynccontextmanager
+async def occupied(drawing: Drawing) -> AsyncIterator[None]:
+    """All drawing threads busy until the block ends."""
+    done = threading.Event()
+
+    def hold() -> Image.Image:
+        done.wait(30)
+        return Image.new("RGB", (1, 1))
+
+    busy = [asyncio.create_task(drawing.draw(hold)) for _ in range(int(drawing._threads.total_tokens))]
+    while drawing._threads.available_tokens:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        done.set()
+        await asyncio.gather(*busy)
+
+
+async def test_drawing_keeps_to_the_deadline_and_to_clients_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a thread too long, or hangs up, has nothing drawn; answers do not wait behind drawings; 503 where
+    the wait would be too long."""
+    drawn: list[int] = []
+
+    def draw(image: Image.Image, *_: object) -> Image.Image:
+        drawn.append(1)
+        return image
+
+    monkeypatch.setattr("app.routes.overlay._draw", draw)
+    body = {"image": base64.b64encode(image_of(100, 80)).decode(), "question": "what is it"}
+    async with running() as (app, client):
+        drawing = app.state.drawing
+        async with occupied(drawing):
+            response = await client.post("/v1/overlay", json=body, headers={"X-Request-Timeout": "0.4"})
+            assert failed(response, "deadline_exceeded").error.message == "Not finished within 0.4 s."
+            assert await leave(app, body, "/v1/overlay") == []
+            answer = await client.post("/v1/answer", json={"image": body["image"], "questions": ["what is it"]})
+            assert answer.status_code == 200
+            assert drawing.backlog.items == 0
+            drawing.backlog.encode.seconds = 11.0
+            waiting = asyncio.create_task(client.post("/v1/overlay", json=body))
+            while not drawing.backlog.items:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            failed(await client.post("/v1/overlay", json=body), "overloaded")
+            assert drawn == []
+        assert (await waiting).status_code == 200
+        assert drawn == [1]
