@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -73,6 +74,12 @@ class Telemetry:
             await self.app(scope, receive, send_marked)
         except ClientDisconnect:
             status = status or CLIENT_GONE
+        except asyncio.CancelledError:
+            if status or not _is_draining(scope):
+                raise
+            # The time to drain is over: uvicorn cancels what is left, and would answer with a plain 500.
+            error = RequestError("shutting_down", "This server is shutting down.", retry_after=5.0)
+            await error_response(error, request_id)(scope, receive, send_marked)
         except Exception:
             logger.exception("request %s failed", request_id)
             if status:
@@ -111,6 +118,11 @@ class Telemetry:
             stages = scope["state"].get("stages")
             name = f"{scope['method']} {route}"
             tracer.request(name, start=start, stages=stages, attributes=attributes, headers=dict(headers))
+
+
+def _is_draining(scope: Scope) -> bool:
+    engine = getattr(scope["app"].state, "engine", None)
+    return engine is not None and bool(engine.draining)
 
 
 def _request_id(given: str | None) -> str:

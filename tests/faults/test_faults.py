@@ -208,6 +208,21 @@ def test_sigterm_under_load(log: Path) -> None:
         assert not any(_alive(pid) for pid in server.workers())
 
 
+def test_the_time_to_drain_is_over(log: Path) -> None:
+    """Requests that a stopped worker holds get shutting_down, not a plain 500, and the server ends soon after."""
+    with serving(log, drain_seconds=1) as server, ThreadPoolExecutor(4) as pool:
+        assert ask(server, "warm?") == "ok"
+        os.kill(server.workers()[-1], signal.SIGSTOP)
+        held = [pool.submit(ask, server, "held?", shade=n) for n in range(2, 6)]
+        assert wait_for(lambda: figure(server, "queue_items") == 8, 10.0)
+        start = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - start < 6.0
+        assert [future.result() for future in held] == ["shutting_down"] * 4
+        assert "Traceback" not in log.read_text()
+        assert "Exception in ASGI" not in log.read_text()
+
+
 def test_the_server_is_killed(log: Path) -> None:
     """With the parent gone, the worker does not stay behind, not even in the middle of a call."""
     with serving(log) as server, ThreadPoolExecutor(1) as pool:
