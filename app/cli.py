@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from app.auth import make_key
 from app.connections import closing_late_heads
 from app.main import create_app
-from app.settings import Settings
+from app.settings import Settings, unknown_variables
 from app.telemetry import configure_logging
 
 _LINGER = 0.5  # seconds in which requests on open connections still get their 503
@@ -51,10 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         for wrong in error.errors(include_input=False, include_url=False):
-            name = str(wrong["loc"][0])
-            print(f"crosslook: CROSSLOOK_{name.upper()}: {wrong['msg']}", file=sys.stderr)
+            name, message = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
+            print(f"crosslook: CROSSLOOK_{name.upper()}: {message}", file=sys.stderr)
         print("docs/operations.md lists every setting.", file=sys.stderr)
         return 2
+    for message in unknown_variables():
+        print(f"crosslook: {message}", file=sys.stderr)
     return run(settings)
 
 

@@ -27,10 +27,7 @@ _EXPOSED = ["X-Request-ID", "X-Cache", "X-Error-Code", "Server-Timing", "Retry-A
 
 
 def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> FastAPI:
-    """The service. ``loader`` (``module:function``) makes the model in the worker; tests put their own there.
-
-    Raises: ValueError for API keys of a wrong form.
-    """
+    """The service. ``loader`` (``module:function``) makes the model in the worker; tests put their own there."""
     chosen = settings or Settings()
     figures = Metrics()
     tracers: list[Tracer] = []

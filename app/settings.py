@@ -5,10 +5,17 @@ The descriptions are what docs/operations.md prints; `tests/app/test_operations.
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
+import os
+import re
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.auth import Keys
 
 MiB = 1024 * 1024
 
@@ -119,3 +126,37 @@ class Settings(BaseSettings):
     @classmethod
     def _lists(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys(cls, value: list[str]) -> list[str]:
+        Keys(value)
+        return value
+
+    @field_validator("url_allow_addresses")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            ipaddress.ip_network(text)
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError(f"unknown device {value!r}; there are auto, cpu, cuda and cuda:N")
+        return value
+
+
+_OTHERS = ("CROSSLOOK_URL", "CROSSLOOK_API_KEY")  # the client's, who may share the environment
+
+
+def unknown_variables() -> list[str]:
+    """What to say of each variable in the environment or ``.env`` that looks like a setting and is none."""
+    known = {f"CROSSLOOK_{name.upper()}" for name in Settings.model_fields} | {*_OTHERS}
+    said = []
+    for name in sorted({*os.environ, *dotenv_values(".env")}):
+        if name.upper().startswith("CROSSLOOK_") and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+            said.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return said

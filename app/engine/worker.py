@@ -325,8 +325,10 @@ def main(fd: int, parent: int) -> int:
             model = load(message)
             warm_up(model)
         except Exception as error:
-            logger.exception("the model cannot be loaded")
-            send(out, LoadFailed(f"{type(error).__name__}: {error}"))
+            # These two are messages for the operator, which the parent logs; anything else is a fault.
+            expected = isinstance(error, ValueError | OSError)
+            logger.log(logging.DEBUG if expected else logging.ERROR, "the model cannot be loaded", exc_info=True)
+            send(out, LoadFailed(str(error) if expected else f"{type(error).__name__}: {error}"))
             return 1
         send(out, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu()))
         server, trim = Server(model), Trimmer()

@@ -38,6 +38,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "cannot load its model" in result.stderr
     assert "no weights here" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_port_in_use_ends_the_server() -> None:
@@ -72,6 +73,9 @@ def test_the_parent_never_imports_torch() -> None:
         ("port", "80000", "less than or equal to 65535"),
         ("log_format", "xml", "'json'"),
         ("workers", "many", "valid integer"),
+        ("api_keys", "foo", "NAME:SHA256"),
+        ("url_allow_addresses", "10.0.0.0/8,xyz", "'xyz' does not appear to be an IPv4 or IPv6 network"),
+        ("device", "gpu", "cuda:N"),
     ],
 )
 def test_a_wrong_setting_is_named_in_a_line(
@@ -83,3 +87,19 @@ def test_a_wrong_setting_is_named_in_a_line(
     error = capsys.readouterr().err
     assert f"CROSSLOOK_{name.upper()}" in error
     assert said in error
+
+
+def test_a_misspelled_variable_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the environment and in ``.env``; the client's own variables are none of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("CROSSLOOK_PROT=1\nOTHER=2\nCROSSLOOK_PORT=3\n")
+    monkeypatch.setenv("CROSSLOOK_QUEUE_ITEM", "5")
+    monkeypatch.setenv("CROSSLOOK_URL", "http://127.0.0.1:8080")
+    monkeypatch.setattr(cli, "run", lambda settings: settings.port)
+    assert cli.main(["serve"]) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "crosslook: CROSSLOOK_PROT is no setting; did you mean CROSSLOOK_PORT?",
+        "crosslook: CROSSLOOK_QUEUE_ITEM is no setting; did you mean CROSSLOOK_QUEUE_ITEMS?",
+    ]
