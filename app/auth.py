@@ -13,7 +13,8 @@ from app.errors import RequestError
 ANYONE = ""
 """The caller's name where no keys are set."""
 
-_PAIR = re.compile(r"([A-Za-z0-9_.-]{1,64}):([0-9a-fA-F]{64})")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Keys:
@@ -25,12 +26,14 @@ class Keys:
     def __init__(self, pairs: Sequence[str]) -> None:
         self._digests: dict[str, bytes] = {}
         for pair in pairs:
-            found = _PAIR.fullmatch(pair)
-            if found is None:
+            name, _, digest = pair.rpartition(":")
+            if not _DIGEST.fullmatch(digest):
                 raise ValueError("an API key is set as NAME:SHA256, 64 hexadecimal digits")
-            if found[1] in self._digests:
-                raise ValueError(f"the API key name {found[1]} is used twice")
-            self._digests[found[1]] = bytes.fromhex(found[2])
+            if not _NAME.fullmatch(name):
+                raise ValueError("the name of an API key is 1 to 64 letters, digits, dots, dashes and underscores")
+            if name in self._digests:
+                raise ValueError(f"the API key name {name} is used twice")
+            self._digests[name] = bytes.fromhex(digest)
 
     def caller(self, authorization: str | None) -> str:
         """The name of the key in an Authorization header; `ANYONE` where no keys are set.

@@ -57,4 +57,8 @@ def test_the_key_command_prints_a_pair_that_works(capsys: pytest.CaptureFixture[
     assert key is not None
     assert pair is not None
     assert Keys([pair[1]]).caller(f"Bearer {key[0]}") == "ann"
-    assert cli.main(["key", "no spaces"]) == 2
+    for wrong in ("no spaces", "a:b,c", ""):
+        assert cli.main(["key", wrong]) == 2
+        error = capsys.readouterr().err
+        assert "the name of an API key" in error
+        assert "hexadecimal" not in error
