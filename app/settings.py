@@ -12,7 +12,7 @@ import re
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.auth import Keys
@@ -138,6 +138,13 @@ class Settings(BaseSettings):
     def _networks(cls, value: list[str]) -> list[str]:
         for text in value:
             ipaddress.ip_network(text)
+        return value
+
+    @field_validator("body_bytes")  # validated after the other, which it is compared with
+    @classmethod
+    def _body_fits_the_queue(cls, value: int, others: ValidationInfo) -> int:
+        if value > others.data.get("queue_bytes", value):
+            raise ValueError(f"{value} is more than CROSSLOOK_QUEUE_BYTES: such a body would be refused for ever")
         return value
 
     @field_validator("device")

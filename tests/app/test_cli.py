@@ -76,6 +76,7 @@ def test_the_parent_never_imports_torch() -> None:
         ("api_keys", "foo", "NAME:SHA256"),
         ("url_allow_addresses", "10.0.0.0/8,xyz", "'xyz' does not appear to be an IPv4 or IPv6 network"),
         ("device", "gpu", "cuda:N"),
+        ("queue_bytes", "1000000", "CROSSLOOK_BODY_BYTES: 29360128 is more than"),
     ],
 )
 def test_a_wrong_setting_is_named_in_a_line(
