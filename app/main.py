@@ -51,12 +51,13 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         version=crosslook.__version__,
         summary="Ask a question about an image. Get the answer and, for every word, where the model looked.",
         lifespan=lifespan,
-        root_path=chosen.root_path,
         docs_url=None,  # app/routes/page.py has it, with a policy that lets it run
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
         openapi_url="/openapi.json" if chosen.docs else None,
     )
+    # Not uvicorn's: that refuses requests whose prefix the proxy left, which this takes as well.
+    app.root_path = chosen.root_path
     app.state.settings = chosen
     app.state.metrics = figures
     app.state.tracers = tracers

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.app.conftest import running
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -28,3 +30,10 @@ def _examples(operation: dict[str, Any]) -> dict[str, Any]:
     content = operation.get("requestBody", {}).get("content", {})
     found: dict[str, Any] = content.get("application/json", {}).get("examples", {})
     return found
+
+
+async def test_a_proxys_prefix_is_no_part_of_the_routes() -> None:
+    """Stripped by the proxy or not; and it is set without a warning, which would be an error here."""
+    async with running(root_path="/vqa") as (_, client):
+        for path in ("/openapi.json", "/vqa/openapi.json"):
+            assert (await client.get(path)).json()["servers"] == [{"url": "/vqa"}]
