@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engine.queue import Backlog
-from app.errors import RequestError, error_response
+from app.errors import RequestError
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 
@@ -51,12 +51,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = scope.get("state", {}).get("request_id")
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_bytes:
-            await error_response(self._too_large(), request_id)(scope, receive, send)
-            return
+        too_large = declared.isdecimal() and int(declared) > self.max_bytes
         backlog = self.backlog()
         held = 0
         try:
@@ -68,6 +65,8 @@ class BodyLimit:
 
         async def receive_counted() -> Message:
             nonlocal held, coming
+            if too_large:  # said when the body is asked for, so that metrics know the route
+                raise self._too_large()
             if not coming:  # what is left to come is that the client hangs up
                 return await receive()
             try:

@@ -92,6 +92,7 @@ class Telemetry:
     def _finish(self, scope: Scope, headers: Headers, start: float, status: int, code: str) -> None:
         seconds = time.perf_counter() - start
         route = getattr(scope.get("route"), "path", "") or "other"  # a bounded set, unlike the path
+        route = route.replace(":path}", "}")  # that is Starlette's, for parameters with slashes
         request_id = scope["state"]["request_id"]
         self.metrics.finished(route, status, code, seconds)
         access.info(

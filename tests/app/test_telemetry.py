@@ -28,15 +28,19 @@ SECRET = "is this my secret document?"
 
 async def test_metrics_count_what_happened() -> None:
     """Requests, errors by code, cache, batches and gauges, after a known sequence."""
-    async with running() as (_, client):
+    async with running(body_bytes=2000) as (_, client):
         await client.post("/v1/answer", json=as_json(IMAGE, "a?", "b?"))
         await client.post("/v1/answer", json=as_json(IMAGE, "c?"))
         await client.post("/v1/answer", json=as_json(b"nothing", "c?"))
         await client.get("/no/such/route")
+        await client.get("/v1/models/stand-in")
+        await client.post("/v1/answer", content=b"x" * 3000, headers={"content-type": "application/json"})
         text = (await client.get("/metrics")).text
     for line in (
         'crosslook_requests_total{route="/v1/answer",status="200"} 2.0',
         'crosslook_requests_total{route="/v1/answer",status="415"} 1.0',
+        'crosslook_requests_total{route="/v1/answer",status="413"} 1.0',
+        'crosslook_requests_total{route="/v1/models/{model_id}",status="200"} 1.0',
         'crosslook_requests_total{route="other",status="404"} 1.0',
         'crosslook_errors_total{code="unsupported_image"} 1.0',
         'crosslook_cache_requests_total{result="hit"} 1.0',
