@@ -148,7 +148,7 @@ class Lane:
             await asyncio.wait((dispatching,))
         if not dispatching.cancelled():
             dispatching.result()  # raises what ended it
-        raise WorkerDied("the worker ended")
+        raise WorkerDied(await self.worker.ended())
 
     def _enter(self, state: State) -> None:
         self.state = state

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -98,18 +99,29 @@ class WorkerProcess:
         except TimeoutError:
             logger.error("worker %s did not answer within %g s and is killed", self.pid, seconds)
             self.kill()
-            raise WorkerDied("the worker was stuck") from None
+            raise WorkerDied(f"worker {self.pid} was stuck") from None
         except (OSError, EOFError) as error:  # IncompleteReadError is an EOFError
-            self.kill()
-            raise WorkerDied("the worker ended") from error
+            raise WorkerDied(await self.ended(grace=1.0)) from error
         except asyncio.CancelledError:
             self.kill()  # its reply would be taken for that of the next call
             raise
 
-    async def ended(self) -> None:
-        """Until the process has ended, for whatever reason."""
-        if self._process is not None:
-            await self._process.wait()
+    async def ended(self, *, grace: float | None = None) -> str:
+        """Until the process has ended, for whatever reason, which is returned in words. It is killed after ``grace``
+        seconds, if that is not None."""
+        if self._process is None:
+            return "the worker was never started"
+        try:
+            async with asyncio.timeout(grace):
+                status = await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            status = await self._process.wait()
+        if status >= 0:
+            return f"worker {self.pid} ended with exit status {status}"
+        with suppress(ValueError):
+            return f"worker {self.pid} was ended by {signal.Signals(-status).name}"
+        return f"worker {self.pid} was ended by signal {-status}"
 
     def kill(self) -> None:
         """End the process at once."""
@@ -123,11 +135,4 @@ class WorkerProcess:
             with suppress(OSError):
                 await self._writer.wait_closed()
             self._writer = self._reader = None
-        if self._process is None:
-            return
-        try:
-            async with asyncio.timeout(grace):
-                await self._process.wait()
-        except TimeoutError:
-            self.kill()
-            await self._process.wait()
+        await self.ended(grace=grace)

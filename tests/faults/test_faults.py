@@ -69,6 +69,7 @@ def test_worker_killed_in_the_middle_of_a_batch(log: Path) -> None:
         time.sleep(1.0)
         os.kill(server.workers()[-1], signal.SIGKILL)
         assert [future.result() for future in busy] == ["worker_failed"] * 4
+        assert f"worker lost: worker {server.workers()[-1]} was ended by SIGKILL" in log.read_text()
         assert wait_for(lambda: ready(server))
         assert ask(server, "again?") == "ok"
         assert len(server.workers()) == 2
