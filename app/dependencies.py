@@ -42,7 +42,9 @@ async def get_caller(request: Request, _: Annotated[HTTPAuthorizationCredentials
 
     Raises: `RequestError` ``invalid_api_key``.
     """
-    return cast(Keys, request.app.state.keys).caller(request.headers.get("authorization"))
+    caller = cast(Keys, request.app.state.keys).caller(request.headers.get("authorization"))
+    request.state.caller = caller  # for the log
+    return caller
 
 
 EngineDep = Annotated[Engine, Depends(get_engine)]

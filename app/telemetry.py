@@ -106,6 +106,7 @@ class Telemetry:
                 "path": scope["path"],
                 "status": status,
                 "code": code or None,
+                "key": scope["state"].get("caller") or None,
                 "milliseconds": round(1000 * seconds, 2),
             },
         )
@@ -135,7 +136,7 @@ def _request_id(given: str | None) -> str:
 class JSONFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message and what ``extra`` holds of a request."""
 
-    _FIELDS = ("request_id", "method", "path", "status", "code", "milliseconds")
+    _FIELDS = ("request_id", "method", "path", "status", "code", "key", "milliseconds")
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 
+from app.auth import make_key
 from app.engine.stages import Stages
 from app.telemetry import JSONFormatter
 from app.tracing import Tracer, tracer
@@ -77,6 +78,18 @@ async def test_logs_name_requests_and_never_what_was_asked(caplog: pytest.LogCap
     assert access["logger"] == "crosslook.access"
     assert (access["method"], access["path"], access["status"]) == ("POST", "/v1/answer", 200)
     assert access["milliseconds"] > 0
+
+
+async def test_the_log_names_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    """Its name, never the key itself; nothing where no key was accepted."""
+    caplog.set_level(logging.DEBUG)
+    key, pair = make_key("ann")
+    async with running(api_keys=[pair]) as (_, client):
+        for header in (f"Bearer {key}", "Bearer wrong"):
+            await client.post("/v1/answer", json=as_json(IMAGE, "what?"), headers={"Authorization": header})
+    lines = [json.loads(JSONFormatter().format(record)) for record in caplog.records]
+    assert [line.get("key") for line in lines if line["logger"] == "crosslook.access"] == ["ann", None]
+    assert key not in json.dumps(lines)
 
 
 async def test_a_fault_of_our_own_has_the_one_shape_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
