@@ -127,7 +127,8 @@ async def _serve(server: uvicorn.Server, config: uvicorn.Config, sockets: list[s
     failed = ready.done() and not ready.result()
     if ready.done() and not failed:
         host, port = sockets[0].getsockname()[:2]
-        print(greeting("127.0.0.1" if host in ("0.0.0.0", "::") else host, port), flush=True)  # noqa: S104
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+        print(greeting(shown, port, docs=engine.settings.docs), flush=True)
     elif failed:
         print("crosslook cannot load its model; the log says why.", file=sys.stderr, flush=True)
         server.should_exit = True
@@ -136,7 +137,7 @@ async def _serve(server: uvicorn.Server, config: uvicorn.Config, sockets: list[s
     return 1 if failed else 0
 
 
-def greeting(host: str, port: int) -> str:
+def greeting(host: str, port: int, *, docs: bool = True) -> str:
     """What to say when the service is up: where it is, and one example to paste."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     image = next(iter(sorted(_EXAMPLES.glob("cat.*")) or sorted(_EXAMPLES.glob("*.[jp][pn]g"))), Path("image.jpg"))
@@ -145,7 +146,7 @@ def greeting(host: str, port: int) -> str:
     except ValueError:
         shown = image
     return (
-        f"crosslook is up: {url}  (API: {url}/docs)\n"
+        f"crosslook is up: {url}{f'  (API: {url}/docs)' if docs else ''}\n"
         f"Try: curl -s -F image=@{shown} -F 'question=What animal is this?' -F maps=none {url}/v1/answer"
     )
 

@@ -104,3 +104,9 @@ def test_a_misspelled_variable_is_warned_of(
         "crosslook: CROSSLOOK_PROT is no setting; did you mean CROSSLOOK_PORT?",
         "crosslook: CROSSLOOK_QUEUE_ITEM is no setting; did you mean CROSSLOOK_QUEUE_ITEMS?",
     ]
+
+
+def test_the_greeting_names_only_what_is_served() -> None:
+    """``/docs`` is not, where the settings say so."""
+    assert "(API: http://127.0.0.1:80/docs)" in cli.greeting("127.0.0.1", 80)
+    assert "docs" not in cli.greeting("127.0.0.1", 80, docs=False)
