@@ -71,6 +71,8 @@ def probes() -> str:
     rows = []
     for router in (health.router, metrics.router):
         for route in router.routes:
+            if not getattr(route, "include_in_schema", True):
+                continue  # HEAD, of which there is nothing to say
             summary = getattr(route, "summary", "")
             text = " ".join((getattr(route, "description", "") or "").split())
             rows.append((f"`GET {getattr(route, 'path', '')}`", summary, text))

@@ -11,12 +11,14 @@ from app.openapi import errors
 router = APIRouter(prefix="/health", tags=["health"])
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live", summary="Is the process alive?")
 async def live() -> dict[str, str]:
     """200 for as long as the server answers at all. Restart the process when this fails."""
     return {"status": "live"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=errors(503), summary="Can a request be answered now?")
 async def ready(engine: EngineDep) -> dict[str, str]:
     """200 when the model is loaded, warm and its worker alive; 503 while it starts, restarts or drains."""

@@ -10,6 +10,7 @@ from app.metrics import CONTENT_TYPE
 router = APIRouter(tags=["health"])
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(metrics: MetricsDep) -> Response:
     """Queues, batches, cache, stages and errors, in Prometheus' text format."""

@@ -125,8 +125,11 @@ async def test_readiness_tells_the_truth(service: tuple[FastAPI, httpx.AsyncClie
     async with running() as (app, client):
         engine = app.state.engine
         assert (await client.get("/health/ready")).json() == {"status": "ready"}
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await client.head(path)).status_code == 200
         engine.draining = True
         failed(await client.get("/health/ready"), "shutting_down")
+        assert (await client.head("/health/ready")).status_code == 503
         engine.draining = False
         engine.lanes[0].worker.kill()
         async with asyncio.timeout(5):
