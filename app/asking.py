@@ -124,6 +124,16 @@ class Asker:
                 message = f"{param} has more than {longest} characters."
                 raise RequestError("question_too_long", message, param=param, detail=detail)
 
+    def check_distinct(self, texts: Sequence[str], *, field: str) -> None:
+        """Raise `RequestError` for texts to be compared with each other of which two are the same: each would get a
+        part of the score."""
+        seen: dict[str, int] = {}
+        for index, text in enumerate(texts):
+            first = seen.setdefault(_plain(text), index)
+            if first != index:
+                param = f"{field}[{index}]"
+                raise RequestError("invalid_request", f"{param} is the same text as {field}[{first}].", param=param)
+
     async def run(
         self,
         task: Task,
@@ -171,3 +181,15 @@ class Asker:
         self._metrics.answered(answered.stages, answered.cache)
         self.request.state.stages = answered.stages
         return {"Server-Timing": answered.stages.server_timing(), "X-Cache": answered.cache}
+
+
+def distinct(candidates: Sequence[str]) -> tuple[str, ...]:
+    """Candidates without those that differ from an earlier one only in case or spaces: they would share its score."""
+    first: dict[str, str] = {}
+    for candidate in candidates:
+        first.setdefault(_plain(candidate), candidate)
+    return tuple(first.values())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

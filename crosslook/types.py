@@ -189,8 +189,8 @@ class AnswerOptions(MapOptions):
         None,
         min_length=1,
         max_length=200,
-        description="Answer with one of these; scores are over them alone. `in_vocabulary` marks those that the model "
-        "knows as answers.",
+        description="Answer with one of these; scores are over them alone. Those that differ only in case or spaces "
+        "count once, as first given. `in_vocabulary` marks those that the model knows as answers.",
     )
 
 
@@ -228,7 +228,9 @@ class MatchResponse(WireModel):
 class MatchRequest(MapOptions, ImageInput):
     """The JSON body of ``POST /v1/match``: one image and the texts to compare with each other."""
 
-    texts: list[Annotated[str, Field(max_length=2000)]] = Field(min_length=1, max_length=200)
+    texts: list[Annotated[str, Field(max_length=2000)]] = Field(
+        min_length=1, max_length=200, description="No two alike but for case and spaces: they would share one score."
+    )
 
 
 class CaptionResult(WireModel):

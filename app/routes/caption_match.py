@@ -74,6 +74,7 @@ async def match(request: Request, asker: AskerDep) -> Response:
     """
     body, file = await bodies.read(request, MatchRequest, repeated=_MATCH_LISTS)
     asker.check_texts(body.texts, field="texts")
+    asker.check_distinct(body.texts, field="texts")
     info = asker.model(body.model, "match")
     maps = map_request(body, info)
     image = await asker.image(file=file, text=body.image, image_id=body.image_id)

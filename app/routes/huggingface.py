@@ -149,6 +149,7 @@ async def _classify(asker: Asker, text: str, labels: list[str], template: str) -
         raise RequestError("invalid_request", message, param="parameters.hypothesis_template")
     field = "parameters.candidate_labels"
     asker.check_texts(labels, field=field)
+    asker.check_distinct(labels, field=field)
     image = await asker.image(text=text, param="inputs")
     answered = await asker.run("match", image, [template.replace("{}", label) for label in labels], field=field)
     scores = [output.ranking[0].score for output in _texts(answered)]

@@ -8,6 +8,7 @@ from time import perf_counter
 from fastapi import APIRouter, Request, Response
 
 from app import bodies, wire
+from app.asking import distinct
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
 from app.errors import RequestError
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
@@ -55,7 +56,7 @@ async def answer(request: Request, asker: AskerDep) -> Response:
     asker.check_texts(body.questions)
     info = asker.model(body.model, "answer")
     maps = map_request(body, info)
-    candidates = None if body.candidates is None else tuple(dict.fromkeys(body.candidates))
+    candidates = None if body.candidates is None else distinct(body.candidates)
     image = await asker.image(file=file, text=body.image, image_id=body.image_id)
     answered = await asker.run("answer", image, body.questions, candidates=candidates, top_k=body.top_k, maps=maps)
     start = perf_counter()

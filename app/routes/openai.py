@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from app import bodies, wire
+from app.asking import distinct
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import RequestError, request_id_of
@@ -172,7 +173,7 @@ async def chat_completions(request: Request, asker: AskerDep) -> Response:
             "answer",
             image,
             [question],
-            candidates=None if body.candidates is None else tuple(dict.fromkeys(body.candidates)),
+            candidates=None if body.candidates is None else distinct(body.candidates),
             top_k=max(body.top_k, body.top_logprobs or 0),
             maps=maps,
         )

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from app import bodies, intake, wire
+from app.asking import distinct
 from app.dependencies import AskerDep, DrawingDep
 from app.drawing import fitted
 from app.errors import RequestError
@@ -47,7 +48,7 @@ async def overlay(request: Request, asker: AskerDep, drawing: DrawingDep) -> Res
     asker.check_texts([body.question], field="question")
     info = asker.model(body.model)
     maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers), info)
-    candidates = None if body.candidates is None else tuple(dict.fromkeys(body.candidates))
+    candidates = None if body.candidates is None else distinct(body.candidates)
     data = await asker.data(file=file, text=body.image)
     with drawing.backlog.hold(images=1):
         answered = await asker.run(

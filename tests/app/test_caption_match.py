@@ -108,6 +108,7 @@ async def test_an_image_is_known_to_every_task(speaking: httpx.AsyncClient, imag
 @pytest.mark.parametrize(
     ("path", "fields", "status", "code", "param"),
     [
+        ("match", {"texts": ["a b", "c", "A  b"]}, 422, "invalid_request", "texts[2]"),
         ("match", {"texts": ["a", " "]}, 422, "question_empty", "texts[1]"),
         ("match", {"texts": []}, 422, "invalid_request", "texts"),
         ("match", {"texts": ["a"] * 5}, 422, "too_many_questions", "texts"),
