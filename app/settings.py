@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(
         10.0, gt=0, description="A request whose estimated wait exceeds this is refused with 503."
     )
-    rate_per_minute: int = Field(0, ge=0, description="Questions a minute allowed to each API key; 0: no limit.")
+    rate_per_minute: int = Field(
+        0, ge=0, description="Questions (an upload counts as one) a minute allowed to each API key; 0: no limit."
+    )
 
     body_bytes: int = Field(28 * MiB, ge=1024, description="Largest request body.")
     image_bytes: int = Field(20 * MiB, ge=1024, description="Largest encoded image (file size).")

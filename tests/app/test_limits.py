@@ -132,6 +132,14 @@ class TestOverHTTP:
             failed(response, "rate_limited")
             assert 25 <= int(response.headers["retry-after"]) <= 31
 
+    async def test_what_the_rate_counts(self) -> None:
+        """As docs/operations.md has it: uploads, and what is refused late, but not what is refused early."""
+        async with running(rate_per_minute=2) as (_, client):
+            failed(await client.post("/v1/answer", json=as_json(IMAGE)), "invalid_request", "questions")
+            assert (await client.post("/v1/images", files={"image": IMAGE})).status_code == 200
+            failed(await client.post("/v1/answer", json=as_json(b"GIF89a", "a")), "image_broken", "image")
+            failed(await client.post("/v1/images", files={"image": IMAGE}), "rate_limited")
+
     async def test_the_clients_deadline(self) -> None:
         """The header shortens the server's own deadline; nonsense in it is an error of the request."""
         async with running() as (app, client):
