@@ -14,6 +14,7 @@ from app.engine.queue import Backlog
 from app.errors import RequestError
 
 TIMEOUT_HEADER = "X-Request-Timeout"
+_LEAST_FOR_BODY = 0.5  # seconds
 
 
 def time_allowed(headers: Headers, most: float) -> float:
@@ -60,6 +61,8 @@ class BodyLimit:
             seconds = time_allowed(headers, self.seconds)
         except RequestError:  # for the route to say
             seconds = self.seconds
+        # A client that asks for next to no time gets its 504, not the blame for a body that is on its way.
+        seconds = max(seconds, _LEAST_FOR_BODY)
         deadline = scope.get("state", {}).get("began", time.monotonic()) + seconds
         coming = True
 
