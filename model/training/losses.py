@@ -11,8 +11,6 @@ from torch import Tensor
 from model.compact_net import FIRST_PATCH, CompactNet
 from model.training.batches import Batch
 
-_PARTS = 4
-
 
 def batch_loss(
     net: CompactNet,
@@ -37,7 +35,7 @@ def batch_loss(
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
     on_board = batch.places is not None and keys > FIRST_PATCH
-    states = batch.states if text_layers is None else _finish(net, batch.states, batch.mask, text_layers)
+    states = batch.states if text_layers is None else net.text.finish(batch.states, batch.mask, text_layers)
     fused = net.fuse_states(states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
     weight = (batch.targets.sum(-1) > 0).float()
@@ -60,12 +58,3 @@ def miss(maps: Tensor, mask: Tensor, places: Tensor) -> Tensor:
     valid = mask[rows].float()
     tokens = (on_place * valid).sum(1) / valid.sum(1)
     return -(on_place[:, 0] + 1e-3).log().mean() - 0.5 * (tokens + 1e-3).log().mean()
-
-
-def _finish(net: CompactNet, states: Tensor, mask: Tensor, layers: int) -> Tensor:
-    """`TextEncoder.finish`, short texts apart from long ones: half of a whole batch would be padding."""
-    finished = torch.zeros_like(states)
-    for rows in mask.sum(1).argsort().chunk(_PARTS):
-        tokens = int(mask[rows].sum(1).max())
-        finished[rows, :tokens] = net.text.finish(states[rows, :tokens], mask[rows, :tokens], layers)
-    return finished

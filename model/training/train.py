@@ -53,7 +53,7 @@ class Settings:
     answers_rate: float = 6e-5
     """Of the answers' vectors, which start from what the answers mean."""
     text_rate: float = 1e-4
-    text_trained: int = 2
+    text_trained: int = 4
     """The last layers of the text encoder that are trained, at that rate; the others stay as the sentence encoder's."""
     weight_decay: float = 0.05
     warmup: int = 100
