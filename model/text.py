@@ -135,20 +135,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """``ids`` int64 and ``mask`` bool ``[batch, tokens]`` -> features ``[batch, tokens, dim]``."""
-        return self.finish(self.begin(ids, mask, 0), mask, 0)
-
-    def begin(self, ids: Tensor, mask: Tensor, layers: int) -> Tensor:
-        """The features after the first ``layers``; `finish` goes on from there."""
         states: Tensor = self.norm(self.words(ids) + self.positions[: ids.shape[1]])
-        return self._through(self.layers[:layers], states, mask)
-
-    def finish(self, states: Tensor, mask: Tensor, layers: int) -> Tensor:
-        """From the features after the first ``layers`` to those after all."""
-        return self._through(self.layers[layers:], states, mask)
-
-    @staticmethod
-    def _through(layers: nn.ModuleList, states: Tensor, mask: Tensor) -> Tensor:
-        for layer in layers:
+        for layer in self.layers:
             states = layer.feed_forward(layer.attend(states, states, mask))  # type: ignore[operator]
         return states
 

@@ -23,9 +23,8 @@ from model.vision import VisionFeatures
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]`` after the frozen
-    layers, their mask, and targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to
-    learn).
+    """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
+    targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to learn).
 
     ``places`` ``[images * rows]``: which quarter of a board the text is about; None where the images are no boards.
     """

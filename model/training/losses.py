@@ -13,19 +13,11 @@ from model.training.batches import Batch
 
 
 def batch_loss(
-    net: CompactNet,
-    batch: Batch,
-    rng: torch.Generator,
-    *,
-    smoothing: float,
-    drop_patches: float,
-    coarse_only: bool,
-    text_layers: int | None = None,
+    net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool
 ) -> Tensor:
     """Of the answers; and on boards, of the first layer's maps: how little of them lies on the quarter that a text is
     about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches
-    are hidden, and ``smoothing`` of the targets is spread over all answers. ``text_layers``: how many text layers
-    the batch's texts have gone through (default: all)."""
+    are hidden, and ``smoothing`` of the targets is spread over all answers."""
     state = net.describe(batch.features, batch.meaning, coarse_only=coarse_only)
     images, keys = batch.features.fine.shape[0], state.layers[0].keys.shape[2]
     patch_mask = None
@@ -35,8 +27,7 @@ def batch_loss(
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
     on_board = batch.places is not None and keys > FIRST_PATCH
-    states = batch.states if text_layers is None else net.text.finish(batch.states, batch.mask, text_layers)
-    fused = net.fuse_states(states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
+    fused = net.fuse_states(batch.states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
     weight = (batch.targets.sum(-1) > 0).float()
     fit = -(batch.targets * log_probabilities).sum(-1)

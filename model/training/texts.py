@@ -1,4 +1,4 @@
-"""Features of the texts that training reads: each text goes once through the text layers that are frozen."""
+"""Features of the texts that training reads: the text layers are frozen, so each text goes through them once."""
 
 from __future__ import annotations
 
@@ -18,23 +18,14 @@ _AT_ONCE = 128
 
 
 class TextCache:
-    """Token features by text, after the first ``layers`` (default: all), kept in memory and, where there is a
-    ``folder``, in a file that outlives the run."""
+    """Token features by text, kept in memory and, where there is a ``folder``, in a file that outlives the run."""
 
     def __init__(
-        self,
-        encoder: TextEncoder,
-        tokenizer: Tokenizer,
-        device: torch.device,
-        folder: Path | None = None,
-        *,
-        layers: int | None = None,
+        self, encoder: TextEncoder, tokenizer: Tokenizer, device: torch.device, folder: Path | None = None
     ) -> None:
         self.encoder, self.tokenizer, self.device = encoder, tokenizer, device
-        self.layers = len(encoder.layers) if layers is None else layers
         pieces = tokenizer.get_vocab()
         digest = hashlib.sha256("\n".join(sorted(pieces, key=pieces.__getitem__)).encode())
-        digest.update(bytes([self.layers]))
         for parameter in encoder.parameters():
             digest.update(parameter.detach().half().cpu().numpy().tobytes())
         self._file = None if folder is None else folder / f"texts.{digest.hexdigest()[:12]}.pt"
@@ -65,6 +56,6 @@ class TextCache:
     @torch.no_grad()
     def _make(self, texts: Sequence[str]) -> None:
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[:MAX_TRAIN_TOKENS] for text in texts])
-        found = self.encoder.begin(ids.to(self.device), mask.to(self.device), self.layers).half().cpu()
+        found = self.encoder(ids.to(self.device), mask.to(self.device)).half().cpu()
         for text, states, count in zip(texts, found, mask.sum(1).tolist(), strict=True):
             self._states[text] = states[:count].clone()

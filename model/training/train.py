@@ -1,8 +1,8 @@
 """Train the default model: ``crosslook-server train --data DIR`` (or ``scripts/train --data DIR``).
 
-The vision network is frozen, its features are cached once; so are the first text layers. The last text layers, the
-fusion, the patch embedding and the head are trained. A new model then learns matching, and *yes* from *no* anew. A
-run's folder holds its settings, a log of figures, and a checkpoint from which the same command goes on.
+The vision network is frozen, its features are cached once; text layers are frozen too; the fusion, the patch
+embedding and the head are trained. A new model then learns matching, and *yes* from *no* anew. A run's folder holds its
+settings, a log of figures, and a checkpoint from which the same command goes on.
 """
 
 from __future__ import annotations
@@ -52,9 +52,6 @@ class Settings:
     learning_rate: float = 8e-4
     answers_rate: float = 6e-5
     """Of the answers' vectors, which start from what the answers mean."""
-    text_rate: float = 1e-4
-    text_trained: int = 4
-    """The last layers of the text encoder that are trained, at that rate; the others stay as the sentence encoder's."""
     weight_decay: float = 0.05
     warmup: int = 100
     smoothing: float = 0.05
@@ -129,7 +126,7 @@ def train(
     refs = [question.image_ref for question, _ in (*parts.train, *parts.tune)]
     features = load_features(data, net, cache, device, [*refs, *(record.image_ref for record in captions)])
     net.to(device)
-    trained = _freeze(net, settings)
+    trained = _freeze(net)
     asked = asked_by_image(parts.train, set(answers), settings.daquar_weight)
     if not asked:
         raise DataError("no train question has an answer that the model knows; train without --from to learn new ones")
@@ -137,7 +134,7 @@ def train(
     model = CompactModel(net, vocabulary, answers, id="compact", revision="training", device=device)
     for parameter in trained:
         parameter.requires_grad_(True)
-    texts = TextCache(net.text, model.tokenizer, device, cache, layers=_frozen_layers(net, settings))
+    texts = TextCache(net.text, model.tokenizer, device, cache)
     boards, board_features = [], None
     if settings.boards and not settings.blind:
         boards = BoardMaker(board_pools(asked, captions, tasks)).make(settings.board_stock, settings.seed)
@@ -159,7 +156,7 @@ def train(
     _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
     if start is None:
         if captions and not settings.blind:
-            fit_match(model, captions, features, TextCache(net.text, model.tokenizer, device), seed=settings.seed)
+            fit_match(model, captions, features, texts, seed=settings.seed)
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     if len(parts.tune) >= _ENOUGH_TO_FIT:
@@ -210,18 +207,12 @@ def _make_net(
     return net, vocabulary, answers
 
 
-def _freeze(net: CompactNet, settings: Settings) -> list[nn.Parameter]:
-    """The parameters that are trained: patches (but not what the classes mean), the last text layers, fusion, head."""
+def _freeze(net: CompactNet) -> list[nn.Parameter]:
+    """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
     later = (*net.head.unseen.parameters(), *net.head.reliance.parameters())
     frozen = {id(parameter) for parameter in (net.patches.class_meaning.weight, *later)}
-    text = net.text.layers[_frozen_layers(net, settings) :]
-    parts = (net.patches, text, net.narrow, net.fusion, net.head)
+    parts = (net.patches, net.narrow, net.fusion, net.head)
     return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
-
-
-def _frozen_layers(net: CompactNet, settings: Settings) -> int:
-    """How many of the text layers stay as they are."""
-    return max(0, len(net.text.layers) - settings.text_trained)
 
 
 def _run_steps(
@@ -237,8 +228,7 @@ def _run_steps(
     net = model.net
     optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
     average = [parameter.detach().clone() for parameter in trained]
-    how: dict[str, Any] = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches}
-    how["text_layers"] = _frozen_layers(net, settings)
+    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches}
     first = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -307,15 +297,16 @@ def _run_steps(
 
 def _groups(net: CompactNet, trained: Sequence[nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
     """What starts from pretrained vectors learns slowly; norms, biases and single vectors do not decay."""
-    rates = {id(parameter): settings.text_rate for parameter in net.text.parameters()}
-    rates[id(net.head.answers)] = settings.answers_rate
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in trained:
-        rate = rates.get(id(parameter), settings.learning_rate)
-        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+        groups.setdefault((parameter is not net.head.answers, parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "weight_decay": settings.weight_decay if is_matrix else 0.0}
-        for (rate, is_matrix), parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": settings.learning_rate if is_new else settings.answers_rate,
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+        }
+        for (is_new, is_matrix), parameters in groups.items()
     ]
 
 

@@ -24,7 +24,7 @@ from tests.model.training.colour_model import write_toy_data
 
 CPU = torch.device("cpu")
 MIXED = {"caption_share_first": 0.5, "caption_share_last": 0.25, "turned_share": 0.2}
-SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5, text_trained=1, **MIXED)
+SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5, **MIXED)
 
 
 class Broken(Exception):
@@ -160,16 +160,6 @@ def test_boards_have_the_shape_of_images_and_say_what_a_text_is_about(data: Data
     assert boards.places.max() <= 3
 
 
-def test_text_features_go_on_from_the_frozen_layers() -> None:
-    model = tiny()
-    texts = ["a dog", "what color is the cat?"]
-    whole, mask = TextCache(model.net.text, model.tokenizer, CPU).take(texts)
-    begun, _ = TextCache(model.net.text, model.tokenizer, CPU, layers=0).take(texts)
-    assert not torch.allclose(begun, whole, atol=1e-2)
-    finished = model.net.text.finish(begun, mask, 0)
-    torch.testing.assert_close(finished[mask], whole[mask], rtol=0, atol=5e-3)  # both were kept as float16
-
-
 def test_texts_pass_the_text_layers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     texts = ["what color is it", "how many", "what color is it"]
@@ -220,13 +210,9 @@ def test_a_broken_run_goes_on_as_if_it_had_not(
     whole, resumed, born = trained(tmp_path / "whole"), trained(tmp_path / "broken"), load(Path(start)).net.state_dict()
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    changed = {name for name in whole if not torch.equal(whole[name], born[name])}
-    assert {name.split(".")[0] for name in changed} >= {"patches", "fusion", "head"}
-    last = max(name.split(".")[2] for name in whole if name.startswith("text.layers"))
-    in_text = {name for name in changed if name.startswith("text")}
-    assert in_text
-    assert all(name.startswith(f"text.layers.{last}.") for name in in_text), "the others are frozen"
-    assert not any(name.startswith("vision") for name in changed), "frozen"
+    changed = {name.split(".")[0] for name in whole if not torch.equal(whole[name], born[name])}
+    assert changed >= {"patches", "fusion", "head"}
+    assert not changed & {"vision", "text"}, "frozen"
 
 
 def test_a_run_keeps_its_settings_and_figures(data: DataSet, start: str, tmp_path: Path) -> None:
