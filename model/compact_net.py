@@ -241,6 +241,8 @@ class CompactNet(nn.Module):
     def describe(self, features: VisionFeatures, meaning: Tensor, *, coarse_only: bool = False) -> ImageState:
         """From vision features and meaning ``[images, h, w, meaning_dim]`` on; training starts here, with both made
         once, and saves time with ``coarse_only`` (see `PatchEmbedding`)."""
+        if features.coarse.shape[1] != self.vision.coarse_channels:
+            features = VisionFeatures(features.fine, self.vision.finish(features.coarse))
         patches = self.patches(features, meaning, coarse_only=coarse_only)
         if self.config.blind:
             patches = patches[:, :FIRST_PATCH]

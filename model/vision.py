@@ -104,12 +104,22 @@ class EfficientNetLite(nn.Module):
         x = pixels.permute(0, 3, 1, 2).to(self.stem.weight.dtype)
         x = (x - 127.0) / 128.0  # as the published weights were trained
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        fine = x
+        fine = mid = x
         for index, block in enumerate(self.blocks):
+            if index == len(self.blocks) - self.tail:
+                mid = x
             x = block(x)
             if index == self.fine_block:
                 fine = x
+        self.mid = mid
         return VisionFeatures(fine, x)
+
+    tail = 0
+
+    def finish(self, coarse: Tensor) -> Tensor:
+        for block in self.blocks[len(self.blocks) - self.tail :]:
+            coarse = block(coarse)
+        return coarse
 
     def classify(self, coarse: Tensor) -> Tensor:
         """ImageNet logits ``[batch, 1000, h, w]`` of each place, as if it were a whole image."""

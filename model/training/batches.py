@@ -87,7 +87,9 @@ class Sampler:
             examples = [
                 rng.choice(asked.turned) if asked.turned and rng.random() < mix.turned else one for one in examples
             ]
-            chosen.append((self.features.index[asked.ref], examples))
+            row = self.features.index[asked.ref]
+            row += len(self.features.index) * rng.randrange(self.features.views + 1) if self.features.views else 0
+            chosen.append((row, examples))
         for _ in range(captioned):
             record = rng.choice(self.captions)
             stock = self._stock[record.image_ref]

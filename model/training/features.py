@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ImageEnhance
 from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -40,6 +42,7 @@ class FeatureCache:
     coarse: NDArray[np.float16]  # [images, channels, h, w]
     meaning: Tensor  # float16 [images, h, w, meaning_dim]
     index: dict[ImageRef, int]
+    views: int = 0
 
     def take(self, rows: Sequence[int], device: torch.device) -> tuple[VisionFeatures, Tensor]:
         """The features and meaning of some images, float32, on a device."""
@@ -48,7 +51,7 @@ class FeatureCache:
 
 
 def load_features(
-    data: DataSet, net: CompactNet, folder: Path, device: torch.device, refs: Iterable[ImageRef] | None = None
+    data: DataSet, net: CompactNet, folder: Path, device: torch.device, refs: Iterable[ImageRef] | None = None, views: int = 0
 ) -> FeatureCache:
     """The cached features of the images ``refs`` of ``data`` (default: of all), made where they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +64,48 @@ def load_features(
         parts.append((fine, coarse))
         index.update({ImageRef(archive, name): start + i for i, name in enumerate(cached)})
         start += len(cached)
+    for view in range(1, views + 1):
+        for archive, names in archives.items():
+            cached = list(json.loads((folder / f"{_key(data, net, archive)}.names.json").read_text()))
+            stem = _key(data, net, archive) + f".view{view}"
+            parts.append(_make(net, folder, stem, cached,
+                lambda name: _other_view(data.open_image(ImageRef(archive, name)), f"{name}/{view}"), device))
     fine, coarse = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), index)
+    meaning = _meaning(net, coarse, folder, device)
+    if net.vision.tail:
+        coarse = _mid(data, net, folder, archives, device)
+    return FeatureCache(fine, coarse, meaning, index, views)
+
+
+def _mid(data, net, folder, archives, device):
+    found = []
+    prepare = Squash(net.config.size, net.config.cells, net.config.cells)
+    for archive in archives:
+        stem = _key(data, net, archive)
+        names = json.loads((folder / f"{stem}.names.json").read_text())
+        file = folder / f"{stem}.mid{net.vision.tail}.npy"
+        if not file.exists():
+            parts = []
+            with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+                for at in range(0, len(names), _AT_ONCE):
+                    pixels = np.stack(list(pool.map(lambda n: prepare(data.open_image(ImageRef(archive, n))).values, names[at : at + _AT_ONCE])))
+                    net.vision(torch.from_numpy(pixels).to(device))
+                    parts.append(net.vision.mid.half().cpu().numpy())
+            np.save(file, np.concatenate(parts))
+        found.append(np.load(file))
+    return np.concatenate(found)
+
+
+def _other_view(image, seed):
+    rng = random.Random(seed)
+    width, height = image.size
+    share = rng.uniform(0.7, 1.0)
+    w, h = round(width * share ** 0.5 * 1.0), round(height * share ** 0.5)
+    x, y = rng.randint(0, width - w), rng.randint(0, height - h)
+    image = image.crop((x, y, x + w, y + h))
+    for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast):
+        image = kind(image).enhance(rng.uniform(0.8, 1.2))
+    return image
 
 
 def load_board_features(

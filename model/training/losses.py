@@ -13,7 +13,7 @@ from model.training.batches import Batch
 
 
 def batch_loss(
-    net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool
+    net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool, tail: int = 0
 ) -> Tensor:
     """Of the answers; and on boards, of the first layer's maps: how little of them lies on the quarter that a text is
     about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches
@@ -27,7 +27,10 @@ def batch_loss(
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
     on_board = batch.places is not None and keys > FIRST_PATCH
-    fused = net.fuse_states(batch.states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
+    states = batch.states
+    for layer in net.text.layers[len(net.text.layers) - tail :]:
+        states = layer.feed_forward(layer.attend(states, states, batch.mask))
+    fused = net.fuse_states(states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
     weight = (batch.targets.sum(-1) > 0).float()
     fit = -(batch.targets * log_probabilities).sum(-1)

@@ -21,11 +21,13 @@ class TextCache:
     """Token features by text, kept in memory and, where there is a ``folder``, in a file that outlives the run."""
 
     def __init__(
-        self, encoder: TextEncoder, tokenizer: Tokenizer, device: torch.device, folder: Path | None = None
+        self, encoder: TextEncoder, tokenizer: Tokenizer, device: torch.device, folder: Path | None = None, layers: int | None = None
     ) -> None:
         self.encoder, self.tokenizer, self.device = encoder, tokenizer, device
+        self.layers = encoder.layers[:layers]
         pieces = tokenizer.get_vocab()
         digest = hashlib.sha256("\n".join(sorted(pieces, key=pieces.__getitem__)).encode())
+        digest.update(str(len(self.layers)).encode())
         for parameter in encoder.parameters():
             digest.update(parameter.detach().half().cpu().numpy().tobytes())
         self._file = None if folder is None else folder / f"texts.{digest.hexdigest()[:12]}.pt"
@@ -56,6 +58,12 @@ class TextCache:
     @torch.no_grad()
     def _make(self, texts: Sequence[str]) -> None:
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[:MAX_TRAIN_TOKENS] for text in texts])
-        found = self.encoder(ids.to(self.device), mask.to(self.device)).half().cpu()
+        found = self._encode(ids.to(self.device), mask.to(self.device)).half().cpu()
         for text, states, count in zip(texts, found, mask.sum(1).tolist(), strict=True):
             self._states[text] = states[:count].clone()
+
+    def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        states = self.encoder.norm(self.encoder.words(ids) + self.encoder.positions[: ids.shape[1]])
+        for layer in self.layers:
+            states = layer.feed_forward(layer.attend(states, states, mask))
+        return states

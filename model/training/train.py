@@ -75,6 +75,18 @@ class Settings:
     coarse_share: float = 0.93
     """Of the steps: the first ones, which see a quarter of the patches and cost half."""
     seed: int = 0
+    data_share: float = 1.0
+    """Of the images that are left to learn from."""
+    text_trained: int = 0
+    vision_trained: int = 0
+    """Of the pretrained networks: how many of their last layers (blocks) are trained too."""
+    pretrained_rate: float = 1e-4
+    views: int = 0
+    """Further views of each image: cut, and other colours."""
+    yes_no_share: float = 1.0
+    """Of the yes/no questions: how many are learned from with all others."""
+    balance: int = 0
+    """Whether as many are learned from that are answered yes as no."""
     blind: bool = False
 
 
@@ -120,13 +132,16 @@ def train(
     about = {**asdict(settings), "start": start}
     (out / "settings.json").write_text(json.dumps(about, indent=1) + "\n")
     torch.manual_seed(settings.seed)
-    parts = split_train(data, settings.tune_share)
+    parts = _fewer(split_train(data, settings.tune_share), settings)
     net, vocabulary, answers = _make_net(data, parts, settings, start)
     captions = [record for record in data.captions if record.split == "train"]
+    if not settings.boards and not settings.caption_share_first:
+        captions = []
+    net.vision.tail = settings.vision_trained
     refs = [question.image_ref for question, _ in (*parts.train, *parts.tune)]
-    features = load_features(data, net, cache, device, [*refs, *(record.image_ref for record in captions)])
+    features = load_features(data, net, cache, device, [*refs, *(record.image_ref for record in captions)], settings.views)
     net.to(device)
-    trained = _freeze(net)
+    trained = _freeze(net, settings)
     asked = asked_by_image(parts.train, set(answers), settings.daquar_weight)
     if not asked:
         raise DataError("no train question has an answer that the model knows; train without --from to learn new ones")
@@ -134,7 +149,7 @@ def train(
     model = CompactModel(net, vocabulary, answers, id="compact", revision="training", device=device)
     for parameter in trained:
         parameter.requires_grad_(True)
-    texts = TextCache(net.text, model.tokenizer, device, cache)
+    texts = TextCache(net.text, model.tokenizer, device, cache, len(net.text.layers) - settings.text_trained)
     boards, board_features = [], None
     if settings.boards and not settings.blind:
         boards = BoardMaker(board_pools(asked, captions, tasks)).make(settings.board_stock, settings.seed)
@@ -154,6 +169,8 @@ def train(
     )
     texts.add(sampler.all_texts())
     _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
+    if not settings.boards:
+        return model
     if start is None:
         if captions and not settings.blind:
             fit_match(model, captions, features, texts, seed=settings.seed)
@@ -207,12 +224,38 @@ def _make_net(
     return net, vocabulary, answers
 
 
-def _freeze(net: CompactNet) -> list[nn.Parameter]:
+def _fewer(parts: Parts, settings: Settings) -> Parts:
+    rng = random.Random(1)
+    refs = sorted({question.image_ref for question, _ in parts.train})
+    rng.shuffle(refs)
+    kept = set(refs[: round(settings.data_share * len(refs))])
+    train = []
+    yes = sum(example.targets.get("yes", 0) > 0.5 for _, example in parts.train)
+    no = sum(example.targets.get("no", 0) > 0.5 for _, example in parts.train)
+    for question, example in parts.train:
+        if question.image_ref not in kept:
+            continue
+        if question.kind == "yes/no" and rng.random() >= settings.yes_no_share:
+            continue
+        if settings.balance and example.targets.get("yes", 0) > 0.5 and rng.random() >= no / yes:
+            continue
+        train.append((question, example))
+    print(len(kept), "images,", len(train), "questions of", len(parts.train), "tune", len(parts.tune))
+    return Parts(train, parts.tune)
+
+
+def _freeze(net: CompactNet, settings: Settings) -> list[nn.Parameter]:
     """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
     later = (*net.head.unseen.parameters(), *net.head.reliance.parameters())
     frozen = {id(parameter) for parameter in (net.patches.class_meaning.weight, *later)}
     parts = (net.patches, net.narrow, net.fusion, net.head)
-    return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
+    trained = [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
+    for layers, count in ((net.text.layers, settings.text_trained), (net.vision.blocks, settings.vision_trained)):
+        for layer in layers[len(layers) - count :]:
+            for parameter in layer.parameters():
+                parameter.slow = True
+                trained.append(parameter)
+    return trained
 
 
 def _run_steps(
@@ -228,7 +271,7 @@ def _run_steps(
     net = model.net
     optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
     average = [parameter.detach().clone() for parameter in trained]
-    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches}
+    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches, "tail": settings.text_trained}
     first = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -297,13 +340,14 @@ def _run_steps(
 
 def _groups(net: CompactNet, trained: Sequence[nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
     """What starts from pretrained vectors learns slowly; norms, biases and single vectors do not decay."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter in trained:
-        groups.setdefault((parameter is not net.head.answers, parameter.ndim > 1), []).append(parameter)
+        rate = 2 if hasattr(parameter, "slow") else int(parameter is not net.head.answers)
+        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": settings.learning_rate if is_new else settings.answers_rate,
+            "lr": (settings.answers_rate, settings.learning_rate, settings.pretrained_rate)[is_new],
             "weight_decay": settings.weight_decay if is_matrix else 0.0,
         }
         for (is_new, is_matrix), parameters in groups.items()
