@@ -64,7 +64,9 @@ class Settings(BaseSettings):
         le=64,
         description="Worker processes, each with a copy of the model; absent: 1 on a GPU, 2 on two cores or more.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of each worker; absent: cores / workers, all cores while no other works."
+    )
     decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")
 
     cache_bytes: int = Field(

@@ -103,13 +103,14 @@ class Batch:
     def jobs(self) -> list[Job]:
         return [*self.encodes, *self.runs]
 
-    def message(self, evict: tuple[str, ...]) -> Encode | Run:
-        """What the worker is sent; ``evict`` names the images that it should forget first."""
+    def message(self, evict: tuple[str, ...], threads: int | None = None) -> Encode | Run:
+        """What the worker is sent; ``evict`` names the images that it should forget first, ``threads`` of the CPU are
+        what it may take."""
         items = tuple(job.item for job in self.runs)
         if not self.encodes:
-            return Run(self.runs[0].task, items, evict)
+            return Run(self.runs[0].task, items, evict, threads)
         run = Run(self.runs[0].task, items) if items else None
-        return Encode(tuple((job.entry.key, job.pixels) for job in self.encodes), evict, run)
+        return Encode(tuple((job.entry.key, job.pixels) for job in self.encodes), evict, run, threads)
 
 
 class Batcher:

@@ -92,9 +92,13 @@ class Engine:
             decode_ahead=decoders + 2 * (settings.encode_batch or GATHER),
             call_seconds=settings.worker_seconds,
             load_seconds=settings.load_seconds,
+            # A worker that works alone takes the cores that the others leave idle.
+            threads=None if settings.threads else threads,
+            threads_alone=None if settings.threads else cores,
         )
         self.lanes = [
-            Lane(options, self.backlog, self._decoders, self._observer, self._on_change) for _ in range(workers)
+            Lane(options, self.backlog, self._decoders, self._observer, self._on_change, self._idle)
+            for _ in range(workers)
         ]
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -124,6 +128,9 @@ class Engine:
     def encoded(self) -> int:
         """Images that went through the vision encoder since the start."""
         return sum(lane.encoded for lane in self.lanes)
+
+    def _idle(self) -> bool:
+        return not any(lane.working for lane in self.lanes)
 
     def _on_change(self) -> None:
         self.info = next((lane.info for lane in self.lanes if lane.info is not None), None)

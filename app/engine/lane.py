@@ -46,6 +46,10 @@ class LaneOptions:
     decode_ahead: int
     call_seconds: float
     load_seconds: float
+    threads: int | None = None
+    """Of the CPU, for a batch while other lanes work; None: what the worker started with, always."""
+    threads_alone: int | None = None
+    """For a batch that begins when no other lane works."""
 
 
 @dataclass(slots=True)
@@ -67,7 +71,10 @@ class Lane:
     decoders: Executor
     observer: Observer
     on_change: Callable[[], None]
+    alone: Callable[[], bool] = lambda: False
+    """Whether no lane is working."""
     state: State = "starting"
+    working: bool = False
     info: ModelInfo | None = None
     encoded: int = 0
     """Images that went through the vision encoder since the start."""
@@ -184,13 +191,17 @@ class Lane:
             evict = tuple(self._forget)
             self._forget.clear()
             start = perf_counter()
+            threads = self.options.threads_alone if self.alone() else self.options.threads
+            self.working = True
             try:
-                reply = await self.worker.call(batch.message(evict), seconds=self.options.call_seconds)
+                reply = await self.worker.call(batch.message(evict, threads), seconds=self.options.call_seconds)
             except BaseException:
                 self._enter("restarting")  # before anyone is told, so that nobody comes back too soon
                 for job in batch.jobs:
                     job.fail(RequestError("worker_failed", _DIED))
                 raise
+            finally:
+                self.working = False
             self._settle(batch, reply, start, waited)
 
     def _settle(self, batch: Batch, reply: Reply, start: float, waited: bool) -> None:

@@ -88,16 +88,19 @@ class Run:
     task: Task
     items: tuple[RunItem, ...]
     evict: tuple[str, ...] = ()
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Encode:
     """Encode images and keep them under their keys, then ``run``: texts about these or about images kept before. Reply:
-    one `Encoded` or `Failure` each, and the reply to the run. A text whose image failed gets that failure."""
+    one `Encoded` or `Failure` each, and the reply to the run. A text whose image failed gets that failure. ``threads``:
+    how many of the CPU's this may take, here and in `Run`; None: as before."""
 
     items: tuple[tuple[str, Pixels], ...]
     evict: tuple[str, ...] = ()
     run: Run | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,13 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def use_threads(count: int | None) -> None:
+    """Let torch, where it is in use, take so many of the CPU's threads from now on."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and count is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 def uses_gpu() -> bool:
     """Whether torch has been used on a GPU in this process (torch is looked up, never imported here)."""
     torch: Any = sys.modules.get("torch")
@@ -333,6 +343,7 @@ def main(fd: int, parent: int) -> int:
         send(out, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu()))
         server, trim = Server(model), Trimmer()
         while (message := receive(incoming)) is not None:
+            use_threads(message.threads)
             send(out, server.handle(message))
             trim()
     return 0

@@ -3,13 +3,16 @@
 For tests of the engine: what they test is batching, caching and failing, for which torch would only be slow. A question
 that begins with ``!`` is a command to the worker: ``!raise``, ``!hang``, ``!die``, ``!memory N`` (out of memory for
 batches of more than N texts), ``!slow SECONDS``. A question ``?count`` is answered with the number of images encoded
-so far, ``?batch`` with the number of texts that ran with it.
+so far, ``?batch`` with the number of texts that ran with it, ``?threads`` (where `with_torch` loaded it) with the
+number of threads that torch may take.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +105,8 @@ class StandIn:
                 answer = str(self.encoded)
             if text == "?batch":
                 answer = str(together)
+            if text == "?threads":
+                answer = str(sys.modules["torch"].get_num_threads())
             weights = image.brightness + 1.0
             weights = 0.75 * weights / weights.sum()
             looked = None if item.maps is None else Map(weights.astype(np.float32), 0.25)
@@ -132,6 +137,12 @@ def command(text: str, together: int) -> None:
 
 def load(**options: Any) -> StandIn:
     """The loader to name in ``create_app(settings, loader=...)``."""
+    return StandIn(**options)
+
+
+def with_torch(**options: Any) -> StandIn:
+    """A loader after which torch is there, as after that of a real model."""
+    importlib.import_module("torch")
     return StandIn(**options)
 
 

@@ -322,6 +322,24 @@ async def test_several_workers_share_the_load_and_keep_to_their_images() -> None
         assert (await made.run("answer", source(), ["what?"])).cache == "miss"
 
 
+@pytest.mark.parametrize("threads", [None, 1])
+async def test_a_worker_that_works_alone_takes_all_cores(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers on four cores: two threads each while both work; always the same where the operator said how many."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    loader = "tests.app.standin:with_torch"
+    async with engine(loader=loader, workers=2, threads=threads) as (made, _):
+        await until(lambda: all(lane.state == "ready" for lane in made.lanes), 60.0)
+        image = source()
+        found = [said(await made.run("answer", image, ["?threads"]))]
+        work = asyncio.create_task(made.run("answer", source(), ["!slow 1.5"]))
+        await until(lambda: any(lane.working for lane in made.lanes))
+        await asyncio.sleep(0.2)  # its image was encoded: what works now is the slow text
+        found.append(said(await made.run("answer", source(), ["?threads"])))
+        await work
+        found.append(said(await made.run("answer", image, ["?threads"])))
+    assert found == ([["4"], ["2"], ["4"]] if threads is None else [["1"]] * 3)
+
+
 async def test_maps_cross_the_process_boundary(ready: tuple[Engine, Recorder]) -> None:
     """Asked for, they come; not asked for, they do not."""
     made, _ = ready
