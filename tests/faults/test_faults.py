@@ -218,7 +218,7 @@ def test_the_time_to_drain_is_over(log: Path) -> None:
         assert wait_for(lambda: figure(server, "queue_items") == 8, 10.0)
         start = time.monotonic()
         assert server.terminate() == 0
-        assert time.monotonic() - start < 6.0
+        assert time.monotonic() - start < 15.0  # 30 unless it is set
         assert [future.result() for future in held] == ["shutting_down"] * 4
         assert "Traceback" not in log.read_text()
         assert "Exception in ASGI" not in log.read_text()

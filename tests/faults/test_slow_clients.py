@@ -52,8 +52,8 @@ def is_incomplete(response: bytes) -> bool:
 
 def test_a_body_that_does_not_come(tmp_path: Path) -> None:
     """Announced and not sent, sent in a trickle, and with a deadline of the client's own: 408, then the end."""
-    with serving(tmp_path / "log", request_seconds=1.5) as server:
-        for header, low, high in ((b"", 1.2, 4.0), (b"X-Request-Timeout: 0.6\r\n", 0.5, 1.4)):
+    with serving(tmp_path / "log", request_seconds=3.0) as server:
+        for header, low, high in ((b"", 2.7, 10.0), (b"X-Request-Timeout: 0.6\r\n", 0.5, 2.7)):
             with connect(server) as connection:
                 connection.sendall(HEAD + header + b"\r\n{")
                 response, seconds = until_closed(connection)
@@ -76,7 +76,7 @@ def test_a_head_that_does_not_come(tmp_path: Path, sent: bytes) -> None:
     """Nothing, half a line, headers without their end."""
     with serving(tmp_path / "log", header_seconds=0.5) as server, connect(server) as connection:
         connection.sendall(sent)
-        assert until_closed(connection)[1] < 3.0
+        assert until_closed(connection)[1] < 8.0  # 10 unless it is set
 
 
 def test_the_rest_of_a_refused_body(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_rest_of_a_refused_body(tmp_path: Path) -> None:
         connection.sendall(HEAD.replace(b"application/json", b"text/plain") + b"\r\n{")
         assert b" 415 " in connection.recv(65536)
         connection.sendall(b"{")
-        assert until_closed(connection)[1] < 3.0
+        assert until_closed(connection)[1] < 8.0  # 10 unless it is set
 
 
 def test_connections_that_are_kept_alive_are_left_alone(tmp_path: Path) -> None:
