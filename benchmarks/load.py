@@ -14,6 +14,7 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,21 +35,38 @@ class Plan:
     seed: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
-    """What came back. Latencies in milliseconds, of answers with status 200."""
+    """What came back. ``latencies``: milliseconds, of answers with status 200, in order; ``cpu``: the generator's own
+    seconds."""
 
     sent: int
     ok: int
     refused: int
     failed: int
     seconds: float
-    throughput: float
-    p50: float
-    p95: float
-    p99: float
-    goodput: float
-    cpu_share: float
+    cpu: float
+    latencies: list[float]
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return self.ok / self.seconds
+
+    @property
+    def goodput(self) -> float:
+        """Answers within 300 ms, a second."""
+        return sum(value <= 300 for value in self.latencies) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """The latency that ``share`` of the answers did not exceed; NaN when there is no answer."""
+        return self.latencies[min(self.ok - 1, int(share * self.ok))] if self.ok else float("nan")
+
+    @classmethod
+    def joined(cls, outcomes: Sequence[Outcome]) -> Outcome:
+        """Several rounds as one."""
+        sums = {key: sum(getattr(one, key) for one in outcomes) for key in cls.__slots__ if key != "latencies"}
+        return cls(**sums, latencies=sorted(value for one in outcomes for value in one.latencies))
 
 
 def pieces(plan: Plan) -> tuple[bytes, bytes]:
@@ -150,23 +168,14 @@ async def run(plan: Plan) -> Outcome:
     for connection in connections:
         connection.close()
     cpu = used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime
-    ordered = sorted(1000 * latency for latency in latencies) or [float("nan")]
-
-    def quantile(share: float) -> float:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
     return Outcome(
         sent=sent,
         ok=codes.get(200, 0),
         refused=codes.get(503, 0) + codes.get(429, 0),
         failed=sum(count for code, count in codes.items() if code not in (200, 503, 429)),
         seconds=seconds,
-        throughput=codes.get(200, 0) / seconds,
-        p50=quantile(0.50),
-        p95=quantile(0.95),
-        p99=quantile(0.99),
-        goodput=sum(value <= 300 for value in ordered) / seconds,
-        cpu_share=cpu / seconds,
+        cpu=cpu,
+        latencies=sorted(1000 * latency for latency in latencies),
     )
 
 

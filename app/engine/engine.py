@@ -179,7 +179,8 @@ class Engine:
         for lane in ready:
             if lane.cache.peek(key) is not None:
                 return lane
-        return min(ready, key=lambda lane: lane.load)
+        now = perf_counter()
+        return min(ready, key=lambda lane: (lane.work(now), lane.loading + lane.asked))
 
     async def run(
         self,

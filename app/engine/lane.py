@@ -81,6 +81,8 @@ class Lane:
     cache: ImageCache = field(init=False)
     batcher: Batcher = field(init=False)
     _ahead: asyncio.Semaphore = field(init=False)
+    _call: tuple[float, float] | None = None
+    """When the worker's call began, and how many seconds it is expected to take; None while it has nothing to do."""
     _forget: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -90,10 +92,15 @@ class Lane:
         )
         self._ahead = asyncio.Semaphore(self.options.decode_ahead)
 
-    @property
-    def load(self) -> int:
-        """How busy the lane is, to choose between lanes."""
-        return 4 * self.loading + self.asked
+    def work(self, now: float) -> float:
+        """Estimated seconds until the worker would begin what comes ``now`` (`time.perf_counter`). Where each request
+        goes to the least of it, lanes answer as soon as one queue for all of them would."""
+        seconds = self.backlog.seconds(self.loading, self.asked)
+        if self._call is None:
+            return seconds
+        began, expected = self._call
+        # Of a call past its time nothing is known but that it may take long, or hang: the longer it has, the longer.
+        return max(0.0, seconds - expected) + abs(expected - (now - began))
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +191,8 @@ class Lane:
             evict = tuple(self._forget)
             self._forget.clear()
             start = perf_counter()
+            texts = sum(len(job.item.texts) for job in batch.runs)
+            self._call = (start, self.backlog.seconds(len(batch.encodes), texts))
             try:
                 reply = await self.worker.call(batch.message(evict), seconds=self.options.call_seconds)
             except BaseException:
@@ -191,6 +200,8 @@ class Lane:
                 for job in batch.jobs:
                     job.fail(RequestError("worker_failed", _DIED))
                 raise
+            finally:
+                self._call = None
             self._settle(batch, reply, start, waited)
 
     def _settle(self, batch: Batch, reply: Reply, start: float, waited: bool) -> None:

@@ -45,9 +45,13 @@ class Backlog:
     def items(self) -> int:
         return self.images + self.texts
 
+    def seconds(self, images: int, texts: int) -> float:
+        """Estimated seconds of the model's time for so many images and texts."""
+        return images * self.encode.seconds + texts * self.run.seconds
+
     def wait(self) -> float:
         """Estimated seconds until a request that comes now reaches the model."""
-        return (self.images * self.encode.seconds + self.texts * self.run.seconds) / max(1, self.lanes)
+        return self.seconds(self.images, self.texts) / max(1, self.lanes)
 
     def check(self, items: int = 1) -> None:
         """Raise ``overloaded`` when ``items`` more would be too many. A request larger than the whole queue is taken

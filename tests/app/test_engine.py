@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from time import perf_counter
 
 import pytest
 import pytest_asyncio
@@ -320,6 +321,28 @@ async def test_several_workers_share_the_load_and_keep_to_their_images() -> None
         await until(lambda: made.lanes[0].state != "ready")
         assert made.ready
         assert (await made.run("answer", source(), ["what?"])).cache == "miss"
+
+
+async def test_a_request_goes_where_it_begins_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both lanes work on one text: the next image goes to the one that began earlier, until that is past its time."""
+    async with engine(workers=2) as (made, _):
+        await until(lambda: all(lane.state == "ready" for lane in made.lanes))
+        images = [source(), source()]
+        await asyncio.gather(*(made.run("answer", image, ["what?"]) for image in images))
+        earlier, later = (made._lane(made.image_id(image.content)) for image in reversed(images))
+        assert earlier is not later
+        made.backlog.run.seconds = 10.0
+        began, work = [], []
+        for image in reversed(images):
+            began.append(perf_counter())
+            work.append(asyncio.create_task(made.run("answer", image, ["!slow 1"])))
+            await asyncio.sleep(0.1)
+        monkeypatch.setattr("app.engine.engine.perf_counter", lambda: began[1] + 1.0)
+        assert made._lane("another") is earlier
+        monkeypatch.setattr("app.engine.engine.perf_counter", lambda: began[1] + 20.0)
+        assert made._lane("another") is later
+        monkeypatch.undo()
+        await asyncio.gather(*work)
 
 
 async def test_maps_cross_the_process_boundary(ready: tuple[Engine, Recorder]) -> None:
