@@ -1,4 +1,7 @@
-"""Takes the README's screenshots of a running server: python -m tests.web.screenshots [URL]"""
+"""Takes the README's screenshots of a running server: python -m tests.web.screenshots [URL]
+
+The system needs a font with Chinese characters (Debian: fonts-noto-cjk).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def main(url: str) -> None:
         save(page, "page.jpg")
         page = browser.new_page(**options, locale="zh-CN", color_scheme="dark")
         page.goto(url)
-        ask(page, "rocket", "What is in the sky?")
+        ask(page, "coffee", "What is in the cup?")
         page.select_option("#colours", "magma")
         save(page, "page-dark-zh.jpg")
         browser.close()
