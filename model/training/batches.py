@@ -88,7 +88,9 @@ class Sampler:
                 rng.choice(asked.turned) if asked.turned and rng.random() < mix.turned else one for one in examples
             ]
             row = self.features.index[asked.ref]
-            row += len(self.features.index) * rng.randrange(self.features.views + 1) if self.features.views else 0
+            view = rng.randrange(self.features.views + 1) if self.features.views else 0
+            if view:
+                row += len(self.features.index) + (view - 1) * self.features.asked
             chosen.append((row, examples))
         for _ in range(captioned):
             record = rng.choice(self.captions)

@@ -43,6 +43,7 @@ class FeatureCache:
     meaning: Tensor  # float16 [images, h, w, meaning_dim]
     index: dict[ImageRef, int]
     views: int = 0
+    asked: int = 0
 
     def take(self, rows: Sequence[int], device: torch.device) -> tuple[VisionFeatures, Tensor]:
         """The features and meaning of some images, float32, on a device."""
@@ -66,6 +67,8 @@ def load_features(
         start += len(cached)
     for view in range(1, views + 1):
         for archive, names in archives.items():
+            if archive.startswith('flickr'):
+                continue
             cached = list(json.loads((folder / f"{_key(data, net, archive)}.names.json").read_text()))
             stem = _key(data, net, archive) + f".view{view}"
             parts.append(_make(net, folder, stem, cached,
@@ -74,7 +77,10 @@ def load_features(
     meaning = _meaning(net, coarse, folder, device)
     if net.vision.tail:
         coarse = _mid(data, net, folder, archives, device)
-    return FeatureCache(fine, coarse, meaning, index, views)
+    asked = sum(not ref.archive.startswith('flickr') for ref in index)
+    assert list(index).index(next((r for r in index if r.archive.startswith('flickr')), None) or list(index)[-1]) in (asked, asked - 1)
+    print('asked', asked, 'of', len(index), 'rows', len(fine))
+    return FeatureCache(fine, coarse, meaning, index, views, asked)
 
 
 def _mid(data, net, folder, archives, device):

@@ -13,7 +13,7 @@ from model.training.batches import Batch
 
 
 def batch_loss(
-    net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool, tail: int = 0
+    net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool, tail: int = 0, drop_tokens: float = 0.0
 ) -> Tensor:
     """Of the answers; and on boards, of the first layer's maps: how little of them lies on the quarter that a text is
     about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches
@@ -27,17 +27,26 @@ def batch_loss(
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
     on_board = batch.places is not None and keys > FIRST_PATCH
-    states = batch.states
+    states, mask = batch.states, batch.mask
+    if drop_tokens:
+        share = torch.rand(mask.shape[0], 1, generator=rng) * 2 * drop_tokens
+        keep = torch.rand(mask.shape, generator=rng) >= share
+        keep[:, 0] = True
+        keep[torch.arange(len(keep)), mask.sum(1) - 1] = True
+        # the kept ones move together, so that first and last stay where they are looked for
+        order = (~(keep & mask)).int().argsort(dim=1, stable=True)
+        states = states.gather(1, order[..., None].expand_as(states))
+        mask = torch.arange(mask.shape[1]) < (keep & mask).sum(1, keepdim=True)
     for layer in net.text.layers[len(net.text.layers) - tail :]:
-        states = layer.feed_forward(layer.attend(states, states, batch.mask))
-    fused = net.fuse_states(states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
+        states = layer.feed_forward(layer.attend(states, states, mask))
+    fused = net.fuse_states(states, mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
     weight = (batch.targets.sum(-1) > 0).float()
     fit = -(batch.targets * log_probabilities).sum(-1)
     spread = -log_probabilities.mean(-1)
     loss = (weight * ((1 - smoothing) * fit + smoothing * spread)).sum() / weight.sum().clamp_min(1)
     if on_board and batch.places is not None:
-        loss = loss + miss(fused.maps[0], batch.mask, batch.places)
+        loss = loss + miss(fused.maps[0], mask, batch.places)
     return loss
 
 

@@ -85,6 +85,10 @@ class Settings:
     """Further views of each image: cut, and other colours."""
     yes_no_share: float = 1.0
     """Of the yes/no questions: how many are learned from with all others."""
+    drop_tokens: float = 0.0
+    input_size: int = 320
+    no_meaning: int = 0
+    untied: int = 0
     balance: int = 0
     """Whether as many are learned from that are answered yes as no."""
     blind: bool = False
@@ -140,6 +144,8 @@ def train(
     net.vision.tail = settings.vision_trained
     refs = [question.image_ref for question, _ in (*parts.train, *parts.tune)]
     features = load_features(data, net, cache, device, [*refs, *(record.image_ref for record in captions)], settings.views)
+    if settings.no_meaning:
+        features = replace(features, meaning=torch.zeros_like(features.meaning).clone())
     net.to(device)
     trained = _freeze(net, settings)
     asked = asked_by_image(parts.train, set(answers), settings.daquar_weight)
@@ -218,9 +224,11 @@ def _make_net(
     texts = [question.question for question, _ in (*parts.train, *parts.tune)]
     texts += [caption for record in data.captions if record.split == "train" for caption in record.captions]
     vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, _EXTRA_WORDS])
-    config = CompactConfig(blind=settings.blind)
+    config = CompactConfig(blind=settings.blind, size=settings.input_size)
     net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers), dropout=settings.dropout)
     start_from_pretrained(net, vocabulary, answers, texts[:_TEXTS_TO_CENTRE])
+    if settings.untied:
+        nn.init.normal_(net.head.answers, std=3.0 / 384**0.5)
     return net, vocabulary, answers
 
 
@@ -271,7 +279,7 @@ def _run_steps(
     net = model.net
     optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
     average = [parameter.detach().clone() for parameter in trained]
-    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches, "tail": settings.text_trained}
+    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches, "tail": settings.text_trained, "drop_tokens": settings.drop_tokens}
     first = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
