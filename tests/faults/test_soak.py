@@ -65,9 +65,9 @@ def open_loop(server: Server, rate: float, seconds: float) -> Counter[int]:
     return codes
 
 
-def processes(server: Server) -> float:
-    """Resident memory of the server and its workers, in MiB."""
-    return memory(server.process.pid) + sum(map(memory, server.workers()))
+def processes(server: Server) -> list[float]:
+    """Resident memory of the server and of each worker, in MiB."""
+    return [memory(pid) for pid in (server.process.pid, *server.workers())]
 
 
 @pytest.mark.parametrize("minutes", [0.2, pytest.param(30.0, marks=pytest.mark.long)])
@@ -86,7 +86,7 @@ def test_soak(tmp_path: Path, minutes: float) -> None:
         capacity = closed_loop(server, 60.0 if long else 3.0)
         while cached(server, "images") < 15 or not cached(server, "evictions_total"):
             assert one(server) == 200
-        samples: list[tuple[float, float]] = []
+        samples: list[tuple[float, list[float]]] = []
         stop = threading.Event()
 
         def watch() -> None:
@@ -102,10 +102,12 @@ def test_soak(tmp_path: Path, minutes: float) -> None:
         assert set(codes) == {200}, codes
         assert len(server.workers()) == settings["workers"]
         assert cached(server, "bytes") <= int(str(settings["cache_bytes"]))
-        times, values = np.array(samples).T
+        times, each = (np.array(column) for column in zip(*samples, strict=True))
+        values = each.sum(1)
         slope = float(np.polyfit(times, values, 1)[0])
         rate, growth = f"{sum(codes.values())} requests at {0.7 * capacity:.1f}/s", f"{slope:+.2f} MiB a minute"
-        print(f"{rate}, {values[0]:.0f} to {values[-1]:.0f} MiB, {growth}")  # noqa: T201
+        tenths = [part.mean(0).round().astype(int).tolist() for part in np.array_split(each, 10)]
+        print(f"{rate}, {values[0]:.0f} to {values[-1]:.0f} MiB, {growth}; server and workers by tenths: {tenths}")  # noqa: T201
         if long:
             assert slope < 1.0
         else:
