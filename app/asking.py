@@ -50,6 +50,7 @@ class Asker:
         self._limiter = limiter
         self._fetcher = fetcher
         self._metrics = metrics
+        self._paid = 0  # of the caller's rate, for a fetch
         self._seconds = time_allowed(request.headers, settings.request_seconds)
         self._deadline = getattr(request.state, "began", time.monotonic()) + self._seconds
 
@@ -103,11 +104,11 @@ class Asker:
     async def _fetch(self, url: str, param: str) -> bytes:
         if self._fetcher is None:
             raise RequestError("url_not_allowed", "This server does not fetch image URLs.", param=param)
-        try:
-            async with asyncio.timeout(self._deadline - time.monotonic()):
-                return await self._fetcher.fetch(url, param=param)
-        except TimeoutError:
-            raise RequestError("deadline_exceeded", "The image URL took all of the request's time.") from None
+        # A fetch costs the server and others: it is within the caller's rate and the queue's bounds like any work.
+        self._limiter.spend(self.caller, 1)
+        self._paid = 1
+        with self.engine.backlog.hold(images=1):
+            return await self.in_time(self._fetcher.fetch(url, param=param, count=self.request.state.hold_bytes))
 
     def check_texts(self, texts: Sequence[str], *, field: str = "questions", may_be_empty: bool = False) -> None:
         """Raise `RequestError` for too many, empty or over-long texts, before anything costs."""
@@ -150,7 +151,9 @@ class Asker:
 
         Raises: `RequestError`, `app.bodies.ClientGone`.
         """
-        self._limiter.spend(self.caller, max(1, len(texts)))
+        if cost := max(1, len(texts)) - self._paid:
+            self._limiter.spend(self.caller, cost)
+        self._paid = 0
         try:
             return await self.in_time(
                 self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps)

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from app.auth import make_key
 from app.connections import closing_late_heads
+from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings, unknown_variables
-from app.telemetry import configure_logging
 
 _LINGER = 0.5  # seconds in which requests on open connections still get their 503
 _EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
-import anyio
 from PIL import Image
 
 from app.engine.queue import Backlog
@@ -22,12 +23,13 @@ class Drawing:
     """Threads that draw, half as many as cores, and what waits for them: refused as the model's queue refuses."""
 
     def __init__(self, settings: Settings) -> None:
-        threads = max(1, (os.cpu_count() or 1) // 2)
+        self.threads = threads = max(1, (os.cpu_count() or 1) // 2)
         self.backlog = Backlog(settings.queue_items, settings.queue_bytes, settings.queue_seconds, lanes=threads)
-        self._threads = anyio.CapacityLimiter(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="draw")
 
     async def draw(self, work: Callable[[], Image.Image]) -> bytes:
-        """The PNG of what ``work`` draws, which is not begun when the waiting for a thread is cancelled."""
+        """The PNG of what ``work`` draws, which is not begun when the waiting for a thread is cancelled. Once begun, it
+        keeps its thread to the end, whether anybody waits or not: no more are drawn at once than there are threads."""
 
         def png() -> bytes:
             start = perf_counter()
@@ -36,7 +38,11 @@ class Drawing:
             self.backlog.encode.observe(1, perf_counter() - start)
             return buffer.getvalue()
 
-        return await anyio.to_thread.run_sync(png, limiter=self._threads)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, png)
+
+    def close(self) -> None:
+        """Begin no more drawings."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def fitted(geometry: Geometry) -> tuple[int, int]:

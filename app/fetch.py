@@ -14,7 +14,7 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import httpx
 
@@ -69,15 +69,17 @@ class Fetcher:
         self.allowed = [ipaddress.ip_network(text) for text in settings.url_allow_addresses]
         self._tls = _tls()
 
-    async def fetch(self, url: str, *, param: str | None = "image") -> bytes:
-        """The bytes behind a URL.
+    async def fetch(
+        self, url: str, *, param: str | None = "image", count: Callable[[int], None] = lambda size: None
+    ) -> bytes:
+        """The bytes behind a URL. ``count`` is told of each piece's size as it comes; what it raises ends the fetch.
 
         Raises: `RequestError` ``url_not_allowed``, ``url_fetch_failed``, ``image_too_large``.
         """
         try:
             async with asyncio.timeout(self.seconds):
                 for _ in range(self.redirects + 1):
-                    found = await self._step(url)
+                    found = await self._step(url, count)
                     if isinstance(found, bytes):
                         return found
                     url = found
@@ -89,10 +91,11 @@ class Fetcher:
             logger.info("fetch failed: %s", type(error).__name__)
             raise RequestError("url_fetch_failed", "The image URL could not be fetched.", param=param) from None
         except RequestError as error:
-            error.param = param
+            if error.code != "overloaded":  # which is not the URL's fault
+                error.param = param
             raise
 
-    async def _step(self, text: str) -> bytes | str:
+    async def _step(self, text: str, count: Callable[[int], None]) -> bytes | str:
         """One request: the body, or where it redirects to."""
         url = self._check(text)
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -115,7 +118,7 @@ class Fetcher:
             try:
                 if response.status_code in _REDIRECTS and "location" in response.headers:
                     return str(url.join(response.headers["location"]))
-                return await self._body(response)
+                return await self._body(response, count)
             except httpx.InvalidURL:
                 raise RequestError("url_not_allowed", "The image URL redirects to no URL.") from None
             finally:
@@ -145,7 +148,7 @@ class Fetcher:
             return []
         return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    async def _body(self, response: httpx.Response, count: Callable[[int], None]) -> bytes:
         if response.status_code != 200:
             detail: dict[str, object] = {"status": response.status_code}
             raise RequestError("url_fetch_failed", f"The image URL answered {response.status_code}.", detail=detail)
@@ -157,5 +160,6 @@ class Fetcher:
             if size > self.max_bytes:
                 message = f"The image has more than {self.max_bytes} bytes."
                 raise RequestError("image_too_large", message, detail={"max_bytes": self.max_bytes})
+            count(len(part))
             parts.append(part)
         return b"".join(parts)

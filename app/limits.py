@@ -39,7 +39,8 @@ class BodyLimit:
     """Middleware: refuses bodies that are too large, by their header before a byte is read and by count after that,
     and those that have not arrived by the request's deadline; counts the bytes that all requests hold together.
 
-    ``seconds`` is the server's own deadline.
+    ``seconds`` is the server's own deadline. In the request's state it leaves ``hold_bytes``, for what a request
+    brings in by other ways.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float, backlog: Callable[[], Backlog]) -> None:
@@ -67,7 +68,7 @@ class BodyLimit:
         coming = True
 
         async def receive_counted() -> Message:
-            nonlocal held, coming
+            nonlocal coming
             if too_large:  # said when the body is asked for, so that metrics know the route
                 raise self._too_large()
             if not coming:  # what is left to come is that the client hangs up
@@ -83,10 +84,15 @@ class BodyLimit:
             if held + size > self.max_bytes:
                 raise self._too_large()
             if size:
-                backlog.take_bytes(size)
-                held += size
+                hold(size)
             return message
 
+        def hold(size: int) -> None:
+            nonlocal held
+            backlog.take_bytes(size)
+            held += size
+
+        scope.setdefault("state", {})["hold_bytes"] = hold
         try:
             await self.app(scope, receive_counted, send)
         finally:

@@ -37,12 +37,14 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         intake.configure(image_limits(chosen))
         tracers.extend(filter(None, [tracer()]))
         app.state.engine = engine = Engine(chosen, loader=loader, observer=figures.observer())
+        app.state.drawing = drawing = Drawing(chosen)
         figures.watch(engine)
         engine.start()
         try:
             yield
         finally:
             await engine.stop()
+            drawing.close()
             for each in tracers:
                 await asyncio.to_thread(each.close)
 
@@ -63,7 +65,6 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.state.tracers = tracers
     app.state.keys = Keys(chosen.api_keys)
     app.state.limiter = RateLimiter(chosen.rate_per_minute)
-    app.state.drawing = Drawing(chosen)
     app.state.fetcher = Fetcher(chosen) if chosen.allow_urls else None
     errors.install(app)
     app.add_middleware(

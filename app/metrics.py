@@ -97,7 +97,7 @@ class EngineCollector:
         gauges: list[tuple[str, str, float]] = [
             ("queue_items", "Questions and images accepted and not answered yet.", backlog.items),
             ("queue_bytes", "Bytes of request bodies held.", backlog.nbytes),
-            ("queue_wait_seconds", "Estimated wait of a request that came now.", backlog.wait()),
+            ("queue_wait_seconds", "Estimated wait of a request that came now.", engine.wait()),
             (
                 "queue_encodes",
                 "Images decoded and waiting for the vision encoder.",
@@ -105,7 +105,7 @@ class EngineCollector:
             ),
             ("queue_texts", "Texts waiting for the model.", sum(lane.batcher.texts for lane in lanes)),
             ("cache_bytes", "Bytes of encoded images kept.", sum(lane.cache.nbytes for lane in lanes)),
-            ("cache_images", "Encoded images kept.", sum(len(lane.cache) for lane in lanes)),
+            ("cache_images", "Encoded images kept.", sum(entry.ready for lane in lanes for entry in lane.cache)),
             ("workers_ready", "Workers that can answer now.", sum(lane.state == "ready" for lane in lanes)),
             ("ready", "1 when /health/ready says 200.", float(engine.ready)),
         ]

@@ -3,8 +3,8 @@
 A call starts as soon as the worker is free, so an idle server adds no wait and a busy one fills its batches by itself.
 Texts go before images, so that requests are finished before others are begun; and the texts that wait for an image go
 to the worker with it, so that nothing comes between. But while many images wait, `GATHER` of them are encoded between
-one run and the next: a run costs little more for four texts than for one. Among texts the first to come goes first;
-others join it where they cost least.
+one run and the next: a run costs little more for four texts than for one. And no image waits for more than `GATHER`
+runs of texts about others. Among texts the first to come goes first; others join it where they cost least.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class RunJob(_Waits):
 Job = EncodeJob | RunJob
 
 GATHER = 4
-"""While as many images wait, they are encoded before the texts that wait too are run; no text waits for more."""
+"""While as many images wait, they are encoded before the texts that wait too are run; no text waits for more, and no
+image for more runs than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ class Batcher:
         self._encode: deque[EncodeJob] = deque()
         self._run: deque[RunJob] = deque()
         self._arrived = asyncio.Event()
-        self._since_run = 0
+        self._since_run = 0  # images encoded since the last run
+        self._since_encode = 0  # runs since the last encode, while an image waits
 
     def put(self, job: Job) -> None:
         """Queue a job. The image of a `RunJob` is encoded."""
@@ -158,13 +160,15 @@ class Batcher:
             return None
         encodes: list[EncodeJob] = []
         waiting: list[RunJob] = []
-        if not self._run or self._gathering():
+        if not self._run or self._gathering() or self._since_encode >= GATHER:
             encodes = [self._encode.popleft() for _ in range(min(self.encode_batch, len(self._encode)))]
             self._since_run += len(encodes)
+            self._since_encode = 0
             waiting = [job for encode in encodes for job in encode.entry.waiting]
             if self._gathering() or not (waiting or self._run):
                 return Batch(encodes)
         self._since_run = 0
+        self._since_encode = self._since_encode + 1 if self._encode and not encodes else 0
         runs = self._choose([*self._run, *waiting])
         taken = set(map(id, runs))
         self._run = deque(job for job in self._run if id(job) not in taken)

@@ -79,7 +79,7 @@ class Engine:
             "dtype": settings.dtype,
             "allow_pickle": settings.allow_pickle,
         }
-        load = Load(loader, {"name": settings.model, **arguments}, settings.log_level)
+        load = Load(loader, {"name": settings.model, **arguments}, settings.log_level, settings.log_format)
         options = LaneOptions(
             load=load,
             # Threads of a worker that wait must not spin on cores that other processes need.
@@ -128,6 +128,12 @@ class Engine:
     def _on_change(self) -> None:
         self.info = next((lane.info for lane in self.lanes if lane.info is not None), None)
         self._changed.set()
+
+    def wait(self) -> float:
+        """Estimated seconds until a request about a new image would reach the model."""
+        now = perf_counter()
+        ready = [lane.work(now) for lane in self.lanes if lane.state == "ready"]
+        return min(ready) if ready else self.backlog.wait()
 
     async def wait_ready(self) -> bool:
         """Until a worker is ready (True) or all have failed (False)."""
@@ -208,7 +214,8 @@ class Engine:
         load = image.load
         pixels = None if load is None else lambda: load(info.preprocess)
         stages = Stages()
-        with self.backlog.hold(images=int(cache == "miss"), texts=len(texts)):
+        # All that is asked about one image goes to one worker, however idle the others are.
+        with self.backlog.hold(images=int(cache == "miss"), texts=len(texts), wait=lane.work(arrival)):
             async with lane.hold(key, pixels, stages) as held:
                 held.scopes.add(image.scope)
                 output = None

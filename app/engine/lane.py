@@ -114,8 +114,10 @@ class Lane:
                     await self._live_once()
                 except ModelNotLoaded as error:
                     logger.error("the model cannot be loaded: %s", error)
-                    self._enter("failed")
-                    return
+                    if self.info is None:
+                        self._enter("failed")
+                        return
+                    # It could be loaded before: memory or a disk may be short for a while.
                 except (WorkerDied, OSError) as error:
                     logger.error("worker lost: %s", error)
                 except Exception:  # a fault of our own must not end the service
@@ -168,7 +170,9 @@ class Lane:
         for entry in list(self.cache):
             if entry.loading is not None and not entry.ready:
                 entry.error = error
-                entry.loading.cancel()  # it tells the texts that wait
+                for waiting in entry.waiting:  # the loading would not: cancelled before its first step, it runs nothing
+                    waiting.fail(error)
+                entry.loading.cancel()
         self.cache.clear()
         self._forget.clear()
 

@@ -53,10 +53,12 @@ class Backlog:
         """Estimated seconds until a request that comes now reaches the model."""
         return self.seconds(self.images, self.texts) / max(1, self.lanes)
 
-    def check(self, items: int = 1) -> None:
-        """Raise ``overloaded`` when ``items`` more would be too many. A request larger than the whole queue is taken
-        by an empty one, so that the limits of one request and of the queue need not know each other."""
-        wait = self.wait()
+    def check(self, items: int = 1, wait: float | None = None) -> None:
+        """Raise ``overloaded`` when ``items`` more would be too many, or the ``wait`` too long (seconds; over all lanes
+        together where the request's own is not known). A request larger than the whole queue is taken by an empty one,
+        so that the limits of one request and of the queue need not know each other."""
+        if wait is None:
+            wait = self.wait()
         if self.items and self.items + items > self.max_items:
             # A tenth of the queue's time: by then there is room for this one, not yet for all that were refused.
             raise overloaded("The queue is full.", max(1.0, wait / 10))
@@ -64,12 +66,12 @@ class Backlog:
             raise overloaded(f"The estimated wait is {wait:.0f} s.", max(1.0, wait - self.max_seconds))
 
     @contextmanager
-    def hold(self, *, images: int = 0, texts: int = 0) -> Iterator[None]:
-        """Count accepted items until the block ends.
+    def hold(self, *, images: int = 0, texts: int = 0, wait: float | None = None) -> Iterator[None]:
+        """Count accepted items until the block ends; ``wait`` as in `check`.
 
         Raises: `RequestError` ``overloaded``.
         """
-        self.check(images + texts)
+        self.check(images + texts, wait)
         self.images += images
         self.texts += texts
         self.idle.clear()

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, TypeVar
 from PIL import Image
 
 from app.engine.allocator import Trimmer
+from app.logs import configure_logging
 from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, ModelInfo, Output, Pixels, Task
 
 logger = logging.getLogger("app.engine.worker")
@@ -45,6 +46,7 @@ class Load:
     loader: str
     arguments: dict[str, Any]
     log_level: str = "info"
+    log_format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Results of one message in order, and the largest batch that fitted in memory (None: no batch failed). ``seconds``
-    are without those of ``run``, the reply to the run that went with an encode."""
+    """Results of one message in order, and how many images or texts a batch may have to fit in memory (None: nothing
+    was learned of that). ``seconds`` are without those of ``run``, the reply to the run that went with an encode."""
 
     results: list[Any] = field(repr=False)
     seconds: float
@@ -131,11 +133,12 @@ class Server:
         self.model = model
         self.images: dict[str, EncodedImage] = {}
         self.batch_that_fits: int | None = None
+        self.too_large_alone = False
 
     def handle(self, message: Encode | Run) -> Reply:
         """Carry out one message."""
         start = time.perf_counter()
-        self.batch_that_fits = None
+        self.batch_that_fits, self.too_large_alone = None, False
         for key in message.evict:
             self.images.pop(key, None)
         results: list[Any]
@@ -145,7 +148,9 @@ class Server:
             task = message.task
             together = task == "match"  # scores are over the texts of the item: halves would have other ones
             results = self._attempt(message.items, lambda items: self._run(task, items), together=together)
-        reply = Reply(results, time.perf_counter() - start, self.batch_that_fits)
+        # Where an item did not fit alone either, it was that item and not the batch that was too large.
+        fits = None if self.too_large_alone else self.batch_that_fits
+        reply = Reply(results, time.perf_counter() - start, fits)
         if isinstance(message, Encode) and message.run is not None:
             pairs = zip(message.items, results, strict=True)
             failed = {key: result for (key, _), result in pairs if isinstance(result, Failure)}
@@ -218,13 +223,14 @@ class Server:
         # Out of the except block, so that the traceback no longer holds the tensors of the failed attempt.
         if failure.out_of_memory:
             free_memory()
-            self.batch_that_fits = max(1, len(items) // 2)
+            self.batch_that_fits = max(1, _size(items) // 2)
         if len(items) > 1:
             middle = len(items) // 2
             halves = (items[:middle], items[middle:])
             return [result for half in halves for result in self._attempt(half, call, together=together)]
         if failure.out_of_memory and not together and isinstance(items[0], RunItem) and len(items[0].texts) > 1:
             return self._split_texts(items[0], call)
+        self.too_large_alone |= failure.out_of_memory
         return [failure]
 
     def _split_texts(self, item: RunItem, call: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
@@ -238,6 +244,11 @@ class Server:
             index = None if second.index is None else second.index + middle
             return [ItemError(second.code, second.message, index, second.detail)]
         return [second if isinstance(first, Output) else first]
+
+
+def _size(items: Sequence[object]) -> int:
+    """How many images, or texts of all the requests: what the bounds of batches count."""
+    return sum(len(item.texts) if isinstance(item, RunItem) else 1 for item in items)
 
 
 def free_memory() -> None:
@@ -319,7 +330,7 @@ def main(fd: int, parent: int) -> int:
         message = receive(incoming)
         if message is None:
             return 0
-        logging.basicConfig(level=message.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(message.log_level, message.log_format)
         start = time.perf_counter()
         try:
             model = load(message)

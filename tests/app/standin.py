@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,5 +141,16 @@ def fail(**options: Any) -> StandIn:
     raise FileNotFoundError("no weights here")
 
 
+def load_but_once(name: str, **options: Any) -> StandIn:
+    """A loader that has no memory the second time; it counts in the file ``name``."""
+    with Path(name).open("a+") as file:
+        file.write("+")
+        file.seek(0)
+        if len(file.read()) == 2:
+            raise MemoryError
+    return StandIn(**options)
+
+
 LOADER = "tests.app.standin:load"
 FAILING = "tests.app.standin:fail"
+FAILING_ONCE = "tests.app.standin:load_but_once"

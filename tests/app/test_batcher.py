@@ -76,6 +76,20 @@ async def test_texts_go_before_images(batcher: Batcher) -> None:
     assert not batch.runs
 
 
+async def test_no_image_waits_for_many_runs(batcher: Batcher) -> None:
+    """Texts that keep coming would keep a single image out for as long as they come."""
+    batcher.put(encode("new", run("new")))
+    batcher.put(run("old"))
+    for _ in range(GATHER):
+        batcher.put(run("old"))  # comes before the worker is free again
+        assert keys(batcher.take())[0] == "old"
+        batcher.put(run("old"))
+    batch = batcher.take()
+    assert batch is not None
+    assert [job.entry.key for job in batch.encodes] == ["new"]
+    assert {job.item.key for job in batch.runs} == {"old", "new"}
+
+
 async def test_texts_that_cannot_share_the_call_stay_with_their_image(batcher: Batcher) -> None:
     """They are put when it is encoded."""
     first, other = run("a"), run("a", *["what?"] * 8)

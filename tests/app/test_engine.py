@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -15,7 +16,7 @@ from app.engine.engine import Answered, Engine, ImageSource
 from app.errors import RequestError
 from model.interface import ItemError, MapRequest
 from tests.app.engine_tools import Recorder, engine, source, until
-from tests.app.standin import FAILING
+from tests.app.standin import FAILING, FAILING_ONCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -133,6 +134,21 @@ async def test_out_of_memory_halves_the_batch_and_recovers() -> None:
         assert await refused(asyncio.ensure_future(made.run("answer", image, ["!memory 0"]))) == "overloaded"
 
 
+async def test_out_of_memory_bounds_batches_in_texts_and_only_when_batches_are_at_fault() -> None:
+    """Sixteen texts of one request of which eight fit: eight a batch. A text that never fits tells nothing of that."""
+    async with engine(run_batch=32) as (made, _):
+        image, batcher = source(), made.lanes[0].batcher
+        assert len(said(await made.run("answer", image, ["!memory 8"] * 16))) == 16
+        assert batcher.run_batch == 8
+        batcher.run_batch = 32
+        first = await busy(made, 0.3)
+        beside = [asyncio.create_task(made.run("answer", image, ["ok?"])) for _ in range(3)]
+        guilty = asyncio.create_task(made.run("answer", image, ["!memory 0"]))
+        assert await refused(guilty) == "overloaded"
+        assert all(await asyncio.gather(first, *beside))
+        assert batcher.run_batch == 32
+
+
 async def test_the_cache_is_bounded_in_bytes_and_forgets_the_least_recently_used() -> None:
     """Three images fit; the one used longest ago makes place, in the parent's book and in the worker."""
     async with engine(cache_bytes=3000) as (made, _):
@@ -241,6 +257,43 @@ async def test_a_long_estimated_wait_refuses() -> None:
         await asyncio.sleep(0.01)
         assert await refused(asyncio.ensure_future(made.run("answer", image, ["ok?"]))) == "overloaded"
         await asyncio.gather(*tasks)
+
+
+async def test_the_estimated_wait_is_that_of_the_worker_that_has_the_image() -> None:
+    """All questions about one image go to one worker: they are refused by what waits there, others are not."""
+    async with engine(workers=2, queue_seconds=0.5) as (made, _):
+        await until(lambda: all(lane.state == "ready" for lane in made.lanes))
+        image = source()
+        await made.run("answer", image, ["!slow 0.2"])
+        made.backlog.run.seconds = 0.3
+        tasks = [asyncio.create_task(made.run("answer", image, ["!slow 0.3"])) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert made.wait() < 0.1
+        assert await refused(asyncio.ensure_future(made.run("answer", image, ["ok?"]))) == "overloaded"
+        assert await made.run("answer", source(), ["ok?"])
+        await asyncio.gather(*tasks)
+
+
+async def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(tmp_path: Path) -> None:
+    """What could be loaded before is tried again: memory may be short for a while."""
+    loads = tmp_path / "loads"
+    async with engine(loader=FAILING_ONCE, model=str(loads)) as (made, recorder):
+        os.kill(made.lanes[0].worker.pid or 0, signal.SIGKILL)
+        await until(lambda: not made.ready)
+        assert await made.wait_ready()
+        assert loads.read_text() == "+++"
+        assert recorder.restarts == 2
+
+
+async def test_a_request_that_comes_as_its_worker_dies_is_told(ready: tuple[Engine, Recorder]) -> None:
+    """Its image's loading is cancelled before it has begun, so that cannot tell."""
+    lane = ready[0].lanes[0]
+    coming = asyncio.create_task(ready[0].run("answer", source(), ["what?"]))
+    await asyncio.sleep(0)  # it waits for its image now, whose task has not had its turn
+    assert lane.asked == 1
+    lane._fail_all(RequestError("worker_failed", "It died."))
+    async with asyncio.timeout(5.0):
+        assert await refused(coming) == "worker_failed"
 
 
 async def test_a_worker_that_dies_fails_its_requests_and_is_replaced() -> None:

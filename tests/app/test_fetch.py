@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import ipaddress
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from app.errors import RequestError
 from app.fetch import Address, Fetcher, is_public
 from app.settings import Settings
 from tests.app.conftest import running
+from tests.app.test_limits import leave
 from tests.app.test_native import failed
 
 REFUSED = (
@@ -211,3 +213,34 @@ async def test_an_image_by_url_is_answered(image_bytes: bytes) -> None:
         assert response.json()["image"]["width"] == 40
         body["image"] = "http://[::1]/cat.png"
         failed(await client.post("/v1/answer", json=body), "url_not_allowed", "image")
+
+
+async def test_a_fetch_is_within_the_rate_and_the_bounds_of_the_queue(image_bytes: bytes) -> None:
+    """A key without questions left makes the server fetch nothing, a full queue neither; the bytes are counted."""
+    local: dict[str, Any] = {"allow_urls": True, "url_allow_addresses": ["127.0.0.1/32"]}
+    async with answering(ok(image_bytes)) as (port, requests):
+        body = {"image": f"http://127.0.0.1:{port}/cat.png", "questions": ["a?", "b?"]}
+        async with running(rate_per_minute=2, **local) as (_, client):
+            assert (await client.post("/v1/answer", json=body)).status_code == 200  # the fetch is part of its price
+            failed(await client.post("/v1/answer", json=body), "rate_limited")
+            assert len(requests) == 1
+        async with running(queue_items=1, **local) as (app, client):
+            with app.state.engine.backlog.hold(images=1):
+                failed(await client.post("/v1/answer", json=body), "overloaded")
+            assert len(requests) == 1
+    async with (
+        answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(50_000), pause=30.0) as (port, _),
+        running(body_bytes=80_000, queue_bytes=80_000, **local) as (app, client),
+    ):
+        body["image"] = f"http://127.0.0.1:{port}/cat.png"
+        backlog = app.state.engine.backlog
+        first = asyncio.create_task(client.post("/v1/answer", json=body))
+        async with asyncio.timeout(10.0):
+            while backlog.nbytes < 50_000:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert backlog.items == 1
+        failed(await client.post("/v1/answer", json=body), "overloaded")
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await leave(app, body) == []  # a client that hangs up ends its fetch
+        assert (backlog.nbytes, backlog.items) == (0, 0)

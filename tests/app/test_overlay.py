@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from app.drawing import Drawing
+from app.settings import Settings
 from crosslook.overlay import draw_map
 from crosslook.results import read_answers
 from crosslook.types import AnswerResponse
@@ -137,15 +139,16 @@ async def test_errors(client: httpx.AsyncClient, fields: dict[str, Any], code: s
 @asynccontextmanager
 async def occupied(drawing: Drawing) -> AsyncIterator[None]:
     """All drawing threads busy until the block ends."""
-    done = threading.Event()
+    done, begun = threading.Event(), threading.Semaphore(0)
 
     def hold() -> Image.Image:
+        begun.release()
         done.wait(30)
         return Image.new("RGB", (1, 1))
 
-    busy = [asyncio.create_task(drawing.draw(hold)) for _ in range(int(drawing._threads.total_tokens))]
-    while drawing._threads.available_tokens:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    busy = [asyncio.create_task(drawing.draw(hold)) for _ in range(drawing.threads)]
+    for _ in busy:
+        assert await asyncio.to_thread(begun.acquire, timeout=30)
     try:
         yield
     finally:
@@ -181,3 +184,26 @@ async def test_drawing_keeps_to_the_deadline_and_to_clients_that_stay(monkeypatc
             assert drawn == []
         assert (await waiting).status_code == 200
         assert drawn == [1]
+
+
+async def test_a_drawing_that_nobody_waits_for_keeps_its_thread() -> None:
+    """Given up in the middle, it still costs what it costs: no other begins in its place."""
+    drawing, at_once, most, lock = Drawing(Settings(_env_file=None)), 0, 0, threading.Lock()
+
+    def work() -> Image.Image:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.2)
+        with lock:
+            at_once -= 1
+        return Image.new("RGB", (1, 1))
+
+    for _ in range(drawing.threads + 3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await drawing.draw(work)
+    await drawing.draw(work)
+    assert most == drawing.threads
+    drawing.close()

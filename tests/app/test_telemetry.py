@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,13 +19,36 @@ from PIL import Image
 
 from app.auth import make_key
 from app.engine.stages import Stages
-from app.telemetry import JSONFormatter
+from app.logs import JSONFormatter
 from app.tracing import Tracer, tracer
 from tests.app.conftest import encoded, running
+from tests.app.engine_tools import source
+from tests.app.servers import serving
 from tests.app.test_native import as_json, failed
 
 IMAGE = encoded(Image.new("RGB", (20, 20), (1, 2, 3)))
 SECRET = "is this my secret document?"
+
+
+async def test_an_image_that_is_still_decoded_is_not_kept_yet() -> None:
+    """The gauge counts what could be used."""
+    async with running() as (app, client):
+        loading = asyncio.create_task(app.state.engine.run("answer", source(delay=0.3), ["a?"]))
+        await asyncio.sleep(0.1)
+        assert "crosslook_cache_images 0.0" in (await client.get("/metrics")).text
+        await loading
+        assert "crosslook_cache_images 1.0" in (await client.get("/metrics")).text
+
+
+def test_workers_log_as_the_server_does(tmp_path: Path) -> None:
+    """Every line is one JSON object, also a worker's traceback."""
+    with serving(tmp_path / "log", log_format="json") as server, server.client() as client:
+        body = as_json(IMAGE, "!raise")
+        assert client.post("/v1/answer", json=body).status_code == 500
+        lines = server.log.read_text().splitlines()
+    entries = [json.loads(line) for line in lines if not line.startswith(("crosslook is up", "Try: "))]  # for people
+    (fault,) = [entry for entry in entries if entry["logger"] == "app.engine.worker"]
+    assert "told to" in fault["exception"]
 
 
 async def test_metrics_count_what_happened() -> None:
