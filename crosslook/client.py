@@ -29,6 +29,8 @@ _ITEM_ERRORS = (CrosslookError, OSError, TypeError, ValueError)  # what one item
 
 
 def _core(api_key: str | None, retries: int | RetryPolicy, timeout: float) -> Core:
+    if not timeout > 0:  # so said that it holds for NaN too
+        raise ValueError("timeout must be more than 0 seconds")
     policy = RetryPolicy(retries) if isinstance(retries, int) else retries
     return Core(api_key=api_key or os.environ.get("CROSSLOOK_API_KEY"), retry=policy, timeout=timeout)
 
@@ -48,6 +50,8 @@ class Client:
         http_client: an `httpx.Client` to use (proxies, certificates, tests); it stays yours to close.
 
     Every method raises the exceptions of `crosslook.errors`; what it says of an image is in `ImageLike`.
+
+    Raises: ValueError for a URL that is none, a key that no header can carry and a timeout of 0.
     """
 
     def __init__(
@@ -113,6 +117,8 @@ class Client:
             errors: ``raise`` the first and drop the rest, or ``return`` each (CrosslookError, OSError, TypeError or
                 ValueError) in its item's place.
         """
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
         todo = list(items)
 
         def one(item: Question) -> list[Answer] | Exception:
@@ -243,6 +249,8 @@ class AsyncClient:
         **options: Unpack[AnswerOptions],
     ) -> list[list[Answer]] | list[list[Answer] | Exception]:
         """See `Client.ask_many`."""
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
         todo = list(items)
         places = asyncio.Semaphore(concurrency)
         done = 0

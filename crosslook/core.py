@@ -100,8 +100,10 @@ class Core:
         self, *, api_key: str | None = None, retry: RetryPolicy | None = None, timeout: float | None = None
     ) -> None:
         self._headers = {"accept": "application/json"}
-        if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
+        if key := (api_key or "").strip():  # a file or a copied line ends in a line break
+            if not (key.isascii() and key.isprintable()):  # httpx would quote the key
+                raise ValueError("the API key has characters that no header can carry")
+            self._headers["authorization"] = f"Bearer {key}"
         if timeout:  # the server need not work for longer than anybody waits
             self._headers["x-request-timeout"] = f"{timeout:g}"
         self._retry = retry or RetryPolicy()
@@ -115,10 +117,10 @@ class Core:
         return self._about_image("/v1/answer", image, body, AnswerResponse, results.read_answers)
 
     def match(
-        self, image: ImageLike, texts: Sequence[str], options: Mapping[str, Any]
+        self, image: ImageLike, texts: str | Sequence[str], options: Mapping[str, Any]
     ) -> Operation[list[results.Match]]:
         """Compare texts with one image."""
-        body = {"texts": list(texts), **options}
+        body = {"texts": results.as_list(texts), **options}
         return self._about_image("/v1/match", image, body, MatchResponse, results.read_matches)
 
     def caption(self, image: ImageLike, prompt: str, options: Mapping[str, Any]) -> Operation[results.Caption]:

@@ -50,6 +50,8 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 
 class CrosslookError(Exception):
@@ -94,6 +96,10 @@ class APIError(CrosslookError):
         self.request_id = request_id
         self.detail = detail
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is copied, and sent to another process, by its positional arguments alone: these are not all.
+        return partial(type(self), code=self.code, status=self.status), self.args, self.__dict__
 
 
 class BadRequest(APIError):

@@ -72,7 +72,13 @@ class AsyncTransport:
 
 def _checked(base_url: str) -> str:
     if not base_url.lower().startswith(("http://", "https://")):
-        raise ValueError(f"a server's URL begins with http:// or https://, not {base_url!r}")
+        raise ValueError(f"a server's URL begins with http:// or https://, not {base_url.rpartition('@')[2]!r}")
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, UnicodeError):  # they quote a part of the URL, which may be a password's
+        url = httpx.URL()
+    if not url.host or (url.port or 0) > 65535:
+        raise ValueError(f"a server's URL is like http://127.0.0.1:8080, not {base_url.rpartition('@')[2]!r}")
     return base_url.rstrip("/")
 
 

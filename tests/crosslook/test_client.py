@@ -157,6 +157,12 @@ def test_match_and_caption(connect: Connect) -> None:
     assert server.sent(0)["prompts"] == ["a"]
 
 
+def test_a_single_text_to_match_is_one_text(connect: Connect) -> None:
+    server = Server(body="match")
+    assert isinstance(connect(server).match(IMAGE, "dog"), list)
+    assert server.sent(0)["texts"] == ["dog"]
+
+
 def test_models_and_health(connect: Connect) -> None:
     assert connect(lambda _: httpx.Response(200, json=golden("models"))).models()[0].tasks == ["answer"]
     ready = connect(lambda _: httpx.Response(200, json={"status": "ready"})).health()
@@ -247,6 +253,13 @@ def test_one_bad_item_of_many(connect: Connect) -> None:
         connect(server).ask_many(items[:2], concurrency=1)
 
 
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_many_images_need_at_least_one_place(connect: Connect, concurrency: int) -> None:
+    for items in ([(IMAGE, "a?")], []):
+        with pytest.raises(ValueError, match="concurrency must be at least 1"):
+            connect(Server()).ask_many(items, concurrency=concurrency)
+
+
 class Crowd:
     """Counts how many are inside at once."""
 
@@ -330,9 +343,54 @@ def test_url_and_key_come_from_the_environment(connect: Connect, monkeypatch: py
     assert "authorization" not in server.requests[1].headers
 
 
+def test_a_key_is_sent_without_the_space_around_it(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSLOOK_API_KEY", "secret \n")
+    server = Server()
+    connect(server).answer(IMAGE, "a?")
+    connect(server, api_key="\topen sesame").answer(IMAGE, "a?")
+    connect(server, api_key=" ").answer(IMAGE, "a?")
+    sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == ["Bearer secret", "Bearer open sesame", None]
+
+
+@pytest.mark.parametrize("key", ["top\nsecret", "top\tsecret", "top-secret-é", "绝密 top-secret"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(connect: Connect, key: str) -> None:
+    with pytest.raises(ValueError, match="API key has characters") as caught:
+        connect(Server(), api_key=key)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_timeout_of_nothing_is_refused(connect: Connect, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be more than 0 seconds"):
+        connect(Server(), timeout=timeout)
+
+
 def test_a_url_without_a_scheme_is_refused_at_once(connect: Connect) -> None:
     with pytest.raises(ValueError, match="http://"):
         connect(url="localhost:8080")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1",
+        "http://h:abc",
+        "http://h:99999",
+        "http://",
+        "http://h\x01",
+        "http://h/\udcff",
+        "http://me:secret@h:port",
+        "http://me:sec/ret@h",
+        "me:secret@h:8080",
+    ],
+)
+def test_a_mistyped_url_is_refused_at_once_without_its_password(connect: Connect, url: str) -> None:
+    with pytest.raises(ValueError, match="a server's URL") as caught:
+        connect(url=url)
+    assert caught.value.__context__ is None
+    assert "sec" not in str(caught.value)
+    assert "me:" not in str(caught.value)
 
 
 def test_an_http_client_from_outside_stays_open() -> None:

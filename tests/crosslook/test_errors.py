@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -59,6 +62,20 @@ def errors_body(body: object) -> bytes:
     import json
 
     return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])  # noqa: S301
+@pytest.mark.parametrize("code", CODES)
+def test_an_error_can_be_copied_and_sent_to_another_process(
+    code: str, duplicate: Callable[[APIError], APIError]
+) -> None:
+    error = CODES[code].exception(
+        "m", code=code, status=CODES[code].status, param="p", request_id="r", detail={"n": 1}, retry_after=2.0
+    )
+    error.add_note("asked by the third worker")
+    same = duplicate(error)
+    assert type(same) is type(error)
+    assert (str(same), vars(same)) == ("m", vars(error))
 
 
 @pytest.mark.parametrize(
