@@ -94,11 +94,10 @@ def _print(answer: Answer) -> None:
         print(f"  none of the model's own answers, scored by their wording alone: {', '.join(unknown)}")
     if answer.words:
         width = max(len(word.text) for word in answer.words)
-        print("  looked most at (pixels from the upper left, share of that cell):")
+        print("  looked most at (pixels from the upper left, strength of that cell):")
         for word in answer.words:
             x, y, value = word.peak()
-            share = f"{value:.1%}" if word.attention.kind == "raw" else f"{value:.3g}"
-            print(f"    {word.text:<{width}}  {x:6.0f} {y:6.0f}  {share}")
+            print(f"    {word.text:<{width}}  {x:6.0f} {y:6.0f}  {word.format_value(value)}")
 
 
 def _draw(image: str | bytes, answer: Answer, path: Path) -> None:

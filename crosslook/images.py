@@ -13,9 +13,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from crosslook.types import ImageRef
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @runtime_checkable
@@ -102,10 +105,34 @@ def _encode_pil(image: Any) -> bytes:
 
     upright = ImageOps.exif_transpose(image)  # what is sent has no EXIF, so the maps fit the upright image
     if upright.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}:  # PNG has no other modes
-        upright = upright.convert("RGB")
+        upright = deep_to_grey(upright) if is_deep(upright) else upright.convert("RGB")
     buffer = io.BytesIO()
     upright.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def is_deep(image: Image) -> bool:
+    """Whether a PIL image has 16 or 32 bits a pixel. Pillow's own ``convert`` cuts these off at 255."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def deep_to_grey(image: Image) -> Image:
+    """A deep PIL image in 8 bits, by the rule of the server (app/intake.py): floats up to 1 and numbers up to 255 are
+    taken for such, all others for 16 bits."""
+    from PIL import ImageMath
+
+    # In this order the comparisons make 0 of NaN.
+    values: Image = ImageMath.lambda_eval(
+        lambda given: given["min"](given["max"](given["values"], 0.0), 65535.0), values=image.convert("F")
+    )
+    highest = float(values.getextrema()[1])  # type: ignore[arg-type] # one band: two numbers
+    if image.mode == "F" and highest <= 1.0:
+        scale = 255.0
+    elif image.mode in ("I", "F") and highest <= 255.0:
+        scale = 1.0
+    else:
+        scale = 255.0 / 65535.0
+    return values.point(lambda value: value * scale + 0.5).convert("L")  # cuts off decimals
 
 
 def _encode_array(array: Any) -> bytes:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+_SHARES = ("raw", "rollout")  # the kinds whose values are shares of a token's attention
+
 
 class Peak(NamedTuple):
     """The centre of a map's strongest cell, in pixels of the original image, and that cell's value."""
@@ -66,6 +68,10 @@ class AttentionMap:
         y = region.top + (row + 0.5) * (region.bottom - region.top) / rows
         inside = min(max(x, 0.0), float(self.image.width)), min(max(y, 0.0), float(self.image.height))
         return Peak(*inside, self.values[row][column])
+
+    def format_value(self, value: float) -> str:
+        """A value of this map as text: per cent where it is a share (raw and rollout maps), else the number."""
+        return f"{value:.1%}" if self.attention.kind in _SHARES else f"{value:.3g}"
 
     def overlay(self, image: Any, *, opacity: float = 0.65, legend: bool = True) -> Image:
         """The map drawn over ``image`` (path, bytes, binary file or PIL image), at the image's own size.

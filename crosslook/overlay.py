@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
+from crosslook.images import deep_to_grey, is_deep
 from crosslook.maps import AttentionMap
 from crosslook.results import Answer
 
@@ -38,6 +39,8 @@ def open_image(image: Any) -> Image.Image:
         source: Any = io.BytesIO(image) if isinstance(image, (bytes, bytearray)) else image
         image = Image.open(source if hasattr(source, "read") else Path(source))
     upright = ImageOps.exif_transpose(image)
+    if is_deep(upright):
+        return deep_to_grey(upright).convert("RGB")
     if "A" in upright.getbands() or "transparency" in upright.info:
         opaque = Image.new("RGBA", upright.size, "white")
         opaque.alpha_composite(upright.convert("RGBA"))
@@ -53,7 +56,7 @@ def draw_map(
     Args:
         image: upright RGB, of the size that the server saw.
         opacity: 0 (image alone) to 1 (the strongest cell hides the image).
-        legend: a small colour bar with the share of the strongest cell.
+        legend: a small colour bar with the strength of the strongest cell.
 
     Raises: ValueError when the image has another size.
     """
@@ -101,7 +104,7 @@ def draw_answer(image: Image.Image, answer: Answer) -> Image.Image:
         left = gap + (index % _PANELS_A_ROW) * (panel_width + gap)
         upper = top + (index // _PANELS_A_ROW) * (panel_height + label_height + gap)
         sheet.paste(_blend(small, word, 0.65), (left, upper))
-        caption = _fit(f"{word.text}  ({_share(_strongest(word))})", label, panel_width)
+        caption = _fit(f"{word.text}  ({word.format_value(_strongest(word))})", label, panel_width)
         draw.text((left, upper + panel_height + round(3 * unit)), caption, _INK, label)
     return sheet
 
@@ -114,10 +117,6 @@ def _fitted(image: Image.Image, box: tuple[int, int]) -> Image.Image:
 
 def _strongest(attention_map: AttentionMap) -> float:
     return max(map(max, attention_map.values))
-
-
-def _share(value: float) -> str:
-    return f"{value:.2g}" if value > 1 else f"{value:.1%}"
 
 
 def _blend(image: Image.Image, attention_map: AttentionMap, opacity: float) -> Image.Image:
@@ -191,10 +190,10 @@ def _viridis(level: float) -> tuple[int, int, int]:
 
 
 def _draw_legend(image: Image.Image, attention_map: AttentionMap) -> None:
-    """A colour bar from 0 to the strongest cell's share, in the lower right corner."""
+    """A colour bar from 0 to the strength of the strongest cell, in the lower right corner."""
     unit = max(1.0, min(image.size) / 400)
     font = _font(12 * unit)
-    high = _share(_strongest(attention_map))
+    high = attention_map.format_value(_strongest(attention_map))
     bar = (round(80 * unit), round(8 * unit))
     pad = round(6 * unit)
     text_height = round(15 * unit)

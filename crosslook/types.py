@@ -292,7 +292,7 @@ class OverlayRequest(WireModel):
     )
     sheet: bool = Field(False, description="A sheet: question, answer, its map and a small map for every word.")
     opacity: float = Field(0.65, ge=0, le=1, description="0: the image alone; 1: the strongest cell hides it.")
-    legend: bool = Field(True, description="A small colour bar with the share of the strongest cell.")
+    legend: bool = Field(True, description="A small colour bar with the strength of the strongest cell.")
     candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
         None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
     )

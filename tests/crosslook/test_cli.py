@@ -29,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         body["results"] = [body["results"][0] | {"question": question} for question in asked["questions"]]
         if asked.get("candidates"):
             body = golden("answer_candidates" if "a sleeping cat" in asked["candidates"] else "answer_several")
+        if body["attention"]:
+            body["attention"]["kind"] = asked.get("map_kind", "raw")
         if type(self).failure:
             case = golden("errors")[type(self).failure]
             body, status = case["body"], case["status"]
@@ -69,13 +71,21 @@ def test_ask_prints_answers_and_where_each_word_looked(
         "Is this a kitty-cat?",
         "  yes  83.0%",
         "  then: no 10.0%, all others 7.0%",
-        "  looked most at (pixels from the upper left, share of that cell):",
+        "  looked most at (pixels from the upper left, strength of that cell):",
         "    Is            226     37  30.0%",
         "    this          226    263  50.0%",
         "    a             376     37  60.0%",
         "    kitty-cat     226    263  28.7%",
     ]
     assert Handler.asked[0]["top_k"] == 2
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("rollout", "30.0%"), ("gradient", "0.3"), ("similarity", "0.3")])
+def test_only_shares_are_printed_per_cent(
+    server: str, image: Path, capsys: pytest.CaptureFixture[str], kind: str, strength: str
+) -> None:
+    assert main(["ask", str(image), "a?", "--url", server, "--map-kind", kind]) == 0
+    assert f"    Is            226     37  {strength}\n" in capsys.readouterr().out
 
 
 def test_ask_draws_one_sheet_a_question(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +136,10 @@ def test_errors_go_to_stderr(server: str, image: Path, capsys: pytest.CaptureFix
     assert "missing.png" in capsys.readouterr().err
     assert main(["ask", str(image), "a?", "--url", "localhost"]) == 1
     assert "http://" in capsys.readouterr().err
+    assert main(["ask", str(image), "a?", "--url", "http://127.0.0.1:port"]) == 1
+    assert "http://127.0.0.1:port" in capsys.readouterr().err
+    assert main(["ask", str(image), "a?", "--url", server, "--timeout", "0"]) == 1
+    assert capsys.readouterr().err == "crosslook: timeout must be more than 0 seconds\n"
     Handler.failure = None
     assert main(["ask", "http://127.0.0.1/a.png", "a?", "--url", server, "--map", "x.png"]) == 1
     assert "fetched by the server" in capsys.readouterr().err

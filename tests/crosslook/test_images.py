@@ -10,8 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from crosslook.images import ImageIds, read_image
+from app import intake
+from crosslook.images import ImageIds, deep_to_grey, is_deep, read_image
+from crosslook.overlay import open_image
 from crosslook.types import ImageRef
+
+LIMITS = intake.ImageLimits(file_bytes=1_000_000, pixels=1_000_000, side=1000, min_side=1)
 
 
 def png(mode: str = "RGB", size: tuple[int, int] = (5, 3)) -> bytes:
@@ -80,6 +84,54 @@ def test_a_pil_image_of_any_mode_is_sent(mode: str) -> None:
     assert data is not None
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (6, 4)
+
+
+GREYS = np.arange(60 * 40, dtype=np.float32).reshape(40, 60) / (60 * 40 - 1)  # 0 to 1
+DEEP: dict[str, tuple[np.ndarray, str]] = {
+    "PNG of 16 bits": ((GREYS * 65535).astype(np.uint16), "PNG"),
+    "dark PNG of 16 bits": ((GREYS * 200).astype(np.uint16), "PNG"),
+    "TIFF of 16 bits": ((GREYS * 65535).astype(np.uint16), "TIFF"),
+    "TIFF of 32 bits": ((GREYS * 65535).astype(np.int32), "TIFF"),
+    "TIFF of 32 bits, up to 255": ((GREYS * 255).astype(np.int32), "TIFF"),
+    "TIFF of 32 bits, below 0": ((GREYS * 90000 - 20000).astype(np.int32), "TIFF"),
+    "TIFF of floats up to 1": (GREYS, "TIFF"),
+    "TIFF of floats up to 255": (GREYS * 255, "TIFF"),
+    "TIFF of floats up to 65535": (GREYS * 65535, "TIFF"),
+    "TIFF of floats, some of them none": (np.where(GREYS < 0.1, np.nan, GREYS), "TIFF"),
+    "TIFF of floats, some of them endless": (np.where(GREYS > 0.9, np.inf, np.where(GREYS < 0.1, -np.inf, 9)), "TIFF"),
+}
+
+
+def deep_file(name: str) -> bytes:
+    """A file of 16 or 32 bits a pixel."""
+    array, kind = DEEP[name]
+    buffer = io.BytesIO()
+    Image.fromarray(array.astype(np.float32) if array.dtype == np.float64 else array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_image_is_drawn_on_as_the_server_sees_it(name: str) -> None:
+    data = deep_file(name)
+    assert is_deep(Image.open(io.BytesIO(data)))
+    ours, servers = np.asarray(open_image(data)), np.asarray(intake.open_image(data, LIMITS).image)
+    assert np.abs(ours.astype(int) - servers).max() <= 1
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_pil_image_is_sent_as_its_file_looks(name: str) -> None:
+    data = deep_file(name)
+    sent = read_image(Image.open(io.BytesIO(data))).data
+    assert sent is not None
+    as_pil, as_file = (np.asarray(intake.open_image(each, LIMITS).image, int) for each in (sent, data))
+    assert np.abs(as_pil - as_file).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
+def test_every_order_of_bytes_of_a_deep_image(mode: str) -> None:
+    values = (GREYS * 65535).astype({"I;16B": ">u2", "I": "<i4"}.get(mode, "<u2"))
+    image = Image.frombytes(mode, (60, 40), values.tobytes())
+    assert np.abs(np.asarray(deep_to_grey(image)) - GREYS * 255).max() <= 1
 
 
 def test_a_pil_image_is_sent_upright() -> None:

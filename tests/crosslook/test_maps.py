@@ -79,6 +79,23 @@ def test_a_peak_in_the_padding_is_moved_to_the_edge() -> None:
     assert answer.map.peak()[:2] == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("raw", ["60.0%", "0.1%"]),
+        ("rollout", ["60.0%", "0.1%"]),
+        ("gradient", ["0.6", "0.00123"]),
+        ("similarity", ["0.6", "0.00123"]),
+    ],
+)
+def test_only_shares_are_written_per_cent(kind: str, texts: list[str]) -> None:
+    body = golden("answer_one")
+    body["attention"]["kind"] = kind
+    found = read_answers(AnswerResponse.model_validate(body), None)[0].map
+    assert found is not None
+    assert [found.format_value(value) for value in (0.6, 0.0012345)] == texts
+
+
 def test_u8_maps_are_scaled() -> None:
     answer = answers("answer_u8")[0]
     assert answer.map is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from crosslook.maps import AttentionMap
 from crosslook.overlay import draw_answer, draw_map, open_image
@@ -92,6 +92,20 @@ def test_the_image_keeps_its_size_and_the_legend_is_in_its_corner() -> None:
     rows, columns = np.nonzero((bare != legend).any(axis=-1))
     assert rows.min() > 200
     assert columns.min() > 300
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("raw", "60.0%"), ("rollout", "60.0%"), ("gradient", "0.6")])
+def test_legends_and_sheets_write_only_shares_per_cent(
+    monkeypatch: pytest.MonkeyPatch, kind: str, strength: str
+) -> None:
+    body = golden("answer_one")
+    body["attention"]["kind"] = kind
+    found = read_answers(AnswerResponse.model_validate(body), None)[0]
+    written: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _at, text, *_: written.append(text))
+    draw_answer(grey(), found)
+    assert strength in written  # the legend
+    assert f"a  ({strength})" in written  # a word's panel
 
 
 def test_opacity_zero_is_the_image() -> None:
