@@ -16,7 +16,11 @@ export class Api {
   async #send(path, init) {
     for (let attempt = 1; ; attempt += 1) {
       const headers = new Headers(init.headers);
-      if (this.key) headers.set("Authorization", `Bearer ${this.key}`);
+      try {
+        if (this.key) headers.set("Authorization", `Bearer ${this.key}`);
+      } catch { // beyond Latin-1
+        throw new ApiError(401, { code: "invalid_api_key", message: "The API key has characters that no key has." });
+      }
       let response;
       try {
         response = await fetch(path, { ...init, headers, credentials: "same-origin" });

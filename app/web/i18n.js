@@ -104,5 +104,5 @@ export function percent(share) {
   return new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(share);
 }
 
-// A number that is no share, to two significant digits.
-export const figure = (value) => new Intl.NumberFormat(language, { maximumSignificantDigits: 2 }).format(value);
+// A number that is no share, to three significant digits.
+export const figure = (value) => new Intl.NumberFormat(language, { maximumSignificantDigits: 3 }).format(value);

@@ -5,7 +5,7 @@ import { listExamples } from "./examples.js";
 import { Heatmap } from "./heatmap.js";
 import { figure, language, percent, place, quoted, setLanguage, t, wordsFor } from "./i18n.js";
 import * as maps from "./maps.js";
-import { chosenKind, chosenLayers, drawScale, showOptions } from "./options.js";
+import { choose, chosenKind, chosenLayers, drawScale, showOptions } from "./options.js";
 import { markTarget, showHistory, showResult, targets } from "./result.js";
 import * as snippets from "./snippets.js";
 import { store, stored } from "./store.js";
@@ -142,6 +142,7 @@ function show(entry, target) {
   showResult(entry);
   showHistory(entries, current, (chosen) => show(chosen, "answer"));
   showTarget(pinned);
+  choose(entry, model);
   const base = new URL(".", location.href).href;
   const code = { ...entry.asked, base, name: image.name, key: api.key };
   $("curl").textContent = snippets.curl(code);

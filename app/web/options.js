@@ -33,6 +33,14 @@ export function chosenLayers(model) {
   return chosen ? [Number(chosen)] : null;
 }
 
+// Make the lists say what an answer's maps are; those of an answer without maps stay.
+export function choose({ asked, response }, model) {
+  if (!response.attention) return;
+  $("kind").value = response.attention.kind;
+  const all = model?.default_layers && asked.layers?.length === model.layers.length;
+  $("layer").value = all ? "all" : String(asked.layers ?? "");
+}
+
 // The colours from nothing to the strongest cell, for the legend.
 export function drawScale({ colours }) {
   const canvas = $("scale");

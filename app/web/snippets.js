@@ -1,12 +1,14 @@
 // The request that the page just made, as code for a shell and for Python.
 
 const inShell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+// A file's name for curl, which ends a name without quotes at a comma or semicolon.
+const inForm = (name) => `"${name.replace(/[\\"]/g, "\\$&")}"`;
 const inPython = (text) => JSON.stringify(text); // JSON's escapes are Python's too
 
 export function curl({ base, name, question, candidates, kind, layers, key }) {
   const lines = [`curl ${inShell(`${base}v1/answer`)}`];
   if (key) lines.push(`-H "Authorization: Bearer $CROSSLOOK_API_KEY"`);
-  lines.push(`-F image=@${inShell(name)}`, `--form-string question=${inShell(question)}`);
+  lines.push(`-F ${inShell(`image=@${inForm(name)}`)}`, `--form-string question=${inShell(question)}`);
   for (const candidate of candidates ?? []) lines.push(`--form-string candidates=${inShell(candidate)}`);
   if (kind) lines.push(`-F map_kind=${kind}`);
   for (const layer of layers ?? []) lines.push(`-F layers=${layer}`);

@@ -160,6 +160,35 @@ def test_second_question_and_back(server: Server, opened: Visit) -> None:
     assert len([r for r in server.log.read_text().splitlines() if "POST /v1/images" in r]) == len(encoded)
 
 
+def test_the_lists_say_what_is_shown(server: Server, opened: Visit) -> None:
+    """Each answer was asked with a kind and layers of its own; the next is asked with those in the lists."""
+    view = opened(server.url)
+    view.open_example()
+    page = view.page
+    usual = view.ask("What animal is this?")["attention"]
+    view.ask("Is the cat sleeping?")
+    kind = page.locator("#kind option:not(:checked)").first.get_attribute("value")
+    for choose in (lambda: page.select_option("#kind", kind), lambda: page.select_option("#layer", label="2")):
+        with page.expect_response("**/v1/answer"):
+            choose()
+        page.wait_for_selector("#result[aria-busy=false]")
+
+    def lists() -> list[str]:
+        return [page.input_value("#kind"), page.input_value("#layer")]
+
+    assert lists() == [kind, "1"]
+    page.click("#history button:not([aria-current=true])")
+    assert lists() == [usual["kind"], ""]
+    assert "map_kind" not in page.text_content("#curl")
+    page.click("#history button:not([aria-current=true])")
+    assert lists() == [kind, "1"]
+    attention = view.ask("What color is the cat?")["attention"]
+    assert (attention["kind"], attention["layers"]) == (kind, [1])
+    page.locator("#history button").last.click()
+    attention = view.ask("Where is the cat?")["attention"]
+    assert (attention["kind"], attention["layers"]) == (usual["kind"], usual["layers"])
+
+
 def test_given_answers(server: Server, opened: Visit) -> None:
     view = opened(server.url)
     view.open_example()
@@ -243,6 +272,10 @@ def test_a_server_that_asks_for_a_key(opened: Visit, tmp_path: Path) -> None:
     with serving(tmp_path / "log", loader=None, model="tiny", threads=1, api_keys=keys) as locked:
         view = opened(locked.url, expected=("Failed to load resource",))
         view.open_example()
+        view.page.fill("#key", "芝麻开门")
+        view.page.press("#key", "Enter")
+        view.page.wait_for_function("() => document.getElementById('error').textContent.includes('characters')")
+        assert view.page.is_visible("#key-form")
         view.page.fill("#key", "open sesame")
         view.page.press("#key", "Enter")
         view.page.wait_for_function("() => document.getElementById('where').textContent === 'Image ready.'")
@@ -266,6 +299,33 @@ def test_the_code_it_shows_works(server: Server, opened: Visit, tmp_path: Path) 
     assert done.stdout.startswith(answer)
     with Image.open(tmp_path / "map.png") as drawn_map:
         assert drawn_map.size == (451, 300)
+
+
+@pytest.mark.parametrize("name", ["photo, 2.jpg", "a;b 'x\".jpg", "back\\slash.jpg"])
+def test_its_curl_finds_a_file_of_any_name(server: Server, opened: Visit, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((EXAMPLES / "cat.jpg").read_bytes())
+    view = opened(server.url)
+    view.open_file(tmp_path / name)
+    answer = view.ask("What animal is this?")["results"][0]["answer"]
+    curl = view.page.text_content("#curl")
+    output = subprocess.run(["bash", "-c", curl], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert f'"answer":"{answer}"' in output
+
+
+def test_only_shares_are_shown_per_cent(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example()
+    page = view.page
+    response = view.ask("What animal is this?")
+    for kind in ("gradient", "raw", "rollout"):
+        if page.input_value("#kind") != kind:
+            with page.expect_response("**/v1/answer") as caught:
+                page.select_option("#kind", kind)
+            page.wait_for_selector("#result[aria-busy=false]")
+            response = caught.value.json()
+        strongest = values(response["results"][0]["answer_map"], response["attention"]["grid"]).max()
+        shown = page.inner_text("#strongest")
+        assert "%" in shown if kind != "gradient" else shown == f"{strongest:.3g} a cell"
 
 
 def test_save_as_png(server: Server, opened: Visit, tmp_path: Path) -> None:
