@@ -1,8 +1,8 @@
 """Untrusted bytes to a verified image. Everything that a client sends as an image passes here.
 
 Two steps, because the engine skips the second for an image that it knows: `from_text` (base64 or a data URI to bytes)
-and `open_image` (bytes to a fully decoded, upright RGB image). Sizes are checked from the header before anything is
-decoded. Formats: JPEG, PNG, WebP, GIF (first frame), BMP, TIFF.
+and `open_image` (bytes to a fully decoded, upright RGB image). Sizes, and whatever else makes a small file costly, are
+checked before anything is decoded. Formats: JPEG, PNG, WebP, GIF (first frame), BMP, TIFF.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import binascii
 import hashlib
 import io
 import logging
+import re
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +29,12 @@ logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*")
 _ORIENTATION_TAG = 0x0112
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # restarts and stuffed bytes left out, as libjpeg does
+_MOST_SCANS = 64  # libjpeg writes 10, or 18 for four channels; every scan is a pass over the whole image
+_MOST_PARTS = 1 << 17  # of a file: even an 8-plane TIFF of 16,384 rows, each its own strip, has no more
+_TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")  # what Pillow takes for one; +: BigTIFF
+_TIFF_OFFSETS = (273, 324)  # of strips, of tiles
+_TIFF_TILE = (322, 323)  # width, length
 _STRIP = 128  # rows
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -142,6 +150,12 @@ def _looks_supported(data: bytes) -> bool:
 
 
 def _open(data: bytes, limits: ImageLimits, side: int | None, param: str | None) -> VerifiedImage:
+    if data.startswith(b"\xff\xd8\xff"):
+        _check_jpeg(data, param)
+    elif data.startswith((b"GIF87a", b"GIF89a")):
+        _check_gif(data, param)
+    elif data.startswith(_TIFFS):
+        _check_tiff(data, limits, param)
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
     width, height = image.size
     if width * height > limits.pixels or max(width, height) > limits.side:
@@ -165,12 +179,73 @@ def _open(data: bytes, limits: ImageLimits, side: int | None, param: str | None)
     return VerifiedImage(upright, width, height)
 
 
-def _too_many_pixels(limits: ImageLimits, param: str | None, size: tuple[int, int] | None) -> RequestError:
-    message = f"The image has more than {limits.pixels} pixels or a side of more than {limits.side}."
+def _too_many_pixels(
+    limits: ImageLimits, param: str | None, size: tuple[int, int] | None, *, of: str = "image"
+) -> RequestError:
+    message = f"The {of} has more than {limits.pixels} pixels or a side of more than {limits.side}."
     detail: dict[str, object] = {"max_pixels": limits.pixels, "max_side": limits.side}
     if size is not None:
         detail |= {"width": size[0], "height": size[1]}
     return RequestError("image_too_large", message, param=param, detail=detail)
+
+
+def _check_jpeg(data: bytes, param: str | None) -> None:
+    """Raise ``image_too_large`` for more scans than encoders write: 500 of 75 bytes each keep a decoder thread busy for
+    seconds. To the end of the image only: what cameras append (a preview, a video) is not decoded.
+    """
+    scans, at = 0, 2
+    for _ in range(_MOST_PARTS):
+        found = _JPEG_MARKER.search(data, at)
+        if found is None or found[0] == b"\xff\xd9":
+            return
+        scans += found[0] == b"\xff\xda"
+        if scans > _MOST_SCANS:
+            raise _too_many("scans", _MOST_SCANS, param)
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+    raise _too_many("segments", _MOST_PARTS, param)
+
+
+def _check_gif(data: bytes, param: str | None) -> None:
+    """Raise ``image_too_large`` for millions of blocks before the image: Pillow spends 80 bytes on each."""
+    at, inside = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), False  # behind the header and its palette
+    for _ in range(_MOST_PARTS):
+        if inside:
+            inside = data[at] > 0
+            at += 1 + data[at]
+        elif data[at] in b",;":
+            return
+        else:
+            inside = data[at] == ord("!")
+            at += 2 if inside else 1
+    raise _too_many("blocks", _MOST_PARTS, param)
+
+
+def _check_tiff(data: bytes, limits: ImageLimits, param: str | None) -> None:
+    """Raise ``image_too_large`` for a tile beyond the limits of an image (libtiff allocates all of it, however small
+    the image is) and for millions of strips or tiles. Pillow's list of tags would not do: it leaves out types that
+    libtiff reads.
+    """
+    order, big = "<" if data[:2] == b"II" else ">", data[2:3] == b"+"
+    (start,) = struct.unpack_from(order + ("8xQ" if big else "4xI"), data)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
+    tile = [0, 0]
+    for n in range(count):
+        tag, kind, values, value = entry.unpack_from(data, start + (8 if big else 2) + n * entry.size)
+        if tag in _TIFF_OFFSETS and values > _MOST_PARTS:
+            raise _too_many("parts", _MOST_PARTS, param)
+        if tag in _TIFF_TILE:
+            if kind not in (3, 4):  # SHORT and LONG, as the format has it
+                raise ValueError("the size of a tile has a wrong type")
+            (length,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), value)
+            tile[_TIFF_TILE.index(tag)] = max(length, tile[_TIFF_TILE.index(tag)])
+    if tile[0] * tile[1] > limits.pixels or max(tile) > limits.side:
+        raise _too_many_pixels(limits, param, (tile[0], tile[1]), of="tile of the image")
+
+
+def _too_many(parts: str, most: int, param: str | None) -> RequestError:
+    message = f"The image has more than {most} {parts}."
+    return RequestError("image_too_large", message, param=param, detail={f"max_{parts}": most})
 
 
 def _orientation(image: Image.Image) -> int:

@@ -253,3 +253,97 @@ def test_a_jpeg_with_a_second_image_behind_it() -> None:
     scene().save(buffer, "MPO", save_all=True, append_images=[scene().transpose(Image.Transpose.ROTATE_180)])
     image = opened(buffer.getvalue())
     assert corner_is_bright(image.image)
+
+
+def with_scans(more: int) -> bytes:
+    """A progressive JPEG whose last scan stands there several times more."""
+    data = encoded(scene("L"), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * more + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused() -> None:
+    """Each is a pass over the whole image, for a few bytes. Six are there as encoded."""
+    assert opened(with_scans(58)).image.size == (40, 24)
+    assert refused(with_scans(59)) == refused(with_scans(500)) == "image_too_large"
+    fill = with_scans(500).replace(b"\xff\xda", b"\xff\xff\xda")  # a marker may have any number of these before it
+    assert refused(fill) == "image_too_large"
+
+
+def test_what_looks_like_scans_in_a_photograph() -> None:
+    """Metadata, a thumbnail inside it, and whatever a camera appends (a second image, a video) hold the same bytes."""
+    many = b"\xff\xda\x00\x08" * 1000
+    data = encoded(scene(), "JPEG", progressive=True, comment=many, exif=b"Exif\0\0" + many) + many
+    assert data.count(b"\xff\xda") > 3000
+    assert opened(data).image.size == (40, 24)
+
+
+def test_a_jpeg_of_millions_of_segments_is_refused() -> None:
+    """Five million empty comments: seconds, and 440 MB of lists."""
+    data = encoded(scene(), "JPEG")
+    assert opened(data[:2] + b"\xff\xfe\x00\x02" * 1000 + data[2:]).image.size == (40, 24)
+    assert refused(data[:2] + b"\xff\xfe\x00\x02" * 200_000 + data[2:]) == "image_too_large"
+
+
+@pytest.mark.parametrize("blocks", [b"!\xfe" + b"\x01a" * 200_000 + b"\0", b"!\xfe\0" * 200_000, b"\0" * 200_000])
+def test_a_gif_of_millions_of_blocks_is_refused(blocks: bytes) -> None:
+    """In one comment, in many, or outside of any; a comment as encoders write it is none of that."""
+    data = encoded(scene("P"), "GIF", comment=b"x" * 100_000)
+    assert corner_is_bright(opened(data).image)
+    at = data.index(b"!\xfe")
+    assert refused(data[:at] + blocks + data[at:]) == "image_too_large"
+
+
+def tiff(*tags: tuple[int, int, int, bytes], order: str = "<", big: bool = False) -> bytes:
+    """A grey TIFF of 64 x 64 pixels, deflated, with more tags (number, type, count, value); a value that does not fit
+    its entry stands behind the directory, and the pixels behind that."""
+    (wide, form), pixels = (8, "Q") if big else (4, "I"), zlib.compress(bytes(64 * 64))
+    sizes = [(256, 64), (257, 64), (258, 8), (259, 8), (262, 1), (277, 1), (279, len(pixels)), (325, len(pixels))]
+    own = [(number, 3, 1, struct.pack(order + "H", value)) for number, value in sizes]
+    entries = sorted([*own, *tags, (273, 4, 1, b""), (324, 4, 1, b"")], key=lambda tag: tag[0])
+    if any(tag[0] == 322 for tag in tags):  # tiles have no strips
+        entries = [tag for tag in entries if tag[0] not in (273, 278, 279)]
+    else:
+        entries = [tag for tag in entries if tag[0] not in (324, 325)]
+    directory = 16 if big else 8
+    behind = directory + (8 if big else 2) + len(entries) * (20 if big else 12) + wide
+    longer = b"".join(value for *_, value in entries if len(value) > wide)
+    body, at = b"", behind
+    for number, kind, count, value in entries:
+        field = value
+        if number in (273, 324) and not value:
+            field = struct.pack(order + "I", behind + len(longer))
+        elif len(value) > wide:
+            field, at = struct.pack(order + form, at), at + len(value)
+        body += struct.pack(order + "HH" + form, number, kind, count) + field.ljust(wide, b"\0")
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    head += struct.pack(order + "HHQQ", 8, 0, 16, len(entries)) if big else struct.pack(order + "IH", 8, len(entries))
+    return head + body + bytes(wide) + longer + pixels
+
+
+def tile(width: int, length: int, *, kind: int = 4, form: str = "<I") -> list[tuple[int, int, int, bytes]]:
+    """The tags of a tile's size."""
+    return [(322, kind, 1, struct.pack(form, width)), (323, kind, 1, struct.pack(form, length))]
+
+
+def test_the_tiles_of_a_tiff_keep_to_the_limits() -> None:
+    """libtiff allocates a whole tile: 2 GB for a small image with tiles of 32000 x 22000."""
+    for data in (tiff(*tile(64, 64)), tiff(*tile(64, 64), big=True), tiff(*tile(64, 64, form=">I"), order=">")):
+        assert opened(data).image.size == (64, 64)
+    for width, length in ((16_384, 16_000), (20_000, 16), (16, 20_000)):
+        assert refused(tiff(*tile(width, length))) == "image_too_large"
+        assert refused(tiff(*tile(width, length), big=True)) == "image_too_large"
+        assert refused(tiff(*tile(width, length, form=">I"), order=">")) == "image_too_large"
+    twice = [tag for pair in zip(tile(64, 64), tile(16_384, 16_000), strict=True) for tag in pair]
+    assert refused(tiff(*twice)) == "image_too_large"
+    for kind, form in ((9, "<i"), (11, "<f"), (13, "<I"), (16, "<Q"), (17, "<q")):  # Pillow does not know the last
+        assert refused(tiff(*tile(16_384, 16_000, kind=kind, form=form))) == "image_broken"
+
+
+def test_the_strips_of_a_tiff() -> None:
+    """One that claims more rows than there are does no harm; millions of them would take 20 s and a gigabyte."""
+    for rows in (64, 16_000, 2**32 - 1):
+        assert opened(tiff((278, 4, 1, struct.pack("<I", rows)))).image.size == (64, 64)
+    data = bytearray(tiff())
+    at = data.index(struct.pack("<HHI", 273, 4, 1))
+    data[at + 4 : at + 8] = struct.pack("<I", 5_000_000)
+    assert refused(bytes(data)) == "image_too_large"

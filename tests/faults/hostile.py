@@ -110,6 +110,15 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack("!I", len(body)) + kind + body + struct.pack("!I", zlib.crc32(kind + body))
 
 
+def tiff_of_one_tile(width: int, length: int) -> bytes:
+    """A grey TIFF of 64 x 64 pixels whose one tile is of another size; its pixels are a few zeros, deflated."""
+    pixels = zlib.compress(bytes(10_000_000), 9)
+    tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: width, 323: length, 324: 0, 325: len(pixels)}
+    tags[324] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
 def bombs() -> Iterator[Case]:
     """Small files that claim to be, or become, huge."""
     zeros = zlib.compress(bytes(10_000_000), 9)
@@ -134,6 +143,10 @@ def bombs() -> Iterator[Case]:
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = b"\xff\xff\xff\xff"
     yield Case("jpeg claims 65535x65535", bytes(jpeg), broken=True)
+    progressive = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    yield Case("jpeg of 500 scans", progressive[:-2] + scan * 500 + progressive[-2:], broken=True)
+    yield Case("tiff of a huge tile", tiff_of_one_tile(32_000, 22_000), broken=True)
     for size in (0, 1, 7):
         yield Case(f"png of side {size}", png(size, size, zlib.compress(bytes(300))), broken=True)
 
