@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _MOST_PARTS = 1000
+_CHARSETS = ("utf-8", "ascii", "iso8859-1")  # of Python's others, UTF-7 makes lone surrogates and Punycode takes hours
 _LONGEST_FIELD = 64 * 1024 * 1024  # an image may be a field, as base64; the body limit is the one that counts
 
 
@@ -86,10 +89,23 @@ async def _form(request: Request) -> FormData:
         request.headers, request.stream(), max_files=1, max_fields=_MOST_PARTS, max_part_size=_LONGEST_FIELD
     )
     try:
+        _check_charset(request)
         return await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         message = getattr(error, "message", "")
         raise RequestError("malformed_request", f"The multipart body cannot be read. {message}".strip()) from None
+
+
+def _check_charset(request: Request) -> None:
+    """Raise `RequestError` for a charset that Starlette would decode by, and that no client needs."""
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        known = codecs.lookup(charset).name
+    except LookupError:
+        return  # Starlette takes it for Latin-1
+    if known not in _CHARSETS:
+        message = f"The charset of a multipart body must be utf-8, not {charset[:100]}."
+        raise RequestError("unsupported_media_type", message)
 
 
 async def _fields(form: FormData, repeated: Mapping[str, str]) -> tuple[dict[str, Any], bytes | None]:

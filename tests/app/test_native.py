@@ -129,6 +129,7 @@ async def test_image_id_stands_for_the_bytes(client: httpx.AsyncClient, image_by
         ({"image": "aGk=", "questions": ["a", "b" * 1001]}, "question_too_long", "questions[1]"),
         ({"image": "aGk=", "questions": ["a"] * 33}, "too_many_questions", "questions"),
         ({"image": "aGk=", "questions": ["a"], "colour": 1}, "invalid_request", "colour"),
+        ({"image": "aGk=", "questions": ["a"], "#colour": 1}, "invalid_request", "#colour"),
         ({"image": "aGk=", "questions": ["a"], "top_k": 0}, "invalid_request", "top_k"),
         ({"image": "aGk=", "questions": ["a"], "maps": "png"}, "invalid_request", "maps"),
         ({"image": "aGk=", "questions": ["a"], "model": "gpt"}, "model_not_found", "model"),
@@ -161,6 +162,31 @@ async def test_bodies_that_are_not_what_they_say(client: httpx.AsyncClient) -> N
     for content_type in ("multipart/form-data", "multipart/form-data; boundary=x"):
         response = await client.post("/v1/answer", content=b"nonsense", headers={"content-type": content_type})
         failed(response, "malformed_request")
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "punycode", "idna", "utf-16"])
+async def test_charsets_that_make_no_text(client: httpx.AsyncClient, image_bytes: bytes, charset: str) -> None:
+    """Lone surrogates, which no response can hold, or (punycode) a decoder that takes hours for a few megabytes."""
+    content = multipart(image_bytes, b"+2AA- \\ud800 what?" + b"a" * 100_000)
+    headers = {"content-type": f"multipart/form-data; boundary=B; charset={charset}"}
+    failed(await client.post("/v1/answer", content=content, headers=headers), "unsupported_media_type")
+
+
+@pytest.mark.parametrize(("charset", "sent"), [("UTF-8", "é"), ("iso-8859-1", "é"), ("us-ascii", "e"), ("none", "e")])
+async def test_charsets_of_multipart(client: httpx.AsyncClient, image_bytes: bytes, charset: str, sent: str) -> None:
+    """Those that clients name; one that nobody knows says nothing."""
+    content = multipart(image_bytes, sent.encode("utf-8" if charset == "UTF-8" else "latin-1"))
+    headers = {"content-type": f'multipart/form-data; boundary=B; charset="{charset}"'}
+    response = await client.post("/v1/answer", content=content, headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.json()["results"][0]["question"] == sent
+
+
+def multipart(image: bytes, question: bytes) -> bytes:
+    """A body with the boundary ``B``."""
+    head = b'--B\r\nContent-Disposition: form-data; name="'
+    parts = [b'image"; filename="a"\r\n\r\n' + image, b'question"\r\n\r\n' + question, b'maps"\r\n\r\nnone']
+    return b"".join(head + part + b"\r\n" for part in parts) + b"--B--\r\n"
 
 
 async def test_multipart_refuses_what_it_does_not_know(client: httpx.AsyncClient, image_bytes: bytes) -> None:
