@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from fastapi import FastAPI, Request
@@ -14,6 +15,10 @@ from starlette.responses import Response
 from crosslook.errors import CODES
 from crosslook.types import ErrorBody, ErrorInfo
 from model.interface import ItemError
+
+TAG = "#"
+"""What a pydantic ``Tag`` begins with, by which a field takes this or that type: it is in the location of an error, but
+is no name of the request's."""
 
 
 class RequestError(Exception):
@@ -52,13 +57,27 @@ def item_error(error: ItemError, field: str) -> RequestError:
     return RequestError(error.code, error.message, param=param, detail=error.detail)
 
 
+@contextmanager
+def only_text(place: str) -> Iterator[None]:
+    """For a request that has no list of texts but one, at ``place``: what is wrong with the first is wrong there."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param in ("questions", "questions[0]"):
+            error.message = error.message.replace("questions[0]", place)
+            error.param = place
+        raise
+
+
 def validation_error(problems: Sequence[object]) -> RequestError:
     """The first of pydantic's complaints, as an error of the request."""
     first = problems[0] if problems else {}
     problem: dict[str, object] = dict(first) if isinstance(first, dict) else {}
     kind, message = str(problem.get("type", "")), str(problem.get("msg", "invalid"))
     location = problem.get("loc", ())
-    param = field_name(location if isinstance(location, tuple | list) else ())
+    parts = list(location) if isinstance(location, tuple | list) else []
+    unknown = [parts.pop()] if parts and kind == "extra_forbidden" else []  # the client's own word, whatever it is
+    param = field_name([part for part in parts if not str(part).startswith(TAG)] + unknown)
     if kind == "json_invalid":
         return RequestError("malformed_request", f"The body is not valid JSON: {message}.")
     if kind == "extra_forbidden":

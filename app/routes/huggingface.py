@@ -20,13 +20,14 @@ from app import bodies
 from app.asking import Asker
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
-from app.errors import RequestError
+from app.errors import TAG, RequestError, only_text
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
 from model.interface import TextOutput
 
 PATH = "/"
 
 router = APIRouter(tags=["hugging face"])
+_TEMPLATE = "This is a photo of {}."
 
 
 class ImageAndQuestion(BaseModel):
@@ -42,19 +43,21 @@ class TaskParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     top_k: int | None = Field(None, ge=1, le=50, description="How many answers, at most (5).")
-    candidate_labels: list[str] | None = Field(None, min_length=1, max_length=200)
-    hypothesis_template: str = Field("This is a photo of {}.", description="`{}` stands for the label.")
+    candidate_labels: list[str] | None = Field(
+        None, min_length=1, max_length=200, description="No more than `limits.questions` of `GET /v1/models`."
+    )
+    hypothesis_template: str | None = Field(_TEMPLATE, max_length=1000, description="`{}` stands for the label, once.")
 
 
 class HuggingFaceRequest(BaseModel):
     """A body of any of the tasks."""
 
     inputs: Annotated[
-        Annotated[str, Tag("image")] | Annotated[ImageAndQuestion, Tag("object")],
-        Discriminator(lambda value: "image" if isinstance(value, str) else "object"),
+        Annotated[str, Tag(f"{TAG}image")] | Annotated[ImageAndQuestion, Tag(f"{TAG}object")],
+        Discriminator(lambda value: f"{TAG}image" if isinstance(value, str) else f"{TAG}object"),
     ]
     question: str | None = None
-    parameters: TaskParameters = Field(default_factory=TaskParameters)
+    parameters: TaskParameters | None = None
 
 
 class VisualAnswer(BaseModel):
@@ -126,39 +129,44 @@ async def hugging_face(request: Request, asker: AskerDep) -> Response:
     body = await bodies.read_json(request, HuggingFaceRequest)
     asker.model(None)
     inside = body.inputs if isinstance(body.inputs, ImageAndQuestion) else ImageAndQuestion(image=body.inputs)
-    question = body.question if body.question is not None else inside.question
-    labels = body.parameters.candidate_labels
-    if question is not None:
-        return await _answer(asker, inside.image, question, body.parameters.top_k or 5)
-    if labels is not None:
-        return await _classify(asker, inside.image, labels, body.parameters.hypothesis_template)
+    parameters = body.parameters or TaskParameters()
+    for place, question in (("question", body.question), ("inputs.question", inside.question)):
+        if question is not None:
+            with only_text(place):
+                return await _answer(asker, inside.image, question, parameters.top_k or 5)
+    if parameters.candidate_labels is not None:
+        return await _classify(asker, inside.image, parameters.candidate_labels, parameters.hypothesis_template)
     return await _image_to_text(asker, await asker.image(text=inside.image, param="inputs"))
 
 
 async def _answer(asker: Asker, text: str, question: str, top_k: int) -> Response:
-    asker.check_texts([question], field="question")
+    asker.check_texts([question])
     image = await asker.image(text=text, param="inputs")
-    answered = await asker.run("answer", image, [question], field="question", top_k=top_k)
+    answered = await asker.run("answer", image, [question], top_k=top_k)
     ranking = _texts(answered)[0].ranking
     return _response(asker, answered, [VisualAnswer(score=r.score, answer=r.answer) for r in ranking])
 
 
-async def _classify(asker: Asker, text: str, labels: list[str], template: str) -> Response:
-    if "{}" not in template:
-        message = "hypothesis_template must hold {}, where the label goes."
+async def _classify(asker: Asker, text: str, labels: list[str], template: str | None) -> Response:
+    template = _TEMPLATE if template is None else template
+    if template.count("{}") != 1:
+        message = "hypothesis_template must hold {} once, where the label goes."
         raise RequestError("invalid_request", message, param="parameters.hypothesis_template")
     field = "parameters.candidate_labels"
     asker.check_texts(labels, field=field)
     asker.check_distinct(labels, field=field)
+    texts = [template.replace("{}", label) for label in labels]
+    asker.check_texts(texts, field=field)
     image = await asker.image(text=text, param="inputs")
-    answered = await asker.run("match", image, [template.replace("{}", label) for label in labels], field=field)
+    answered = await asker.run("match", image, texts, field=field)
     scores = [output.ranking[0].score for output in _texts(answered)]
     ranked = sorted(zip(scores, labels, strict=True), key=lambda pair: -pair[0])
     return _response(asker, answered, [RankedLabel(score=score, label=label) for score, label in ranked])
 
 
 async def _image_to_text(asker: Asker, image: Any) -> Response:
-    answered = await asker.run("caption", image, [""], field="inputs")
+    with only_text("inputs"):
+        answered = await asker.run("caption", image, [""])
     return _response(asker, answered, [GeneratedText(generated_text=_texts(answered)[0].ranking[0].answer)])
 
 

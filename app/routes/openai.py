@@ -21,7 +21,7 @@ from app import bodies, wire
 from app.asking import distinct
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
-from app.errors import RequestError, request_id_of
+from app.errors import TAG, RequestError, only_text, request_id_of
 from app.openapi import errors, json_body
 from app.routes.native import map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
@@ -47,8 +47,8 @@ class ChatContentPart(BaseModel):
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[ChatContentPart], Tag("parts")],
-    Discriminator(lambda value: "text" if isinstance(value, str) else "parts"),
+    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ChatContentPart], Tag(f"{TAG}parts")],
+    Discriminator(lambda value: f"{TAG}text" if isinstance(value, str) else f"{TAG}parts"),
 ]
 
 
@@ -72,7 +72,7 @@ class ChatRequest(AnswerOptions):
 
     messages: list[ChatMessage] = Field(min_length=1)
     maps: MapChoice = Field("none", description="Encoding of the maps in the response's `crosslook` field, or none.")
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -166,7 +166,7 @@ async def chat_completions(request: Request, asker: AskerDep) -> Response:
     where, url = _image(body.messages)
     info = asker.model(body.model)
     maps = map_request(body, info)
-    try:
+    with only_text(place):
         asker.check_texts([question])
         image = await asker.image(text=url, param=where)
         answered = await asker.run(
@@ -177,10 +177,6 @@ async def chat_completions(request: Request, asker: AskerDep) -> Response:
             top_k=max(body.top_k, body.top_logprobs or 0),
             maps=maps,
         )
-    except RequestError as error:
-        if error.param == "questions[0]":
-            error.param = place
-        raise
     start = perf_counter()
     completion = _completion(request, body, question, answered, info)
     if body.stream:

@@ -11,7 +11,7 @@ from app import bodies, intake, wire
 from app.asking import distinct
 from app.dependencies import AskerDep, DrawingDep
 from app.drawing import fitted
-from app.errors import RequestError
+from app.errors import RequestError, only_text
 from app.images import in_original
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.routes.native import map_request
@@ -45,15 +45,17 @@ async def overlay(request: Request, asker: AskerDep, drawing: DrawingDep) -> Res
     The image is sent by value (`image`, a file or base64): the server keeps no image, only what the model made of it.
     """
     body, file = await bodies.read(request, OverlayRequest, repeated=_LISTS)
-    asker.check_texts([body.question], field="question")
+    with only_text("question"):
+        asker.check_texts([body.question])
     info = asker.model(body.model)
     maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers), info)
     candidates = None if body.candidates is None else distinct(body.candidates)
     data = await asker.data(file=file, text=body.image)
     with drawing.backlog.hold(images=1):
-        answered = await asker.run(
-            "answer", asker.by_value(data), [body.question], field="question", candidates=candidates, maps=maps
-        )
+        with only_text("question"):
+            answered = await asker.run(
+                "answer", asker.by_value(data), [body.question], candidates=candidates, maps=maps
+            )
         if answered.output is None:
             raise RequestError("internal_error", "The model gave no output.")
         start = perf_counter()

@@ -121,7 +121,9 @@ async def test_json_body(client: httpx.AsyncClient) -> None:
     [
         ({"word": 9}, "invalid_request", "word"),
         ({"opacity": 2}, "invalid_request", "opacity"),
-        ({"question": " "}, "question_empty", "question[0]"),
+        ({"question": " "}, "question_empty", "question"),
+        ({"question": "a" * 1001}, "question_too_long", "question"),
+        ({"question": "xyzzy"}, "question_not_understood", "question"),
         ({"image": "AAAA"}, "unsupported_image", "image"),
         ({"image": None}, "invalid_request", "image"),
         ({"layers": [77]}, "map_not_supported", "layers"),
@@ -134,6 +136,7 @@ async def test_errors(client: httpx.AsyncClient, fields: dict[str, Any], code: s
     response = await client.post("/v1/overlay", json={name: value for name, value in body.items() if value is not None})
     error = response.json()["error"]
     assert (error["code"], error["param"]) == (code, param)
+    assert "[0]" not in error["message"]
 
 
 @asynccontextmanager

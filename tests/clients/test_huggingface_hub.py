@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -90,6 +92,55 @@ def test_errors(url: str, red: bytes, big: bytes, huge: bytes) -> None:
     with pytest.raises(HfHubHTTPError, match=r"[Uu]nsupported|image") as caught:
         client.image_to_text(b"no image")
     assert caught.value.response.status_code == 415
+
+
+def classify(url: str, image: bytes, **parameters: Any) -> httpx.Response:
+    """Zero-shot classification, sent by hand."""
+    return httpx.post(url, json={"inputs": base64.b64encode(image).decode(), "parameters": parameters})
+
+
+@pytest.mark.parametrize(
+    ("template", "labels", "code", "param"),
+    [
+        ("{}" * 400, ["a", "b"], "invalid_request", "parameters.hypothesis_template"),
+        ("{} and {}", ["a", "b"], "invalid_request", "parameters.hypothesis_template"),
+        ("", ["a", "b"], "invalid_request", "parameters.hypothesis_template"),
+        ("{}" + "z" * 1000, ["a", "b"], "invalid_request", "parameters.hypothesis_template"),
+        ("{}" + "z" * 900, ["a", "b" * 101], "question_too_long", "parameters.candidate_labels[1]"),
+        ("{}", ["a"] * 33, "too_many_questions", "parameters.candidate_labels"),
+    ],
+)
+def test_a_template_takes_each_label_once_and_stays_short(
+    url: str, red: bytes, template: str, labels: list[str], code: str, param: str
+) -> None:
+    """What reaches the model is bounded like a question, before anything is made of it."""
+    response = classify(url, red, candidate_labels=labels, hypothesis_template=template)
+    assert (response.status_code, response.json()["code"], response.json()["param"]) == (422, code, param)
+
+
+def test_null_is_as_if_it_were_not_there(url: str, red: bytes) -> None:
+    assert classify(url, red, candidate_labels=["red", "blue"], hypothesis_template=None).json()[0]["label"] == "red"
+    body = {"inputs": base64.b64encode(red).decode(), "question": None, "parameters": None}
+    assert httpx.post(url, json=body).json() == [{"generated_text": "a red image"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"question": " "}, "question"),
+        ({"question": "xyzzy"}, "question"),
+        ({"inputs": {"image": "red", "question": "xyzzy"}}, "inputs.question"),
+        ({"inputs": {"question": "What?"}}, "inputs.image"),
+        ({"inputs": 5}, "inputs"),
+        ({"parameters": {"#top_k": 1}}, "parameters.#top_k"),
+    ],
+)
+def test_the_field_at_fault_is_one_of_the_request(url: str, red: bytes, fields: dict[str, Any], param: str) -> None:
+    image = base64.b64encode(red).decode()
+    text = json.dumps({"inputs": image, **fields}).replace('"image": "red"', f'"image": "{image}"')
+    response = httpx.post(url, content=text, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["param"]) == (422, param)
+    assert "[0]" not in response.json()["error"]
 
 
 def test_refusals(guarded: str, key: str, red: bytes) -> None:

@@ -141,7 +141,7 @@ def test_models(client: openai.OpenAI) -> None:
         ([user(shown("red"), shown("blue"), says("?"))], {}, 422, "invalid_request", "messages"),
         ([{"role": "assistant", "content": "hm"}], {}, 422, "invalid_request", "messages"),
         ([], {}, 422, "invalid_request", "messages"),
-        ([user(says("?"), {"type": "input_audio"})], {}, 422, "invalid_request", "messages[0].content.parts[1].type"),
+        ([user(says("?"), {"type": "input_audio"})], {}, 422, "invalid_request", "messages[0].content[1].type"),
         ([user(shown("red"), says("?"))], {"n": 2}, 422, "invalid_request", "n"),
         ([user(shown("red"), says("?"))], {"tools": [{"type": "function"}]}, 422, "invalid_request", "tools"),
         (
@@ -169,6 +169,15 @@ def test_errors(
     error = caught.value
     assert (error.status_code, error.code, error.param) == (status, code, param)
     assert error.request_id == error.body["request_id"]  # type: ignore[index, call-overload]
+
+
+def test_none_is_as_if_it_were_not_there(client: openai.OpenAI) -> None:
+    """What the library's own types let a caller set to None, it sends as null."""
+    names = ("stream", "stream_options", "n", "logprobs", "top_logprobs", "temperature", "max_tokens", "seed", "stop")
+    completion = ask(client, user(shown("red"), says("What?")), **dict.fromkeys(names))
+    assert completion.choices[0].message.content == "red"
+    extra = dict.fromkeys(("tools", "response_format", "map_kind", "layers", "candidates"))
+    assert ask(client, user(shown("red"), says("What?")), extra_body=extra).choices[0].message.content == "red"
 
 
 def test_errors_of_a_stream_have_their_status(client: openai.OpenAI) -> None:
