@@ -64,7 +64,15 @@ class CompactConfig:
     """The fusion layers whose maps are averaged where a request names none; None: all."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for default maps that there are none of."""
+        """Raises ValueError for figures that no network can have, and for default maps that there are none of."""
+        for name, width in (("num_heads", "dim"), ("fusion_heads", "fusion_dim"), ("cross_heads", "cross_dim")):
+            heads = getattr(self, name)
+            if heads < 1 or getattr(self, width) % heads:
+                raise ValueError(f"{name} divides {width} ({getattr(self, width)}), {heads} does not")
+        if self.size < 32 or self.size % 32:
+            raise ValueError(f"size is a multiple of 32, not {self.size}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature is a number above 0, not {self.temperature}")
         if self.default_map_kind not in MAP_KINDS:
             raise ValueError(f"default_map_kind is one of {', '.join(MAP_KINDS)}, not {self.default_map_kind!r}")
         if self.default_map_layers is not None:

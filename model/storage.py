@@ -37,13 +37,15 @@ def save_small(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_small(path: Path) -> dict[str, Tensor]:
-    """What `save_small` wrote, as float32."""
+    """What `save_small` wrote, as float32. Raises ValueError for 8-bit numbers without a scale for each row."""
     stored = load_file(path)
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) in stored:
             continue
         scale = stored.get(name + _SCALE)
+        if tensor.dtype == torch.int8 and (scale is None or scale.shape != tensor.shape[:1]):
+            raise ValueError(f"{name} has 8 bits a number and no scale for each row")
         values = tensor.float()
         tensors[name] = values if scale is None else values.mul_(scale.view(-1, *[1] * (values.ndim - 1)))
     return tensors

@@ -7,6 +7,7 @@ A row ``[keys]`` becomes a `Map`: the columns that are patches fill the grid row
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from model.interface import Map, Token, Word
 
-_LETTERS = r"[\w\u0300-\u036f]+"  # with the accents that are code points of their own
+_MARK = "\u0300"
+_LETTERS = rf"\w[\w{_MARK}]*"
 _WORD = re.compile(rf"{_LETTERS}(?:['’\-‐‑]{_LETTERS})*")
 
 Span = tuple[int, int]
@@ -22,14 +24,25 @@ Span = tuple[int, int]
 
 def find_words(text: str, spans: Sequence[Span | None]) -> tuple[Word, ...]:
     """The words of ``text``, each with the indices of the tokens whose span touches it. Words hold letters, digits and
-    inner apostrophes or hyphens; punctuation between words belongs to none."""
+    inner apostrophes or hyphens, with the marks that belong to their letters; punctuation between words belongs to
+    none."""
     words = []
-    for match in _WORD.finditer(text):
+    for match in _WORD.finditer(_with_one_mark(text)):
         start, end = match.span()
         tokens = tuple(i for i, span in enumerate(spans) if span and span[0] < end and span[1] > start)
         if tokens:
-            words.append(Word(match.group(), (start, end), tokens))
+            words.append(Word(text[start:end], (start, end), tokens))
     return tuple(words)
+
+
+def _with_one_mark(text: str) -> str:
+    """The text with `_MARK` for each code point that only changes the letter before it: vowel signs and accents of
+    many scripts, soft hyphens, joiners. They are no letters to regular expressions."""
+    if text.isascii():
+        return text
+    return "".join(
+        _MARK if unicodedata.category(c) in ("Mn", "Mc", "Me") or c in "\xad\u200c\u200d" else c for c in text
+    )
 
 
 def place_on_grid(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import math
 import os
 import pickle
 import signal
@@ -22,7 +23,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -266,7 +267,10 @@ def uses_gpu() -> bool:
 
 
 def warm_up(model: Model) -> None:
-    """One image and one text through every task, so that the first request does not pay for lazy set-up."""
+    """One image and one text through every task, so that the first request does not pay for lazy set-up.
+
+    Raises: ValueError where what comes out are no numbers: a model so damaged must not serve.
+    """
     info = model.info
     pixels = info.preprocess(Image.new("RGB", (64, 48), (127, 127, 127)))
     for size in (1, 2):
@@ -277,6 +281,17 @@ def warm_up(model: Model) -> None:
             for result in results:
                 if isinstance(result, Exception):
                     raise result
+                if not all(map(math.isfinite, _figures(result))):
+                    raise ValueError(f"what {info.id} gives are no finite numbers: its weights or config are damaged")
+
+
+def _figures(output: Output) -> Iterator[float]:
+    """The scores of an output, and the sum of each of its maps."""
+    for text in output.texts:
+        yield from (ranked.score for ranked in text.ranking)
+        for found in (text.answer_map, *(token.map for token in text.tokens)):
+            if found is not None:
+                yield float(found.values.sum())
 
 
 def send(stream: BinaryIO, message: object) -> None:

@@ -327,9 +327,10 @@ def map_from_lse(
     tile = tile_for(q)
     maps = q.new_empty(B, Tq, Tk, dtype=torch.float32)
     masks = Masks.of(q, Tk, key_mask, bias)
+    weights = q if head_weights is None else head_weights.contiguous()  # q: a pointer, which is not read
     with on_device(q):
         _map_kernel[(triton.cdiv(Tk, tile.block_n), triton.cdiv(Tq, tile.block_m), B)](
-            q, k, masks.key_mask, masks.bias, lse.contiguous(), q if head_weights is None else head_weights, maps,
+            q, k, masks.key_mask, masks.bias, lse.contiguous(), weights, maps,
             H, Tq, Tk, scale * LOG2E.value,
             q.stride()[:3], k.stride()[:3], masks.key_mask_strides, masks.bias_strides,
             GROUP=H // k.shape[1], HEAD_DIM=d, BLOCK_D=block_d(d), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,

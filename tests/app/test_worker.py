@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from app.engine.worker import Encode, Encoded, Failure, Run, RunItem, Server
-from model.interface import Item, ItemError, MapRequest, Output, Pixels, Task
+from app.engine.worker import Encode, Encoded, Failure, Run, RunItem, Server, warm_up
+from model.interface import Item, ItemError, MapRequest, Output, Pixels, Ranked, Task
 from tests.app import standin
 
 
@@ -109,3 +111,21 @@ def test_images_of_different_batch_keys_never_share_a_call(server: Server) -> No
     results = server.handle(Run("answer", tuple(RunItem(key, ("a",)) for key in ("dark", "light")))).results
     assert [result.texts[0].ranking[0].answer for result in results] == ["10", "200"]
     assert calls == [1, 1]
+
+
+@pytest.mark.parametrize(("score", "brightness"), [(math.nan, 1.0), (math.inf, 1.0), (0.5, math.nan)])
+def test_a_model_that_gives_no_numbers_does_not_serve(score: float, brightness: float) -> None:
+    """Scores and maps are looked at before the first request."""
+
+    class Damaged(standin.StandIn):
+        def _one(self, item: Item, together: int) -> Output | ItemError:
+            assert isinstance(item.image, standin.Encoded)
+            item.image.brightness = item.image.brightness * brightness
+            output = super()._one(item, together)
+            assert isinstance(output, Output)
+            text = replace(output.texts[0], ranking=(Ranked("yes", score),))
+            return replace(output, texts=(text,))
+
+    warm_up(standin.StandIn())
+    with pytest.raises(ValueError, match="no finite numbers"):
+        warm_up(Damaged())

@@ -61,6 +61,7 @@ def test_a_folder_that_lacks_a_file(model: CompactModel, tmp_path: Path, name: s
         ("config.json", json.dumps({"family": "compact", "vision": "huge"}).encode()),
         ("config.json", json.dumps({"family": "compact"}).encode()),
         ("config.json", json.dumps({"family": "compact", "default_map_kind": "similarity"}).encode()),
+        ("config.json", b"[" * 100_000),
         ("vocabulary.txt", b"cat\n"),
         ("answers.txt", b"cat\n"),
         ("answers.txt", b"\xff\xfe"),
@@ -72,6 +73,29 @@ def test_a_folder_with_a_broken_file(model: CompactModel, tmp_path: Path, name: 
     model.save(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match="does not hold a compact model"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cross_heads": 0}, "cross_heads"),
+        ({"num_heads": 5}, "num_heads"),
+        ({"fusion_heads": 7}, "fusion_heads"),
+        ({"size": 80}, "size"),
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+    ],
+)
+def test_figures_that_no_network_can_have(
+    model: CompactModel, tmp_path: Path, change: dict[str, float], message: str
+) -> None:
+    """They would divide by zero, turn the ranking round, or answer with no numbers."""
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=f"does not hold a compact model: {message} "):
         load(tmp_path)
 
 

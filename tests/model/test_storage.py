@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from model.storage import Uninitialised, load_small, revision_of, save_small
@@ -58,6 +59,15 @@ def test_a_parameter_called_scale_is_one(tmp_path: Path) -> None:
     """Only the scales that belong to a stored matrix are left out."""
     save_small({"norm.scale": torch.ones(3)}, tmp_path / "w.safetensors")
     assert list(load_small(tmp_path / "w.safetensors")) == ["norm.scale"]
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(1), torch.ones(3)])
+def test_a_matrix_without_a_scale_for_each_row_is_refused(tmp_path: Path, scale: torch.Tensor | None) -> None:
+    """Its bare 8-bit numbers would be taken for weights."""
+    path = tmp_path / "w.safetensors"
+    save_file({"weight": torch.ones(2, 4, dtype=torch.int8)} | ({} if scale is None else {"weight.scale": scale}), path)
+    with pytest.raises(ValueError, match="weight has 8 bits"):
+        load_small(path)
 
 
 def test_a_matrix_takes_a_quarter_of_its_float32_size(tmp_path: Path) -> None:

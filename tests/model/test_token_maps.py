@@ -29,6 +29,10 @@ def words(text: str) -> list[str]:
         ("caf\u00e9s cafe\u0301s", ["caf\u00e9s", "cafe\u0301s"]),
         ("2 cats, 10%", ["2", "cats", "10"]),
         ("is \U0001f431 here", ["is", "here"]),
+        ("\U0001f469\u200d\U0001f467 it", ["it"]),  # a joiner without letters
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 it", ["\u0939\u093f\u0928\u094d\u0926\u0940", "it"]),  # Hindi
+        ("\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd", ["\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd"]),  # Hebrew
+        ("what\u00adever", ["what\u00adever"]),
         ("...!?", []),
         ("", []),
     ],
