@@ -32,7 +32,9 @@ def load_model(
 
     Raises ValueError or OSError with a message for the operator where the model cannot be had.
     """
-    if threads:
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,11 +79,14 @@ def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle:
 
 
 def _check_device(device: str) -> None:
-    """Raise ValueError for a device that is not there."""
+    """Raise ValueError for a device that is not there, or on which no model has been tried."""
+    unknown = f"unknown device {device!r}; there are auto, cpu, cuda and cuda:N"
     try:
         asked = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; there are auto, cpu, cuda and cuda:N") from None
+        raise ValueError(unknown) from None
+    if asked.type not in ("cpu", "cuda"):  # PyTorch knows many more: mps, xpu, meta
+        raise ValueError(unknown)
     if asked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device} is asked for, but PyTorch finds no CUDA device")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():

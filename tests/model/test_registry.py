@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,12 +128,19 @@ def test_a_checkout_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.
     ("options", "message"),
     [
         ({"device": "gpu"}, "unknown device 'gpu'; there are auto, cpu, cuda"),
+        ({"device": ""}, "unknown device ''; there are auto, cpu, cuda"),
+        *(
+            ({"device": device}, f"unknown device '{device}'; there are auto, cpu, cuda and cuda:N")
+            for device in ("mps", "xpu", "vulkan", "meta", "cuda:-1")
+        ),
+        ({"device": "cpu", "threads": -1}, "threads must be at least 1, not -1"),
+        ({"device": "cpu", "threads": 0}, "threads must be at least 1, not 0"),
         ({"device": "cpu", "kernel": "fast"}, "unknown kernel 'fast'"),
     ],
 )
-def test_a_wrong_device_or_kernel(options: dict[str, str], message: str) -> None:
+def test_a_wrong_device_kernel_or_number_of_threads(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_model("tiny", **options)  # type: ignore[arg-type]
+        load_model("tiny", **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
