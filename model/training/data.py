@@ -9,7 +9,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """An image's captions by people."""
+    """An image's captions by people: all that a split has of it."""
 
     image_ref: ImageRef
     captions: tuple[str, ...]
@@ -82,13 +82,14 @@ Record = Question | Captions | Statement
 class DataSet:
     """All records of a data folder, and its images.
 
-    ``questions``, ``captions`` and ``statements`` are in the order of the files (by name) and of their lines.
+    ``questions``, ``captions`` and ``statements`` are in the order of the files (by name) and of their lines. Several
+    records of captions about one image are one here, so that an image drawn beside it is always another.
     """
 
     def __init__(self, root: Path, records: list[Record], archives: dict[str, dict[str, tuple[int, int]]]) -> None:
         self.root = root
         self.questions = [record for record in records if isinstance(record, Question)]
-        self.captions = [record for record in records if isinstance(record, Captions)]
+        self.captions = _by_image(record for record in records if isinstance(record, Captions))
         self.statements = [record for record in records if isinstance(record, Statement)]
         self.image_refs = list(dict.fromkeys(record.image_ref for record in records))
         self._archives = archives
@@ -113,6 +114,22 @@ class DataSet:
                 return ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{ref.archive}: {ref.name}: {error}") from error
+
+
+def _by_image(records: Iterable[Captions]) -> list[Captions]:
+    """One record an image and split, where the first of it stood; of two sources it is "a + b"."""
+    together: dict[tuple[ImageRef, str], list[Captions]] = {}
+    for record in records:
+        together.setdefault((record.image_ref, record.split), []).append(record)
+    return [
+        Captions(
+            ref,
+            tuple(caption for record in found for caption in record.captions),
+            " + ".join(dict.fromkeys(record.source for record in found)),
+            split,
+        )
+        for (ref, split), found in together.items()
+    ]
 
 
 def read_data(root: str | Path) -> DataSet:

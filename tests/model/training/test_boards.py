@@ -1,11 +1,15 @@
 """Boards: only one of the four images answers, and where it is is known."""
 
+import json
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from model.interface import Geometry, Region
 from model.training.boards import TILE, make_boards, quadrant
-from model.training.data import Captions, ImageRef
+from model.training.data import Captions, ImageRef, read_data
+from model.training.pointing import boards_of
 from tests.model.training.colour_model import COLOURS
 
 
@@ -51,6 +55,19 @@ def test_questions_made_from_captions(caption: str, question: str) -> None:
     records = [captions("target", caption), *(captions(str(i), "An empty road.") for i in range(5))]
     (board,) = make_boards(records, 1)
     assert board.question == question
+
+
+def test_no_image_is_twice_on_a_board(tmp_path: Path) -> None:
+    """Also where each of an image's captions is a record of its own."""
+    lines = []
+    for number in range(8):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+        texts = ["A dog runs.", "A dog sleeps.", "An animal."] if number < 4 else ["A road.", "A street.", "A wall."]
+        lines += [{"image": f"{number}.png", "captions": [text], "split": "dev"} for text in texts]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    boards = boards_of(read_data(tmp_path), "dev", 20)
+    assert len(boards) == 4, "one about each image with a dog"
+    assert all(len(set(board.refs)) == 4 for board in boards)
 
 
 def test_no_board_where_captions_do_not_suffice() -> None:

@@ -53,6 +53,22 @@ def test_a_tar_beside_its_records(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(data)).open_image(b).size == (6, 4)  # noqa: S301
 
 
+def test_records_of_captions_about_one_image_are_one(tmp_path: Path) -> None:
+    """Whatever file they are in, as long as they are of one split; the first of them says where it stands."""
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        (tmp_path / "images" / f"{name}.png").write_bytes(png("red"))
+    lines = [("a", "One.", "dev"), ("b", "Two.", "dev"), ("a", "Three.", "dev"), ("a", "Four.", "train")]
+    write_lines(tmp_path / "x.jsonl", *({"image": f"{i}.png", "captions": [c], "split": s} for i, c, s in lines))
+    write_lines(tmp_path / "y.jsonl", {"image": "a.png", "captions": ["Five.", "One."], "split": "dev"})
+    a, b = ImageRef("images", "a.png"), ImageRef("images", "b.png")
+    assert read_data(tmp_path).captions == [
+        Captions(a, ("One.", "Three.", "Five.", "One."), "x + y", "dev"),
+        Captions(b, ("Two.",), "x", "dev"),
+        Captions(a, ("Four.",), "x", "train"),
+    ]
+
+
 @pytest.mark.parametrize(("folder", "archive"), [("mine", "mine"), ("images", "images"), ("", ".")])
 def test_images_in_a_folder(tmp_path: Path, folder: str, archive: str) -> None:
     (tmp_path / folder / "deep").mkdir(parents=True)

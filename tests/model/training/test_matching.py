@@ -71,6 +71,31 @@ def test_each_caption_of_an_image_meets_nine_of_other_images(toy: DataSet) -> No
     assert tie.accuracy.mean == 0.0, "a tie is no find"
 
 
+def test_captions_of_an_image_line_by_line_or_all_in_one(tmp_path: Path) -> None:
+    """Never is one of the nine about the image itself, and what is drawn is the same either way."""
+    asked: list[list[Item]] = []
+    for one_by_one in (False, True):
+        folder = tmp_path / str(one_by_one)
+        folder.mkdir()
+        lines = []
+        for number in range(12):
+            square("red", number).save(folder / f"{number}.png")
+            texts = [f"Red {number}, {sentence}." for sentence in ("one", "two", "three")]
+            for captions in [[text] for text in texts] if one_by_one else [texts]:
+                lines.append({"image": f"{number}.png", "captions": captions, "split": "dev"})
+        (folder / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        model = Marked([0.5] * 12)
+        found = match_captions(model, read_data(folder), "dev")
+        assert found is not None
+        assert (found.images, found.accuracy.count) == (12, 36)
+        asked.append(model.asked)
+    for item in asked[1]:
+        own, others = item.texts[0].split(",")[0], [text.split(",")[0] for text in item.texts[3:]]
+        assert own not in others
+        assert len(set(others)) == 9
+    assert [item.texts for item in asked[0]] == [item.texts for item in asked[1]]
+
+
 def test_a_refused_text_counts_as_not_found(toy: DataSet) -> None:
     class Refuses(ColourModel):
         def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
