@@ -25,6 +25,7 @@ from model.training.boards import BOARDS
 from model.training.data import DataError, DataSet, ImageRef, Question, read_data
 from model.training.matching import match_captions
 from model.training.metrics import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
+from model.training.options import positive
 from model.training.report import Evaluation, Row, as_markdown, write_report
 
 
@@ -215,12 +216,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N,.. | each",
         help="measure maps of these layers, counted from 0; each: the model's own choice, and every layer alone",
     )
-    parser.add_argument("--texts", type=int, help="for maps: at most so many texts about an image (default: 4)")
+    parser.add_argument("--texts", type=positive, help="for maps: at most so many texts about an image (default: 4)")
     parser.add_argument("--boards", type=int, default=BOARDS, help="boards to point on (default: %(default)s)")
     parser.add_argument("--no-answers", action="store_true", help="leave the table of accuracies out")
-    parser.add_argument("--images", type=int, help="take at most so many images for each part, chosen by the seed")
+    parser.add_argument("--images", type=positive, help="take at most so many images for each part, chosen by the seed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the tables to this .md file, and a .json beside it")
     parser.add_argument("--answers", type=Path, help="write every question with its answers to this .jsonl file")
@@ -238,6 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = read_data(options.data)
         model = load(options.model)
         twin = load(str(options.twin)) if options.twin else None
+        for path in filter(None, (options.out, options.answers)):
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder; name a file")
+            path.parent.mkdir(parents=True, exist_ok=True)  # now: a run of an hour must not end without its figures
         part: _Part = {"images": options.images, "seed": options.seed}
         records: list[dict[str, Any]] = []
         evaluation = Evaluation(model.info.id, model.info.revision, options.split)
@@ -252,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen: dict[str, Any] = {"kinds": options.kinds, "layers": layers}
             chosen |= {"boards": options.boards} | ({} if options.texts is None else {"texts": options.texts})
             evaluation.maps = measure_maps(model, data, options.split, **chosen, **part)
-    except (DataError, NotBlind, ValueError) as error:
+    except (DataError, NotBlind, ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     sys.stdout.write(as_markdown(evaluation))
     if options.out:

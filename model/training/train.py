@@ -30,6 +30,7 @@ from model.training.data import DataError, DataSet, Question, read_data
 from model.training.features import FeatureCache, load_board_features, load_features
 from model.training.losses import batch_loss
 from model.training.match_fit import fit_match
+from model.training.options import positive
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", dest="start", default=None, help="start from this model (`compact` or a folder)")
     parser.add_argument("--blind", action="store_true", help="train the question-only twin")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=positive, default=None)
     for option in fields(Settings):
         if option.name != "blind":
             kind = type(option.default)

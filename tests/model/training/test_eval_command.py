@@ -29,7 +29,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_at_once(data: Path, twin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, answers = tmp_path / "report.md", tmp_path / "answers.jsonl"
+    out, answers = tmp_path / "new" / "report.md", tmp_path / "also" / "new" / "answers.jsonl"
     arguments = ["eval", "--data", str(data), "--model", "tiny", "--twin", str(twin), "--shuffle"]
     arguments += ["--maps", "--matching"]
     assert server([*arguments, "--images", "12", "--threads", "1", "--out", str(out), "--answers", str(answers)]) == 0
@@ -88,6 +88,12 @@ def test_a_model_that_looks_is_no_twin(data: Path, tmp_path: Path, capsys: pytes
             ["--data", "DATA", "--maps", "--no-answers", "--kinds", "raw,similarity"],
             "kind raw, gradient, rollout, not",
         ),
+        (["--data", "DATA", "--threads", "-1"], "--threads: must be a whole number of at least 1, not '-1'"),
+        (["--data", "DATA", "--threads", "0"], "--threads: must be a whole number of at least 1, not '0'"),
+        (["--data", "DATA", "--images", "0"], "--images: must be a whole number of at least 1, not '0'"),
+        (["--data", "DATA", "--device", "mps"], "unknown device 'mps'; there are auto, cpu"),
+        (["--data", "DATA", "--answers", "DATA"], "is a folder; name a file"),
+        (["--data", "DATA", "--out", "DATA/toy.tar/report.md"], "toy.tar"),
         (["--data", "DATA", "--maps", "--no-answers", "--layers", "2"], "has the layers [0, 1], not [2]"),
         (["--data", "DATA", "--maps", "--no-answers", "--layers", "last"], "or `each`, not 'last'"),
     ],
@@ -95,10 +101,10 @@ def test_a_model_that_looks_is_no_twin(data: Path, tmp_path: Path, capsys: pytes
 def test_what_is_wrong_is_said(
     data: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(data) if argument == "DATA" else argument for argument in arguments]
+    arguments = [argument.replace("DATA", str(data)) for argument in arguments]
     if "--model" not in arguments:
         arguments += ["--model", "tiny"]
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--threads", "1"])
+        main(["--threads", "1", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err

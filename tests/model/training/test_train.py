@@ -223,3 +223,11 @@ def test_a_run_keeps_its_settings_and_figures(data: DataSet, start: str, tmp_pat
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 6
     assert {"loss", "seconds", "all", "vqa"} <= lines[-1].keys()
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_a_number_of_threads_that_there_cannot_be(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        training.main(["--data", "nowhere", "--threads", threads])
+    assert stopped.value.code == 2
+    assert f"--threads: must be a whole number of at least 1, not '{threads}'" in capsys.readouterr().err
