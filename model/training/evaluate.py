@@ -98,7 +98,7 @@ def evaluate(
     columns["commonest"] = [Answered(commonest(question), 1.0) for question in questions]
 
     scores = {
-        name: np.array([accuracy(a.answer, q.answers, q.source) for a, q in zip(answered, questions, strict=True)])
+        name: np.array([_accuracy(a, q) for a, q in zip(answered, questions, strict=True)])
         for name, answered in columns.items()
     }
     confidences = np.array([np.nan if a is REFUSED else a.score for a in columns["model"]])
@@ -125,6 +125,10 @@ def evaluate(
         for i, q in enumerate(questions)
     ]
     return evaluation, records
+
+
+def _accuracy(answered: Answered, question: Question) -> float:
+    return 0.0 if answered is REFUSED else accuracy(answered.answer, question.answers, question.source)
 
 
 def _groups(questions: Sequence[Question]) -> list[tuple[str, str, NDArray[np.bool_]]]:

@@ -58,11 +58,17 @@ def normalise(answer: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def judged_form(answer: str) -> str:
+    """`normalise`, or the answer as written (in lower case) where that leaves nothing: "A", "the" and "?" are not the
+    same answer, and none of them is no answer."""
+    return normalise(answer) or " ".join(answer.lower().split())
+
+
 def majority(answers: Sequence[str]) -> str:
-    """The commonest normalised answer; the first given among equals."""
+    """The commonest answer, in its `judged_form`; the first given among equals."""
     if len(answers) == 1:
-        return normalise(answers[0])
-    return Counter(map(normalise, answers)).most_common(1)[0][0]
+        return judged_form(answers[0])
+    return Counter(map(judged_form, answers)).most_common(1)[0][0]
 
 
 def answer_kind(answers: Sequence[str]) -> Kind:
@@ -84,22 +90,22 @@ def accuracy(predicted: str, answers: Sequence[str], source: str) -> float:
 
     With four or more human answers (``vqa-v2`` has ten): VQA accuracy. With fewer: 1 if the prediction equals one of
     them after normalisation, else 0. ``daquar``: the answers are one set, and the prediction (things divided by commas)
-    must name that set.
+    must name that set. Both are compared in their `judged_form`.
     """
+    forms = [judged_form(answer) for answer in answers]
     if source in _SET_SOURCES:
-        return float({normalise(part) for part in predicted.split(",")} == {normalise(answer) for answer in answers})
-    normal = [normalise(answer) for answer in answers]
-    if len(normal) < _CONSENSUS_FROM:
-        return float(normalise(predicted) in normal)
-    return _consensus(normal.count(normalise(predicted)), len(normal))
+        return float({judged_form(part) for part in predicted.split(",")} == set(forms))
+    if len(forms) < _CONSENSUS_FROM:
+        return float(judged_form(predicted) in forms)
+    return _consensus(forms.count(judged_form(predicted)), len(forms))
 
 
 def soft_targets(answers: Sequence[str], source: str) -> dict[str, float]:
-    """What training aims at: each normalised human answer with the `accuracy` that it would get.
+    """What training aims at: each human answer, in its `judged_form`, with the `accuracy` that it would get.
 
     The members of a ``daquar`` set share 1 evenly: no single member is the answer, but each is part of it.
     """
-    counts = Counter(map(normalise, answers))
+    counts = Counter(map(judged_form, answers))
     if source in _SET_SOURCES:
         return {answer: 1 / len(counts) for answer in counts}
     if len(answers) < _CONSENSUS_FROM:

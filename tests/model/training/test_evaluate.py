@@ -107,6 +107,18 @@ def test_a_refusal_is_wrong_but_says_nothing_of_the_calibration(tmp_path: Path) 
     assert as_markdown(evaluation).splitlines()[-1].endswith("| 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] |  |")
 
 
+def test_a_refusal_and_a_missing_commonest_answer_are_never_right(tmp_path: Path) -> None:
+    """Normalisation leaves nothing of "A", and a refusal is the empty answer."""
+    for number in range(2):
+        square("green", number).save(tmp_path / f"{number}.png")
+    lines = [{"image": f"{number}.png", "question": "??", "answers": ["A"], "split": "dev"} for number in range(2)]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluation, records = evaluate(ColourModel(), read_data(tmp_path), "dev")
+    assert evaluation.refused == 2
+    assert [record["accuracy"] for record in records] == [0.0, 0.0]
+    assert {name: found.mean for name, found in evaluation.rows[0].accuracy.items()} == {"model": 0.0, "commonest": 0.0}
+
+
 def test_answers_are_the_same_asked_together_or_alone() -> None:
     model = ColourModel()
     images = encode_images(model, [square(colour, 5) for colour in ("red", "blue")])

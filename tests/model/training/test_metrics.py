@@ -78,6 +78,19 @@ def test_a_daquar_answer_is_a_set() -> None:
     assert accuracy("Chair", ["chair"], "daquar") == 1.0
 
 
+@pytest.mark.parametrize("written", ["A", "the", "?", "..."])
+def test_an_answer_that_normalisation_leaves_nothing_of_is_compared_as_written(written: str) -> None:
+    """Nor does it equal the empty answer: that of a refusal, or of a source without a commonest answer."""
+    assert normalise(written) == ""
+    for source in ("vqa-v1", "daquar"):
+        assert accuracy(written, [written], source) == accuracy(written.lower(), [written], source) == 1.0
+        assert accuracy("", [written], source) == accuracy("an", [written], source) == 0.0
+    assert accuracy("", [written] * 10, "vqa-v2") == 0.0
+    assert accuracy(written, [written] * 10, "vqa-v2") == 1.0
+    assert majority([written, "dog", written]) == written.lower()
+    assert soft_targets([written], "vqa-v1") == {written.lower(): 1.0}
+
+
 def test_soft_targets_are_the_accuracies_of_the_human_answers() -> None:
     answers = ["Tree"] * 5 + ["log"] * 2 + ["fallen tree"] * 3
     targets = soft_targets(answers, "vqa-v2")
