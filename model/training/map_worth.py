@@ -7,7 +7,7 @@ something only where it beats the controls (`model.training.map_controls`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,11 @@ def measure_maps(
     maker = MapMaker(model, task_of(model), variants)
     curves = perturb(maker, data, split, images=images, texts=texts, seed=seed)
     pointed = point(maker, data, boards_of(data, split, boards, seed), seed=seed)
+    return rows_of(variants, curves, pointed)
+
+
+def rows_of(variants: Sequence[Variant], curves: Curves, pointed: Mapping[str, Pointing]) -> list[MapRow]:
+    """A row for every map over all questions, and one over those where the image matters."""
     variant_of = {variant.name: variant for variant in variants}
     rows = [
         _row(name, ALL, variant_of.get(name), curves, None, pointed.get(name)) for name in curves.deletion or pointed
@@ -78,7 +83,7 @@ def _row(
 
     def gain(curve: dict[str, list[float]], low_is_good: bool) -> tuple[Interval | None, bool | None]:
         """The paired difference to the control that is hardest to beat, and whether even the two intervals (which do
-        not know that the questions are the same) are apart for every control."""
+        not know that the questions are the same) are apart for every control; None where one image has no interval."""
         if variant is None or name not in curve:
             return None, None
         own = np.asarray(curve[name])[chosen]
@@ -87,7 +92,7 @@ def _row(
         hardest = max(against.values(), key=lambda values: sign * values.mean())
         mine, theirs = bootstrap(own, images), [bootstrap(values, images) for values in against.values()]
         apart = all(mine.high < t.low if low_is_good else mine.low > t.high for t in theirs)
-        return paired_bootstrap(own, hardest, images), apart
+        return paired_bootstrap(own, hardest, images), apart if mine.known else None
 
     deletion_gain, deletion_apart = gain(curves.deletion, True)
     insertion_gain, insertion_apart = gain(curves.insertion, False)

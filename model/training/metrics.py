@@ -6,6 +6,7 @@ calibration error is that of Guo et al. 2017, with bins of equal count.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -115,16 +116,25 @@ def soft_targets(answers: Sequence[str], source: str) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the interval that holds it (95% unless asked otherwise), in the unit of the values."""
+    """A mean and the interval that holds it (95% unless asked otherwise), in the unit of the values.
+
+    ``low`` and ``high`` are NaN where there is no telling, so that no comparison with them holds.
+    """
 
     mean: float
     low: float
     high: float
     count: int
 
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval, not the mean alone."""
+        return not math.isnan(self.low)
+
     def percent(self) -> str:
-        """As in the tables: ``41.2 [39.0, 43.3]``."""
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        """As in the tables: ``41.2 [39.0, 43.3]``, or the mean alone."""
+        mean = f"{100 * self.mean:.1f}"
+        return f"{mean} [{100 * self.low:.1f}, {100 * self.high:.1f}]" if self.known else mean
 
 
 def bootstrap(
@@ -132,7 +142,8 @@ def bootstrap(
 ) -> Interval:
     """The mean of ``values`` with its percentile bootstrap interval, drawing whole groups (images) with replacement.
 
-    Questions about one image are not independent, so drawing single questions would make the interval too narrow.
+    Questions about one image are not independent, so drawing single questions would make the interval too narrow. Of a
+    single group every draw is the same, which says nothing: the mean comes without an interval.
 
     Raises:
         ValueError: no values, or not one group a value.
@@ -143,6 +154,8 @@ def bootstrap(
     index_of: dict[Hashable, int] = {}
     index = np.array([index_of.setdefault(group, len(index_of)) for group in groups])
     size = len(index_of)
+    if size == 1:
+        return Interval(float(numbers.mean()), math.nan, math.nan, len(numbers))
     sums = np.bincount(index, weights=numbers, minlength=size)
     counts = np.bincount(index, minlength=size).astype(np.float64)
     rng = np.random.default_rng(seed)

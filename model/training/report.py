@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ class MapRow:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MapRow:
         """A row of a report's ``maps``, as `write_report` wrote it."""
-        read: dict[str, Any] = {k: Interval(**v) if isinstance(v, dict) else v for k, v in values.items()}
+        read: dict[str, Any] = {k: _interval(v) if isinstance(v, dict) else v for k, v in values.items()}
         return cls(**read)
 
 
@@ -201,6 +202,8 @@ def verdict(row: MapRow) -> str:
     def passed(gain: Interval | None, apart: bool | None, low_is_good: bool) -> str:
         if gain is None:
             return "not measured"
+        if not gain.known:
+            return "not judged (too few images)"
         if not (gain.high < 0 if low_is_good else gain.low > 0):
             return "does not beat every control"
         return "beats every control, intervals apart" if apart else "beats every control, question by question"
@@ -216,8 +219,23 @@ def _table(head: list[str], body: list[list[str]]) -> list[str]:
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
-    """Write the Markdown to ``path`` and the same figures as JSON beside it (``.json``)."""
+    """Write the Markdown to ``path`` and the same figures as JSON beside it (``.json``): null for the ends of an
+    interval that there is not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_markdown(evaluation), encoding="utf-8")
-    figures = json.dumps(dataclasses.asdict(evaluation), indent=1)
+    figures = json.dumps(_plain(dataclasses.asdict(evaluation)), indent=1, allow_nan=False)
     path.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _interval(values: dict[str, Any]) -> Interval:
+    read: dict[str, Any] = {key: math.nan if value is None else value for key, value in values.items()}
+    return Interval(**read)

@@ -104,7 +104,7 @@ def test_a_refusal_is_wrong_but_says_nothing_of_the_calibration(tmp_path: Path) 
     scores = [record["score"] for record in records[:2]]
     assert x.calibration_error == pytest.approx((1 - scores[0] + scores[1]) / 2, abs=1e-3)
     assert y.calibration_error is None, "nothing was answered"
-    assert as_markdown(evaluation).splitlines()[-1].endswith("| 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] |  |")
+    assert as_markdown(evaluation).splitlines()[-1].endswith("| y | all | 1 | 0.0 | 0.0 |  |")
 
 
 def test_a_refusal_and_a_missing_commonest_answer_are_never_right(tmp_path: Path) -> None:
@@ -162,6 +162,16 @@ def test_the_report_is_written_twice_with_the_same_figures(toy: DataSet, tmp_pat
     assert "| vqa-v1 + vqa-v2 | other | 60 | 100.0 [100.0, 100.0] | 33.3 [" in text
     assert figures["matching"]["accuracy"]["count"] == 60
     assert "of 60 captions of 30 images (toy)." in text
+
+
+def test_one_image_has_no_interval_and_the_json_null_for_it(toy: DataSet, tmp_path: Path) -> None:
+    evaluation, _ = evaluate(ColourModel(), toy, "dev", images=1)
+    write_report(evaluation, tmp_path / "report.md")
+    assert "[" not in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.json").read_text()
+    assert "NaN" not in text
+    found = json.loads(text)["rows"][0]["accuracy"]["model"]
+    assert found == {"mean": pytest.approx(2 / 3), "low": None, "high": None, "count": 3}
 
 
 def test_toy_images_are_what_they_say() -> None:

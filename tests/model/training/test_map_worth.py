@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from model.training.data import DataSet
-from model.training.map_worth import measure_maps
+from model.training.data import DataSet, ImageRef
+from model.training.map_controls import Variant
+from model.training.map_worth import measure_maps, rows_of
 from model.training.metrics import Interval
-from model.training.report import Evaluation, MapRow, as_markdown, map_tables, verdict
+from model.training.perturbation import Curves
+from model.training.report import Evaluation, MapRow, as_markdown, map_tables, verdict, write_report
 from tests.model.training.colour_model import ColourModel
 
 
@@ -76,6 +80,39 @@ def test_maps_in_the_report(toy: DataSet) -> None:
     assert pointed.count("[") == 3
     assert "\n- `raw`, all: deletion" in text
     figures = json.loads(json.dumps(dataclasses.asdict(evaluation)))["maps"]
+    assert map_tables([MapRow.from_json(row) for row in figures]) == map_tables(rows)
+
+
+def curves(images: Sequence[str], matters: Sequence[bool]) -> Curves:
+    """Of a map that beats its controls on every question."""
+    raw, count = Variant("raw"), len(images)
+    deletion = {"raw": [0.2] * count} | {control: [0.5] * count for control in raw.controls}
+    insertion = {"raw": [0.8] * count} | {control: [0.5] * count for control in raw.controls}
+    return Curves(deletion, insertion, list(matters), [ImageRef("toy.tar", name) for name in images])
+
+
+def test_one_image_proves_nothing() -> None:
+    rows = rows_of([Variant("raw")], curves("aaaa", [False] * 4), {})
+    row = next(row for row in rows if row.name == "raw")
+    assert row.deletion_gain is not None
+    assert (row.deletion_gain.known, row.deletion_apart, row.insertion_apart) == (False, None, None)
+    said = "- `raw`, all: deletion not judged (too few images); insertion not judged (too few images)."
+    assert verdict(row) == said
+    (line,) = [line for line in map_tables(rows).splitlines() if line.startswith("| raw | all | 4 |")]
+    assert line == "| raw | all | 4 | 20.0 | 80.0 | -30.0 | 30.0 |"
+
+
+def test_one_image_to_which_the_image_matters_proves_nothing_in_a_larger_run() -> None:
+    rows = rows_of([Variant("raw")], curves("aabb", [True, True, False, False]), {})
+    over_all, few = (row for row in rows if row.name == "raw")
+    assert "beats every control, intervals apart" in verdict(over_all)
+    assert "image matters: deletion not judged (too few images); insertion not judged" in verdict(few)
+
+
+def test_rows_without_intervals_come_back_from_the_json(tmp_path: Path) -> None:
+    rows = rows_of([Variant("raw")], curves("aa", [True, True]), {})
+    write_report(Evaluation("m", "r", "dev", maps=rows), tmp_path / "report.md")
+    figures = json.loads((tmp_path / "report.json").read_text())["maps"]
     assert map_tables([MapRow.from_json(row) for row in figures]) == map_tables(rows)
 
 

@@ -143,6 +143,17 @@ def test_bootstrap_draws_whole_groups() -> None:
     assert copied.high - copied.low > 2 * (as_if_independent.high - as_if_independent.low)
 
 
+def test_of_one_group_there_is_no_interval() -> None:
+    for alone in (bootstrap([0.0, 1.0, 0.5], "aaa"), paired_bootstrap([0.3, 0.4], [0.1, 0.1], "aa")):
+        assert not alone.known
+        assert not alone.low <= alone.mean
+        assert not alone.high >= alone.mean
+    assert bootstrap([0.0, 1.0, 0.5], "aaa").percent() == "50.0"
+    two = bootstrap([0.0, 1.0, 0.5], "aab")
+    assert two.known
+    assert two.percent() == "50.0 [50.0, 50.0]"
+
+
 def test_bootstrap_is_repeatable_and_refuses_nonsense() -> None:
     values = [0.0, 1.0, 1.0, 0.3]
     assert bootstrap(values, "aabb", seed=3) == bootstrap(values, "aabb", seed=3)
