@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 Span = tuple[int, int]
+_SPACE = "\u2581"  # SentencePiece's mark for one
+_CHARACTER = re.compile(r"\s+|\S")
 
 
 class Encoded(NamedTuple):
@@ -23,7 +26,7 @@ class Encoded(NamedTuple):
 
 
 class Tokenizer:
-    """Wraps a fast tokenizer of transformers (one with offsets)."""
+    """Wraps a fast tokenizer of transformers (one with offsets). What a text spells like a special token is text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.hub = tokenizer
@@ -69,26 +72,44 @@ class Tokenizer:
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Wraps a tokenizer without offsets that drops punctuation and case, as SigLIP's first one does."""
+    """Wraps `SiglipTokenizer`, which has no offsets, drops punctuation and case, and lets SentencePiece normalise what
+    is left: one character of the text may be several of the pieces', or several one."""
 
     def __call__(self, text: str) -> Encoded:
-        """Tokens of ``text``, each sought where the last one ended in what is left of the text."""
-        ids: list[int] = self.hub(text)["input_ids"]
-        kept = [(part, i) for i, char in enumerate(text) if char not in string.punctuation for part in char.lower()]
-        canonical = "".join(part for part, _ in kept)
-        spans: list[Span | None] = []
-        position = 0
+        """Tokens of ``text``, each with the part of it that SentencePiece made the piece of."""
+        canonical, places = self._canonical(text)
+        # As SiglipTokenizer does: the mark gives the first word its space, and without something before it
+        # SentencePiece would take it away.
+        before = f"{self.hub.unk_token}{_SPACE}"
+        pieces = self.hub.sp_model.encode(before + canonical, return_type="proto").pieces
+        pieces = pieces[self.hub.unk_token_length :]
+        ids: list[int] = self.hub.build_inputs_with_special_tokens([piece.id for piece in pieces])
+        # Offsets are in bytes. All bytes of a character stand for its place, those of the mark for none.
+        by_byte: list[int | None] = [None] * len(before.encode())
+        by_byte += [place for char, place in zip(canonical, places, strict=True) for _ in char.encode()]
+        spans = [_span(text, by_byte[piece.begin : max(piece.end, piece.begin + 1)]) for piece in pieces]
+        unknown = sum(piece.id == self.hub.unk_token_id for piece in pieces)
         texts = self.texts(ids)
-        for token in texts:
-            piece = token.replace("\u2581", " ").strip()  # the mark that stands for a space
-            found = canonical.find(piece, position) if piece else -1
-            if found < 0:
-                spans.append(None)
-                continue
-            position = found + len(piece)
-            spans.append((kept[found][1], kept[position - 1][1] + 1))
-        unknown = sum(i == self.hub.unk_token_id for i in ids)
-        return Encoded(ids, texts, spans, unknown / max(1, len(ids) - 1))
+        return Encoded(ids, texts, [*spans, *[None] * (len(ids) - len(pieces))], unknown / max(1, len(pieces)))
+
+    def _canonical(self, text: str) -> tuple[str, list[int]]:
+        """What SiglipTokenizer gives SentencePiece, and the place in ``text`` of each of its characters."""
+        text = text.replace(_SPACE, " ")
+        lowered = text.lower() if self.hub.do_lower_case else text  # as a whole: a sigma looks at what follows it
+        lengths = [len(char.lower()) if self.hub.do_lower_case else 1 for char in text]
+        places = [place for place, length in enumerate(lengths) for _ in range(length)]
+        kept = [(char, place) for char, place in zip(lowered, places, strict=True) if char not in string.punctuation]
+        spaced = "".join(char for char, _ in kept)
+        ends = len(spaced.rstrip())
+        found = [(" " if m[0].isspace() else m[0], kept[m.start()][1]) for m in _CHARACTER.finditer(spaced, 0, ends)]
+        return "".join(char for char, _ in found), [place for _, place in found]
+
+
+def _span(text: str, places: Sequence[int | None]) -> Span | None:
+    """From the first to behind the last of these places in ``text``, without what does not show around a word."""
+    known = [place for place in places if place is not None]
+    shown = [place for place in known if text[place].isprintable() and not text[place].isspace()] or known
+    return (shown[0], shown[-1] + 1) if shown else None
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -96,17 +117,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises ValueError where there is none that can be used.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, SiglipTokenizer
 
+    options = {"trust_remote_code": False, "local_files_only": True, "split_special_tokens": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # transformers raises what it likes: OSError, ValueError, KeyError, pyo3's own
         raise ValueError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
     if tokenizer.is_fast:
         tokenizer._tokenizer.no_truncation()
         tokenizer._tokenizer.no_padding()
         return Tokenizer(tokenizer)
-    if hasattr(tokenizer, "sp_model"):
+    if isinstance(tokenizer, SiglipTokenizer):
         return SentencePieceTokenizer(tokenizer)
     raise ValueError(f"{folder} has no fast tokenizer (tokenizer.json), which maps need for their spans")
 
