@@ -30,6 +30,7 @@ from model.published.tokenizing import Encoded, pad
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS
 _MASKED_AT_ONCE = 64
+_HALF_SCALES = (2.0**12, 2.0**6, 1.0)  # of gradients in float16: small ones would vanish, large ones overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +196,25 @@ class GradientPass:
 
     def __init__(self, calls: list[list[Call]], layers: Sequence[int], sources: Sequence[Source]) -> None:
         self.calls, self.layers, self.sources = calls, layers, sources
-        dtype = calls[0][0].attended.dtype
-        self._scale = 2.0**12 if dtype == torch.float16 else 1.0  # small gradients would vanish in half precision
+        self._scales = _HALF_SCALES if calls[0][0].attended.dtype == torch.float16 else (1.0,)
 
     def backward(self, scalar: Tensor) -> list[Tensor]:
-        """The gradient of ``scalar`` at every call's attended values."""
+        """The gradient of ``scalar`` at every call's attended values, each from the largest scale that holds it: a
+        loud text of a batch takes no digits from a quiet one."""
+        first, *smaller = self._scales
+        gradients = self._scaled(scalar, first)
+        for scale in smaller:
+            if all(gradient.isfinite().all() for gradient in gradients):
+                break
+            again = self._scaled(scalar, scale)
+            gradients = [torch.where(g.isfinite(), g, a) for g, a in zip(gradients, again, strict=True)]
+        return gradients
+
+    def _scaled(self, scalar: Tensor, scale: float) -> list[Tensor]:
+        """The gradients in float32, from a pass backward that holds them times ``scale``."""
         attended = [call.attended for calls in self.calls for call in calls]
-        found = torch.autograd.grad(scalar * self._scale, attended, retain_graph=True)
-        return [gradient.float() / self._scale for gradient in found]
+        found = torch.autograd.grad(scalar * scale, attended, retain_graph=True)
+        return [gradient.float() / scale for gradient in found]
 
     def maps(self, gradients: Sequence[Tensor]) -> Tensor:
         """``[rows, tokens, keys]``: the mean over the layers, from gradients of `backward` (or their sum)."""

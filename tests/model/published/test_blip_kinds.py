@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,9 @@ import pytest
 import torch
 
 from model.interface import Item, MapRequest
+from model.published.blip import GradientPass
+from model.published.loading import load
+from tests.model.published import checkpoints
 from tests.model.published.checkpoints import make_image
 from tests.model.published.conftest import Pair
 
@@ -104,6 +110,43 @@ def test_gradient_maps_of_a_caption(caption: Pair) -> None:
     expected = weighted(scores.sum(), kept, (0, 1, 2))
     for token, row in zip(text.answer_tokens, expected[1:], strict=True):
         near(token.map, row)
+
+
+@pytest.mark.parametrize(("task", "loudness"), [("answer", 30), ("caption", 10), ("caption", 30), ("match", 30)])
+def test_loud_gradients_do_not_overflow_in_float16(task: str, loudness: float, tmp_path: Path) -> None:
+    """The scale that keeps small gradients from vanishing would make infinities of large ones, and no map of them."""
+    net = checkpoints.blip_net(task)
+    head = net.itm_head if task == "match" else net.text_decoder.cls.predictions.decoder
+    with torch.no_grad():
+        head.weight.mul_(loudness)
+    checkpoints.save_blip(tmp_path, net)
+    half, full = (load(tmp_path, id=task, dtype=dtype) for dtype in ("float16", "float32"))
+    item = Item(None, ("what is the color", "how many dog"), maps=MapRequest("gradient"))  # type: ignore[arg-type]
+    found = []
+    for model in (half, full):
+        images = model.encode([model.info.preprocess(make_image(50, 40, seed=i)) for i in range(4)])
+        outputs = model.run(task, [replace(item, image=image) for image in images])  # type: ignore[arg-type]
+        found.append([text for output in outputs for text in output.texts])  # type: ignore[union-attr]
+    for a, b in zip(*found, strict=True):
+        assert np.isfinite(a.answer_map.values).all()
+        assert np.isfinite(a.answer_map.elsewhere)
+        if a.ranking[0].answer == b.ranking[0].answer:
+            near_half(a.answer_map.values, b.answer_map.values)
+
+
+def near_half(found: Any, expected: Any) -> None:
+    """As near as float16, with its eleven binary digits, comes through a few layers."""
+    assert np.abs(found - expected).max() < 0.1 * expected.max()
+
+
+def test_a_loud_text_takes_no_digits_from_a_quiet_one() -> None:
+    """Only what overflows is computed again at a smaller scale; the rest keeps the largest."""
+    weights = torch.tensor([1e-7, 2.0, 300.0, 65000.0], dtype=torch.float16)
+    attended = torch.ones(4, dtype=torch.float16, requires_grad=True)
+    call = SimpleNamespace(attended=attended)
+    scalar = (attended * weights).float().sum()
+    (found,) = GradientPass([[call]], (0,), ()).backward(scalar)  # type: ignore[list-item]
+    torch.testing.assert_close(found, weights.float())
 
 
 @torch.no_grad()
