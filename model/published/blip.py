@@ -89,9 +89,9 @@ class Blip(Family):
         for layer in self.net.vision_model.encoder.layers:
             layer.self_attn = VisionAttention(layer.self_attn)
         config = loaded.net.config.text_config
-        self.pad_id: int = config.pad_token_id
-        self.start_id: int = config.bos_token_id
-        self.end_id: int = config.sep_token_id
+        self.pad_id = _token_id(loaded, "pad_token_id")
+        self.start_id = _token_id(loaded, "bos_token_id")
+        self.end_id = _token_id(loaded, "sep_token_id")
         self.encode_id = self._encode_id(config)
         kinds: tuple[MapKind, ...] = ("raw", "gradient", "rollout")
         self.info = ModelInfo(
@@ -167,6 +167,16 @@ class Blip(Family):
     @abstractmethod
     def _score(self, source: Source, text: str, answer: str) -> Tensor:
         """How probable ``answer`` to ``text`` is for each of the ``[n]`` images of ``source``."""
+
+
+def _token_id(loaded: Loaded, name: str) -> int:
+    config = loaded.net.config.text_config
+    found = getattr(config, name)
+    if not isinstance(found, int) or not 0 <= found < config.vocab_size:
+        raise ValueError(
+            f"{loaded.id}: the {name} of its text_config, {found!r}, is none of {config.vocab_size} tokens"
+        )
+    return found
 
 
 def image_sources(items: Sequence[Item]) -> list[Source]:

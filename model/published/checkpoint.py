@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +50,11 @@ def load_weights(kind: Any, source: Source) -> Any:
             message = "its weights are pickled (pytorch_model.bin), which can run code when loaded; "
             raise ValueError(f"{folder}: {message}convert them to safetensors, or set CROSSLOOK_ALLOW_PICKLE=1")
         raise ValueError(f"{folder} holds no weights (model.safetensors)")
+    for name in _named_files(folder, allow_pickle):
+        if Path(name).name != name:
+            raise ValueError(f"{folder} names {name[:80]!r} as its weights, which is no file of that folder")
+        if not allow_pickle and not name.endswith(".safetensors"):
+            raise ValueError(f"{folder} names {name[:80]!r} as its weights, which is no safetensors file")
     try:
         net, report = kind.from_pretrained(
             str(folder),
@@ -63,6 +70,17 @@ def load_weights(kind: Any, source: Source) -> Any:
         shown = ", ".join(missing[:3])
         raise ValueError(f"{folder} lacks {len(missing)} weights of a {kind.__name__}, such as {shown}")
     return net.to(source.device)
+
+
+def _named_files(folder: Path, allow_pickle: bool) -> Iterator[str]:
+    """The files that the folder names as its weights. transformers reads them wherever they are and whatever they hold,
+    even where it is asked for safetensors alone."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("transformers_weights") is not None:
+        yield str(config["transformers_weights"]).removesuffix(".index.json")  # what an index names comes below
+    for index in sorted(folder.glob("*.index.json" if allow_pickle else "*.safetensors.index.json")):
+        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+            yield str(name)
 
 
 def revision_of(folder: Path) -> str:

@@ -6,6 +6,7 @@ No torch here: the service preprocesses in its parent process.
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,39 +81,75 @@ class Normalization:
 def read_processor(folder: Path, image_size: int | tuple[int, int], patch_size: int) -> tuple[Resize, Normalization]:
     """The preprocessing that a checkpoint's folder asks for, for a vision tower of these sizes.
 
-    Raises ValueError where it asks for what its own vision tower cannot take.
+    Raises ValueError where it asks for what its own vision tower cannot take, or for what is no preprocessing at all.
     """
     config = _processor_config(folder)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     size, short = config.get("size", {}), None
     if isinstance(size, int):
         size = {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
+    size = _sides(folder, "size", size)
     if config.get("do_center_crop"):
-        short = int(size.get("shortest_edge") or min(size.get("height", height), size.get("width", width)))
+        short = size.get("shortest_edge") or min(size.get("height", height), size.get("width", width))
         size = config.get("crop_size", {"height": height, "width": width})
-        if isinstance(size, int):
-            size = {"height": size, "width": size}
+        size = _sides(folder, "crop_size", {"height": size, "width": size} if isinstance(size, int) else size)
     asked = (size.get("height", height), size.get("width", width))
     if asked != (height, width):
         raise ValueError(f"{folder}: its images are made {asked}, but its vision tower takes {(height, width)}")
     if short is not None and short < max(height, width):
         raise ValueError(f"{folder}: a shorter side of {short} pixels is too small for crops of {(height, width)}")
-    resample = int(config.get("resample", Image.Resampling.BICUBIC))
-    resize = Resize(height, width, height // patch_size, width // patch_size, resample, short)
+    if short is not None and short > _LONGEST * max(height, width):
+        raise ValueError(f"{folder}: a shorter side of {short} pixels is too large for crops of {(height, width)}")
+    resample = config.get("resample", Image.Resampling.BICUBIC)
+    if resample not in list(Image.Resampling):
+        raise ValueError(f"{folder}: its resample {_shown(resample)} is none of Pillow's filters")
+    resize = Resize(height, width, height // patch_size, width // patch_size, int(resample), short)
     normalized = config.get("do_normalize", True)
-    mean = tuple(config.get("image_mean") or _CLIP_MEAN) if normalized else (0.0, 0.0, 0.0)
-    std = tuple(config.get("image_std") or _CLIP_STD) if normalized else (1.0, 1.0, 1.0)
-    scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
-    return resize, Normalization(scale, mean, std)
+    mean = config.get("image_mean") or _CLIP_MEAN if normalized else (0.0, 0.0, 0.0)
+    std = config.get("image_std") or _CLIP_STD if normalized else (1.0, 1.0, 1.0)
+    scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    _check_numbers(folder, "rescale_factor", [scale], count=1, positive=True)
+    _check_numbers(folder, "image_mean", mean)
+    _check_numbers(folder, "image_std", std, positive=True)
+    return resize, Normalization(float(scale), tuple(mean), tuple(std))
+
+
+def _shown(value: Any) -> str:
+    """As much of a value as a message can hold."""
+    return reprlib.repr(value)
+
+
+def _sides(folder: Path, name: str, size: Any) -> dict[str, int]:
+    """The sides that a size names; one that is null is as if not there."""
+    if isinstance(size, dict):
+        sides = {side: length for side, length in size.items() if length is not None}
+        if all(isinstance(length, int) and length > 0 for length in sides.values()):
+            return sides
+    raise ValueError(f"{folder}: its {name} {_shown(size)} is no size of an image")
+
+
+def _check_numbers(folder: Path, name: str, values: Any, *, count: int = 3, positive: bool = False) -> None:
+    """Raise ValueError unless there are ``count`` that float32, in which images are normalised, can hold."""
+    if isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values):
+        with np.errstate(over="ignore"):
+            held = np.array(values, np.float32)
+        if len(held) == count and np.isfinite(held).all() and (held.min() > 0 or not positive):
+            return
+    wanted = f"{count} finite numbers" + " above 0" * positive
+    raise ValueError(f"{folder}: its {name} must be {wanted}, not {_shown(values)}")
 
 
 def _processor_config(folder: Path) -> dict[str, Any]:
     """The image processor's settings, from either of the two files that hold them."""
     old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
+    found: Any = None
     if old.is_file():
-        config: dict[str, Any] = json.loads(old.read_text())
-        return config
-    if new.is_file():
-        found: dict[str, Any] = json.loads(new.read_text()).get("image_processor", {})
-        return found
-    raise ValueError(f"{folder} has no preprocessor_config.json")
+        found = json.loads(old.read_text(encoding="utf-8"))
+    elif new.is_file():
+        whole = json.loads(new.read_text(encoding="utf-8"))
+        found = whole.get("image_processor", {}) if isinstance(whole, dict) else whole
+    else:
+        raise ValueError(f"{folder} has no preprocessor_config.json")
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder}: its settings for images are {_shown(found)}, no mapping")
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,20 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 MODEL_TYPES = ("blip", "clip", "siglip")
 
 
+@contextmanager
+def _faults_of(folder: Path) -> Iterator[None]:
+    """Reading the folder raises ValueError or OSError, or that memory is out: files that are damaged, or made to do
+    harm, let the libraries raise whatever they like, which is no message for an operator."""
+    try:
+        yield
+    except Exception as error:
+        told = isinstance(error, ValueError | OSError | MemoryError | torch.OutOfMemoryError)
+        if told and not isinstance(error, json.JSONDecodeError | UnicodeError):  # those two name no file
+            raise
+        fault = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"{folder} cannot be read as a model ({fault})") from error
+
+
 def model_type(folder: Path) -> str | None:
     """The ``model_type`` that a folder's config.json names; None where it names none or there is no such file.
 
@@ -23,10 +39,11 @@ def model_type(folder: Path) -> str | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no configuration: {error}") from error
+    with _faults_of(folder):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no configuration: {error}") from error
     return found if isinstance(found, str) else None
 
 
@@ -52,12 +69,13 @@ def load(
         raise ValueError(f"unknown dtype {dtype!r}; there are auto, {', '.join(DTYPES)}")
     family = model_type(folder)
     source = Source(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
-    if family == "blip":
-        return _load_blip(source)
-    if family in ("clip", "siglip"):
-        from model.published.dual_encoder import load_dual_encoder
+    with _faults_of(folder):
+        if family == "blip":
+            return _load_blip(source)
+        if family in ("clip", "siglip"):
+            from model.published.dual_encoder import load_dual_encoder
 
-        return load_dual_encoder(source, family)
+            return load_dual_encoder(source, family)
     raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(MODEL_TYPES)}")
 
 

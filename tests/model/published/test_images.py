@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,22 @@ def test_preprocessing_travels_and_tells_its_size() -> None:
     [
         ({"size": {"height": 32, "width": 32}}, "its vision tower takes"),
         ({"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": 48}, "too small"),
+        ({"size": {"shortest_edge": 10**9}, "do_center_crop": True, "crop_size": 48}, "too large"),
         (None, "preprocessor_config"),
+        ([], "no mapping"),
+        ({"size": None}, "its size None is no size"),
+        ({"size": [48, 48]}, "its size .* is no size"),
+        ({"size": {"height": "48"}}, "its size .* is no size"),
+        ({"size": 48, "do_center_crop": True, "crop_size": {"height": -48}}, "its crop_size .* is no size"),
+        ({"resample": 99}, "its resample 99"),
+        ({"resample": None}, "its resample None"),
+        ({"image_std": [0, 0, 0]}, "image_std must be 3 finite numbers above 0"),
+        ({"image_std": [0.5, 0.5, 1e-60]}, "image_std must be 3 finite numbers above 0"),
+        ({"image_std": [math.nan] * 3}, "image_std must be"),
+        ({"image_mean": [math.inf] * 3}, "image_mean must be"),
+        ({"image_mean": [0.5]}, "image_mean must be"),
+        ({"image_mean": ["a", "b", "c"]}, "image_mean must be"),
+        ({"rescale_factor": 0}, "rescale_factor must be 1 finite number"),
     ],
 )
 def test_a_processor_that_does_not_fit(config: Any, message: str, tmp_path: Path) -> None:
