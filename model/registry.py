@@ -107,6 +107,6 @@ def _family(name: str) -> str | None:
         return None
     try:
         family = json.loads(path.read_text(encoding="utf-8")).get("family")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no configuration: {error}") from error
     return family if isinstance(family, str) else None

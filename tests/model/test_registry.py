@@ -105,7 +105,7 @@ def test_a_file_an_empty_folder_and_a_broken_one(tmp_path: Path) -> None:
         load_model(str(tmp_path / "model.safetensors"), device="cpu")
     with pytest.raises(ValueError, match=r"it has no config\.json"):
         load_model(str(tmp_path), device="cpu")
-    for content in ("{", "[]", "7"):
+    for content in ("{", "[]", "7", "[" * 100_000):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ValueError, match="is no configuration"):
             load_model(str(tmp_path), device="cpu")
