@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from app.errors import RequestError
+from crosslook.images import deep_scale, is_deep
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises: ValueError for a mode that has no RGB meaning.
     """
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+    if is_deep(image):
         return _deep_to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)
@@ -279,12 +280,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
     highest = max(float(_finite(strip).max(initial=0.0)) for _, strip in _strips(image))
-    if image.mode == "F" and highest <= 1.0:
-        scale = 255.0
-    elif image.mode in ("F", "I") and highest <= 255.0:
-        scale = 1.0
-    else:
-        scale = 255.0 / 65535.0
+    scale = deep_scale(image.mode, highest)
     flat = Image.new("RGB", image.size)
     for top, strip in _strips(image):
         grey = np.clip(_finite(strip) * scale, 0.0, 255.0).round().astype(np.uint8)

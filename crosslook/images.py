@@ -116,22 +116,23 @@ def is_deep(image: Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
+def deep_scale(mode: str, highest: float) -> float:
+    """The factor that makes 0 to 255 of the values of a deep image, by its highest one: floats up to 1 and numbers up to
+    255 are taken for such, all others for 16 bits. The server goes by it too."""
+    if mode == "F" and highest <= 1.0:
+        return 255.0
+    return 1.0 if mode in ("F", "I") and highest <= 255.0 else 255.0 / 65535.0
+
+
 def deep_to_grey(image: Image) -> Image:
-    """A deep PIL image in 8 bits, by the rule of the server (app/intake.py): floats up to 1 and numbers up to 255 are
-    taken for such, all others for 16 bits."""
+    """A deep PIL image in 8 bits, without NumPy."""
     from PIL import ImageMath
 
     # In this order the comparisons make 0 of NaN.
     values: Image = ImageMath.lambda_eval(
         lambda given: given["min"](given["max"](given["values"], 0.0), 65535.0), values=image.convert("F")
     )
-    highest = float(values.getextrema()[1])  # type: ignore[arg-type] # one band: two numbers
-    if image.mode == "F" and highest <= 1.0:
-        scale = 255.0
-    elif image.mode in ("I", "F") and highest <= 255.0:
-        scale = 1.0
-    else:
-        scale = 255.0 / 65535.0
+    scale = deep_scale(image.mode, float(values.getextrema()[1]))  # type: ignore[arg-type] # one band: two numbers
     return values.point(lambda value: value * scale + 0.5).convert("L")  # cuts off decimals
 
 

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from PIL import Image
 
-from app.engine.engine import Engine, ImageSource
+from app.engine.engine import Answered, Engine, ImageSource
 from app.engine.lane import Observer
+from app.errors import RequestError
 from app.settings import Settings
 from model.interface import Pixels, Preprocess
 from tests.app import standin
@@ -77,3 +79,24 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions of all kinds have no common event
             await asyncio.sleep(0.005)
+
+
+def said(answered: Answered) -> list[str]:
+    """The answers."""
+    assert answered.output is not None
+    return [text.ranking[0].answer for text in answered.output.texts]
+
+
+async def refused(work: asyncio.Future[Answered] | asyncio.Task[Answered]) -> str:
+    """The code with which a run fails."""
+    with pytest.raises(RequestError) as caught:
+        await work
+    return caught.value.code
+
+
+async def busy(made: Engine, seconds: float) -> asyncio.Task[Answered]:
+    """Keep the worker at work for some seconds."""
+    task = asyncio.create_task(made.run("answer", source(), [f"!slow {seconds}"]))
+    await until(lambda: any(lane.backlog.texts for lane in made.lanes) and made.lanes[0].batcher.texts == 0)
+    await asyncio.sleep(0.1)
+    return task

@@ -6,17 +6,15 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from time import perf_counter
 
 import pytest
 import pytest_asyncio
 
-from app.engine.engine import Answered, Engine, ImageSource
+from app.engine.engine import Engine, ImageSource
 from app.errors import RequestError
 from model.interface import ItemError, MapRequest
-from tests.app.engine_tools import Recorder, engine, source, until
-from tests.app.standin import FAILING, FAILING_ONCE
+from tests.app.engine_tools import Recorder, busy, engine, refused, said, source, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -34,27 +32,6 @@ def ready(shared: tuple[Engine, Recorder]) -> tuple[Engine, Recorder]:
     shared[1].batches.clear()
     shared[1].dropped.clear()
     return shared
-
-
-def said(answered: Answered) -> list[str]:
-    """The answers."""
-    assert answered.output is not None
-    return [text.ranking[0].answer for text in answered.output.texts]
-
-
-async def refused(work: asyncio.Future[Answered] | asyncio.Task[Answered]) -> str:
-    """The code with which a run fails."""
-    with pytest.raises(RequestError) as caught:
-        await work
-    return caught.value.code
-
-
-async def busy(made: Engine, seconds: float) -> asyncio.Task[Answered]:
-    """Keep the worker at work for some seconds."""
-    task = asyncio.create_task(made.run("answer", source(), [f"!slow {seconds}"]))
-    await until(lambda: any(lane.backlog.texts for lane in made.lanes) and made.lanes[0].batcher.texts == 0)
-    await asyncio.sleep(0.1)
-    return task
 
 
 async def test_concurrent_requests_for_one_image_encode_it_once(ready: tuple[Engine, Recorder]) -> None:
@@ -274,93 +251,6 @@ async def test_the_estimated_wait_is_that_of_the_worker_that_has_the_image() -> 
         await asyncio.gather(*tasks)
 
 
-async def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(tmp_path: Path) -> None:
-    """What could be loaded before is tried again: memory may be short for a while."""
-    loads = tmp_path / "loads"
-    async with engine(loader=FAILING_ONCE, model=str(loads)) as (made, recorder):
-        os.kill(made.lanes[0].worker.pid or 0, signal.SIGKILL)
-        await until(lambda: not made.ready)
-        assert await made.wait_ready()
-        assert loads.read_text() == "+++"
-        assert recorder.restarts == 2
-
-
-async def test_a_request_that_comes_as_its_worker_dies_is_told(ready: tuple[Engine, Recorder]) -> None:
-    """Its image's loading is cancelled before it has begun, so that cannot tell."""
-    lane = ready[0].lanes[0]
-    coming = asyncio.create_task(ready[0].run("answer", source(), ["what?"]))
-    await asyncio.sleep(0)  # it waits for its image now, whose task has not had its turn
-    assert lane.asked == 1
-    lane._fail_all(RequestError("worker_failed", "It died."))
-    async with asyncio.timeout(5.0):
-        assert await refused(coming) == "worker_failed"
-
-
-async def test_a_worker_that_dies_fails_its_requests_and_is_replaced() -> None:
-    """In the middle of a batch: an error for what it held, then service again."""
-    async with engine() as (made, recorder):
-        image = source()
-        await made.run("answer", image, ["warm?"])
-        first = await busy(made, 30.0)
-        waiting = asyncio.create_task(made.run("answer", image, ["waiting?"]))
-        decoding = asyncio.create_task(made.run("answer", source(delay=0.3), ["decoding?"]))
-        await asyncio.sleep(0.05)
-        pid = made.lanes[0].worker.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        for task in (first, waiting, decoding):
-            assert await refused(task) == "worker_failed"
-        assert not made.ready
-        assert await refused(asyncio.ensure_future(made.run("answer", image, ["now?"]))) == "not_ready"
-        assert await made.wait_ready()
-        assert (await made.run("answer", image, ["again?"])).cache == "miss"
-        assert recorder.restarts == 1
-
-
-async def test_a_worker_that_dies_while_idle_is_noticed_at_once() -> None:
-    """Readiness does not wait for the next request to find out."""
-    async with engine() as (made, _):
-        os.kill(made.lanes[0].worker.pid or 0, signal.SIGKILL)
-        await until(lambda: not made.ready, 2.0)
-        assert await made.wait_ready()
-
-
-async def test_a_stuck_worker_is_killed() -> None:
-    """A call that takes longer than allowed counts as death."""
-    async with engine(worker_seconds=0.5) as (made, recorder):
-        assert await refused(asyncio.ensure_future(made.run("answer", source(), ["!hang"]))) == "worker_failed"
-        assert await made.wait_ready()
-        assert said(await made.run("answer", source(colour=(7, 7, 7)), ["what?"])) == ["7"]
-        assert recorder.restarts == 1
-
-
-async def test_a_model_that_cannot_be_loaded() -> None:
-    """Waiting for it ends, and says so."""
-    made = Engine(_settings(), loader=FAILING)
-    made.start()
-    assert not await made.wait_ready()
-    assert made.failed
-    assert await refused(asyncio.ensure_future(made.run("answer", source(), ["what?"]))) == "not_ready"
-    await made.stop()
-
-
-async def test_stop_finishes_what_was_accepted() -> None:
-    """New requests are refused while the old ones are answered."""
-    made = Engine(_settings(), loader="tests.app.standin:load")
-    made.start()
-    await made.wait_ready()
-    first = await busy(made, 0.4)
-    second = asyncio.create_task(made.run("answer", source(), ["accepted?"]))
-    await asyncio.sleep(0.05)
-    stopping = asyncio.create_task(made.stop())
-    await asyncio.sleep(0.05)
-    assert await refused(asyncio.ensure_future(made.run("answer", source(), ["new?"]))) == "shutting_down"
-    assert await first
-    assert await second
-    await stopping
-    assert not made.lanes[0].worker.alive
-
-
 async def test_several_workers_share_the_load_and_keep_to_their_images() -> None:
     """Two lanes: both work, an image stays where it was encoded, and one dying leaves the other at work."""
     async with engine(workers=2) as (made, _):
@@ -409,9 +299,3 @@ async def test_maps_cross_the_process_boundary(ready: tuple[Engine, Recorder]) -
     output = (await made.run("answer", image, ["what?"])).output
     assert output is not None
     assert output.maps is None
-
-
-def _settings() -> object:
-    from app.settings import Settings
-
-    return Settings(_env_file=None, workers=1)
