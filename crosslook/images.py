@@ -117,8 +117,8 @@ def is_deep(image: Image) -> bool:
 
 
 def deep_scale(mode: str, highest: float) -> float:
-    """The factor that makes 0 to 255 of the values of a deep image, by its highest one: floats up to 1 and numbers up to
-    255 are taken for such, all others for 16 bits. The server goes by it too."""
+    """The factor that makes 0 to 255 of the values of a deep image, by its highest one: floats up to 1 and numbers up
+    to 255 are taken for such, all others for 16 bits. The server goes by it too."""
     if mode == "F" and highest <= 1.0:
         return 255.0
     return 1.0 if mode in ("F", "I") and highest <= 255.0 else 255.0 / 65535.0
