@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] in (["eval"], ["train"]):  # they parse their own options, and need torch
-        name = {"eval": "evaluate", "train": "train"}[arguments[0]]
-        command = importlib.import_module(f"model.training.{name}")
+        module = {"eval": "model.evaluation.evaluate", "train": "model.training.train"}[arguments[0]]
+        command = importlib.import_module(module)
         return int(command.main(arguments[1:]) or 0)
     parser = argparse.ArgumentParser(prog="crosslook-server", description="Answers questions about images over HTTP.")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -7,11 +7,11 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.asking import Asker
 from app.auth import Keys
 from app.drawing import Drawing
 from app.engine.engine import Engine
 from app.metrics import Metrics
+from app.request_context import RequestContext
 from app.settings import Settings
 
 _bearer = HTTPBearer(auto_error=False, description="The API key, where the operator has set any.")
@@ -54,11 +54,11 @@ DrawingDep = Annotated[Drawing, Depends(get_drawing)]
 CallerDep = Annotated[str, Depends(get_caller)]
 
 
-async def get_asker(request: Request, caller: CallerDep) -> Asker:
+async def get_asker(request: Request, caller: CallerDep) -> RequestContext:
     """This request's way to the model; checks the API key first. The rest is read here: what FastAPI resolves for a
     route costs a request more than what the route does with it."""
     state = request.app.state
-    return Asker(
+    return RequestContext(
         request,
         caller=caller,
         engine=state.engine,
@@ -69,4 +69,4 @@ async def get_asker(request: Request, caller: CallerDep) -> Asker:
     )
 
 
-AskerDep = Annotated[Asker, Depends(get_asker)]
+AskerDep = Annotated[RequestContext, Depends(get_asker)]

@@ -11,7 +11,7 @@ from time import perf_counter
 
 from PIL import Image
 
-from app.engine.queue import Backlog
+from app.engine.admission import Admission
 from app.settings import Settings
 from model.interface import Geometry
 
@@ -24,7 +24,7 @@ class Drawing:
 
     def __init__(self, settings: Settings) -> None:
         self.threads = threads = max(1, (os.cpu_count() or 1) // 2)
-        self.backlog = Backlog(settings.queue_items, settings.queue_bytes, settings.queue_seconds, lanes=threads)
+        self.admission = Admission(settings.queue_items, settings.queue_bytes, settings.queue_seconds, replicas=threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="draw")
 
     async def draw(self, work: Callable[[], Image.Image]) -> bytes:
@@ -35,7 +35,7 @@ class Drawing:
             start = perf_counter()
             buffer = io.BytesIO()
             work().save(buffer, "PNG", compress_level=4)  # much of the default's time saved, little size lost
-            self.backlog.encode.observe(1, perf_counter() - start)
+            self.admission.encode.observe(1, perf_counter() - start)
             return buffer.getvalue()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, png)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.engine.queue import Backlog
+from app.engine.admission import Admission
 from app.errors import RequestError
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -43,11 +43,11 @@ class BodyLimit:
     brings in by other ways.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float, backlog: Callable[[], Backlog]) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float, admission: Callable[[], Admission]) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.seconds = seconds
-        self.backlog = backlog
+        self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,7 +56,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "")
         too_large = declared.isdecimal() and int(declared) > self.max_bytes
-        backlog = self.backlog()
+        admission = self.admission()
         held = 0
         try:
             seconds = time_allowed(headers, self.seconds)
@@ -89,14 +89,14 @@ class BodyLimit:
 
         def hold(size: int) -> None:
             nonlocal held
-            backlog.take_bytes(size)
+            admission.take_bytes(size)
             held += size
 
         scope.setdefault("state", {})["hold_bytes"] = hold
         try:
             await self.app(scope, receive_counted, send)
         finally:
-            backlog.give_bytes(held)
+            admission.give_bytes(held)
 
     def _too_large(self) -> RequestError:
         message = f"The request body has more than {self.max_bytes} bytes."

@@ -10,14 +10,15 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import crosslook
-from app import errors, intake, openapi
-from app.asking import image_limits
+from app import errors, openapi
 from app.auth import Keys
 from app.drawing import Drawing
 from app.engine.engine import LOADER, Engine
-from app.fetch import Fetcher
+from app.intake import decode
+from app.intake.fetch import Fetcher
 from app.limits import TIMEOUT_HEADER, BodyLimit, RateLimiter
 from app.metrics import Metrics
+from app.request_context import image_limits
 from app.routes import caption_match, health, huggingface, metrics, native, openai, overlay, page
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -34,7 +35,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        intake.configure(image_limits(chosen))
+        decode.configure(image_limits(chosen))
         tracers.extend(filter(None, [tracer()]))
         app.state.engine = engine = Engine(chosen, loader=loader, observer=figures.observer())
         app.state.drawing = drawing = Drawing(chosen)
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         BodyLimit,
         max_bytes=chosen.body_bytes,
         seconds=chosen.request_seconds,
-        backlog=lambda: app.state.engine.backlog,
+        admission=lambda: app.state.engine.admission,
     )
     if chosen.cors_origins:
         app.add_middleware(

@@ -11,7 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from app.engine.engine import Engine
-from app.engine.lane import Observer
+from app.engine.replica import Observer
 from app.engine.stages import Stages
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -93,25 +93,29 @@ class EngineCollector:
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         """One family a figure."""
-        engine, backlog, lanes = self.engine, self.engine.backlog, self.engine.lanes
+        engine, admission, replicas = self.engine, self.engine.admission, self.engine.replicas
         gauges: list[tuple[str, str, float]] = [
-            ("queue_items", "Questions and images accepted and not answered yet.", backlog.items),
-            ("queue_bytes", "Bytes of request bodies held.", backlog.nbytes),
+            ("queue_items", "Questions and images accepted and not answered yet.", admission.items),
+            ("queue_bytes", "Bytes of request bodies held.", admission.nbytes),
             ("queue_wait_seconds", "Estimated wait of a request that came now.", engine.wait()),
             (
                 "queue_encodes",
                 "Images decoded and waiting for the vision encoder.",
-                sum(x.batcher.encodes for x in lanes),
+                sum(x.batcher.encodes for x in replicas),
             ),
-            ("queue_texts", "Texts waiting for the model.", sum(lane.batcher.texts for lane in lanes)),
-            ("cache_bytes", "Bytes of encoded images kept.", sum(lane.cache.nbytes for lane in lanes)),
-            ("cache_images", "Encoded images kept.", sum(entry.ready for lane in lanes for entry in lane.cache)),
-            ("workers_ready", "Workers that can answer now.", sum(lane.state == "ready" for lane in lanes)),
+            ("queue_texts", "Texts waiting for the model.", sum(replica.batcher.texts for replica in replicas)),
+            ("cache_bytes", "Bytes of encoded images kept.", sum(replica.cache.nbytes for replica in replicas)),
+            (
+                "cache_images",
+                "Encoded images kept.",
+                sum(entry.ready for replica in replicas for entry in replica.cache),
+            ),
+            ("workers_ready", "Workers that can answer now.", sum(replica.state == "ready" for replica in replicas)),
             ("ready", "1 when /health/ready says 200.", float(engine.ready)),
         ]
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"crosslook_{name}", text, value)
-        evictions = sum(lane.cache.evictions for lane in lanes)
+        evictions = sum(replica.cache.evictions for replica in replicas)
         yield CounterMetricFamily("crosslook_cache_evictions", "Encoded images dropped to make room.", evictions)
         yield CounterMetricFamily("crosslook_images_encoded", "Images through the vision encoder.", engine.encoded)
 

@@ -1,6 +1,6 @@
 """Every setting of the server in one place: environment variables ``CROSSLOOK_*`` or a ``.env`` file.
 
-The descriptions are what docs/operations.md prints; `tests/app/test_operations.py` fails when the page has drifted.
+The descriptions are what docs/operations.md prints; `tests/docs/test_operations.py` fails when the page has drifted.
 """
 
 from __future__ import annotations

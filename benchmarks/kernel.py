@@ -36,8 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import append_result, describe_machine, load_average, table
+from model.compact.fusion import Fusion, ImageRows
 from model.cross_attention import CrossAttention, KeysValues, project_all, set_kernel
-from model.fusion import Fusion, ImageRows
 from model.kernels import cross_attention
 from model.kernels.graphs import GraphRunner
 

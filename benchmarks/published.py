@@ -23,7 +23,7 @@ import transformers
 
 from benchmarks.machine import append_result, describe_machine, load_average, table
 from model.interface import Item, MapRequest
-from model.published.blip_answer import BlipAnswer
+from model.published.blip.answer import BlipAnswer
 from model.published.loading import load
 from tests.model.published import checkpoints
 

@@ -17,12 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from fastapi import FastAPI, Request, Response
 
-from app import images, intake, wire
+from app import wire
 from app.engine.engine import LOADER
 from app.engine.worker import Load, load, warm_up
+from app.intake import decode, images
 from model.interface import Item, MapRequest, Model, Output, Pixels
 
-LIMITS = intake.ImageLimits(20 << 20, 50_000_000, 16_384, 8)
+LIMITS = decode.ImageLimits(20 << 20, 50_000_000, 16_384, 8)
 
 
 def load_model(threads: int) -> Model:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model.training.report import MapRow, map_summary, map_tables
+from model.evaluation.report import MapRow, map_summary, map_tables
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "benchmarks" / "results" / "maps-dev.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from model import compact
+from model.compact import model as compact
 from model.cross_attention import set_kernel
 from model.interface import Model
 from model.kernels import check_kernel

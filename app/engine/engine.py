@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from app.engine.admission import Admission
 from app.engine.batcher import GATHER
-from app.engine.lane import Lane, LaneOptions, Observer
-from app.engine.queue import Backlog
+from app.engine.replica import Observer, Replica, ReplicaOptions
 from app.engine.stages import Stages
 from app.engine.worker import Load, RunItem
 from app.errors import RequestError
@@ -67,7 +67,7 @@ class Engine:
         self.settings = settings
         self.draining = False
         self.info: ModelInfo | None = None
-        self.backlog = Backlog(settings.queue_items, settings.queue_bytes, settings.queue_seconds, lanes=workers)
+        self.admission = Admission(settings.queue_items, settings.queue_bytes, settings.queue_seconds, replicas=workers)
         self._observer = observer or Observer()
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._changed = asyncio.Event()
@@ -80,7 +80,7 @@ class Engine:
             "allow_pickle": settings.allow_pickle,
         }
         load = Load(loader, {"name": settings.model, **arguments}, settings.log_level, settings.log_format)
-        options = LaneOptions(
+        options = ReplicaOptions(
             load=load,
             # Threads of a worker that wait must not spin on cores that other processes need.
             environment={"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
@@ -93,47 +93,47 @@ class Engine:
             call_seconds=settings.worker_seconds,
             load_seconds=settings.load_seconds,
         )
-        self.lanes = [
-            Lane(options, self.backlog, self._decoders, self._observer, self._on_change) for _ in range(workers)
+        self.replicas = [
+            Replica(options, self.admission, self._decoders, self._observer, self._on_change) for _ in range(workers)
         ]
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the workers. Returns at once; `ready` tells when the first of them can answer."""
-        self._tasks = [asyncio.create_task(self._live(index)) for index in range(len(self.lanes))]
+        self._tasks = [asyncio.create_task(self._live(index)) for index in range(len(self.replicas))]
 
     async def _live(self, index: int) -> None:
         """Start one worker after the other: the first is ready sooner where they do not load at once."""
-        while index and self.lanes[index - 1].state == "starting":
+        while index and self.replicas[index - 1].state == "starting":
             self._changed.clear()
             await self._changed.wait()
-        await self.lanes[index].live()
+        await self.replicas[index].live()
 
     @property
     def ready(self) -> bool:
         """Whether a request that comes now can be answered."""
-        return not self.draining and any(lane.state == "ready" for lane in self.lanes)
+        return not self.draining and any(replica.state == "ready" for replica in self.replicas)
 
     @property
     def failed(self) -> bool:
         """Whether no worker can load the model: waiting will not help."""
-        return all(lane.state == "failed" for lane in self.lanes)
+        return all(replica.state == "failed" for replica in self.replicas)
 
     @property
     def encoded(self) -> int:
         """Images that went through the vision encoder since the start."""
-        return sum(lane.encoded for lane in self.lanes)
+        return sum(replica.encoded for replica in self.replicas)
 
     def _on_change(self) -> None:
-        self.info = next((lane.info for lane in self.lanes if lane.info is not None), None)
+        self.info = next((replica.info for replica in self.replicas if replica.info is not None), None)
         self._changed.set()
 
     def wait(self) -> float:
         """Estimated seconds until a request about a new image would reach the model."""
         now = perf_counter()
-        ready = [lane.work(now) for lane in self.lanes if lane.state == "ready"]
-        return min(ready) if ready else self.backlog.wait()
+        ready = [replica.work(now) for replica in self.replicas if replica.state == "ready"]
+        return min(ready) if ready else self.admission.wait()
 
     async def wait_ready(self) -> bool:
         """Until a worker is ready (True) or all have failed (False)."""
@@ -147,9 +147,9 @@ class Engine:
         self.draining = True
         try:
             async with asyncio.timeout(self.settings.drain_seconds):
-                await self.backlog.idle.wait()
+                await self.admission.idle.wait()
         except TimeoutError:
-            logger.warning("%d items were not finished in time", self.backlog.items)
+            logger.warning("%d items were not finished in time", self.admission.items)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -177,16 +177,16 @@ class Engine:
             raise RequestError("not_ready", "The model is starting.", retry_after=5.0)
         return self.info
 
-    def _lane(self, key: str) -> Lane:
+    def _replica(self, key: str) -> Replica:
         """Where the image is, or else the least busy worker."""
-        ready = [lane for lane in self.lanes if lane.state == "ready"]
+        ready = [replica for replica in self.replicas if replica.state == "ready"]
         if not ready:
             raise RequestError("not_ready", "The worker is starting.", retry_after=5.0)
-        for lane in ready:
-            if lane.cache.peek(key) is not None:
-                return lane
+        for replica in ready:
+            if replica.cache.peek(key) is not None:
+                return replica
         now = perf_counter()
-        return min(ready, key=lambda lane: (lane.work(now), lane.loading + lane.asked))
+        return min(ready, key=lambda replica: (replica.work(now), replica.loading + replica.asked))
 
     async def run(
         self,
@@ -205,8 +205,8 @@ class Engine:
         info = self.require_info()
         arrival = perf_counter()
         key = image.image_id or self.image_id(image.content)
-        lane = self._lane(key)
-        entry = lane.cache.peek(key)
+        replica = self._replica(key)
+        entry = replica.cache.peek(key)
         known = entry is not None and (image.load is not None or image.scope in entry.scopes)
         if image.load is None and not known:
             raise RequestError("image_not_found", "No such image is kept here; send its bytes.", param="image_id")
@@ -215,16 +215,16 @@ class Engine:
         pixels = None if load is None else lambda: load(info.preprocess)
         stages = Stages()
         # All that is asked about one image goes to one worker, however idle the others are.
-        with self.backlog.hold(images=int(cache == "miss"), texts=len(texts), wait=lane.work(arrival)):
-            async with lane.hold(key, pixels, stages) as held:
+        with self.admission.hold(images=int(cache == "miss"), texts=len(texts), wait=replica.work(arrival)):
+            async with replica.hold(key, pixels, stages) as held:
                 held.scopes.add(image.scope)
                 output = None
                 if not texts:
-                    await lane.loaded(held, stages)
+                    await replica.loaded(held, stages)
                 else:
                     chosen = None if candidates is None else tuple(candidates)
                     item = RunItem(key, tuple(texts), chosen, top_k, maps)
-                    output = await lane.run(task, item, held, arrival, stages)
+                    output = await replica.run(task, item, held, arrival, stages)
                 geometry = held.geometry
         if geometry is None:
             raise RequestError("worker_failed", "The worker died while it held this request.")

@@ -1,7 +1,7 @@
 """The worker process: one model, a plain dict of encoded images, and obedience.
 
 `main` is given one end of a socket pair. Messages are pickles behind an 8-byte length. The parent
-(`app.engine.process`) sends a `Load` first and gets a `Ready` or a `LoadFailed` after the warm-up; then one `Encode` or
+(`app.engine.local`) sends a `Load` first and gets a `Ready` or a `LoadFailed` after the warm-up; then one `Encode` or
 `Run` at a time, each answered by a `Reply` with one entry an item. The parent alone decides what is kept: every message
 names the keys to forget before anything else is done.
 

@@ -6,12 +6,13 @@ from time import perf_counter
 
 from fastapi import APIRouter, Request, Response
 
-from app import bodies, wire
-from app.asking import Asker
+from app import wire
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import RequestError
+from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
+from app.request_context import RequestContext
 from app.routes.native import map_request
 from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
 from model.interface import Output
@@ -34,23 +35,23 @@ _MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers"}
     responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="Captions of one image",
 )
-async def caption(request: Request, asker: AskerDep) -> Response:
+async def caption(request: Request, context: AskerDep) -> Response:
     """Describe an image; every word of the caption comes with where the model looked.
 
     `prompt` (once or more) is how a caption shall begin; none, or an empty one, leaves it free. A model that cannot
     caption refuses with 422 `task_not_supported`.
     """
     body, file = await bodies.read(request, CaptionRequest, repeated=_CAPTION_LISTS)
-    asker.check_texts(body.prompts, field="prompts", may_be_empty=True)
-    info = asker.model(body.model, "caption")
+    context.check_texts(body.prompts, field="prompts", may_be_empty=True)
+    info = context.model(body.model, "caption")
     maps = map_request(body, info)
-    image = await asker.image(file=file, text=body.image, image_id=body.image_id)
-    answered = await asker.run("caption", image, body.prompts, field="prompts", maps=maps)
+    image = await context.image(file=file, text=body.image, image_id=body.image_id)
+    answered = await context.run("caption", image, body.prompts, field="prompts", maps=maps)
     start = perf_counter()
     content = wire.caption_response(
         info, answered.image_id, answered.geometry, body.prompts, require_output(answered), body.maps
     ).model_dump_json()
-    return _respond(asker, answered, content, start)
+    return _respond(context, answered, content, start)
 
 
 @router.post(
@@ -66,24 +67,24 @@ async def caption(request: Request, asker: AskerDep) -> Response:
     responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="How well texts fit one image",
 )
-async def match(request: Request, asker: AskerDep) -> Response:
+async def match(request: Request, context: AskerDep) -> Response:
     """Compare texts with each other: which fits the image best? Scores sum to 1 over the texts of the request; where
     the model also has a probability for each pair by itself, it is `fit`.
 
     A model that cannot match refuses with 422 `task_not_supported`.
     """
     body, file = await bodies.read(request, MatchRequest, repeated=_MATCH_LISTS)
-    asker.check_texts(body.texts, field="texts")
-    asker.check_distinct(body.texts, field="texts")
-    info = asker.model(body.model, "match")
+    context.check_texts(body.texts, field="texts")
+    context.check_distinct(body.texts, field="texts")
+    info = context.model(body.model, "match")
     maps = map_request(body, info)
-    image = await asker.image(file=file, text=body.image, image_id=body.image_id)
-    answered = await asker.run("match", image, body.texts, field="texts", maps=maps)
+    image = await context.image(file=file, text=body.image, image_id=body.image_id)
+    answered = await context.run("match", image, body.texts, field="texts", maps=maps)
     start = perf_counter()
     content = wire.match_response(
         info, answered.image_id, answered.geometry, body.texts, require_output(answered), body.maps
     ).model_dump_json()
-    return _respond(asker, answered, content, start)
+    return _respond(context, answered, content, start)
 
 
 def require_output(answered: Answered) -> Output:
@@ -96,6 +97,6 @@ def require_output(answered: Answered) -> Output:
     return answered.output
 
 
-def _respond(asker: Asker, answered: Answered, content: str, start: float) -> Response:
+def _respond(context: RequestContext, answered: Answered, content: str, start: float) -> Response:
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=asker.headers(answered), media_type="application/json")
+    return Response(content, headers=context.headers(answered), media_type="application/json")

@@ -16,12 +16,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import bodies
-from app.asking import Asker
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import TAG, RequestError, only_text
+from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
+from app.request_context import RequestContext
 from model.interface import TextOutput
 
 PATH = "/"
@@ -119,55 +119,55 @@ def flat_error(info: dict[str, Any]) -> dict[str, Any]:
     responses=errors(400, 401, 408, 413, 415, 422, 429, 503, 504, envelope=HuggingFaceError, wrap=flat_error),
     summary="The tasks of huggingface_hub's InferenceClient",
 )
-async def hugging_face(request: Request, asker: AskerDep) -> Response:
+async def hugging_face(request: Request, context: AskerDep) -> Response:
     """Answer, classify or describe, as the body asks. No maps: the native routes have them."""
     kind = bodies.media_type(request)
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
         data = await request.body()
-        asker.model(None)
-        return await _image_to_text(asker, asker.by_value(data, param="inputs"))
+        context.model(None)
+        return await _image_to_text(context, context.by_value(data, param="inputs"))
     body = await bodies.read_json(request, HuggingFaceRequest)
-    asker.model(None)
+    context.model(None)
     inside = body.inputs if isinstance(body.inputs, ImageAndQuestion) else ImageAndQuestion(image=body.inputs)
     parameters = body.parameters or TaskParameters()
     for place, question in (("question", body.question), ("inputs.question", inside.question)):
         if question is not None:
             with only_text(place):
-                return await _answer(asker, inside.image, question, parameters.top_k or 5)
+                return await _answer(context, inside.image, question, parameters.top_k or 5)
     if parameters.candidate_labels is not None:
-        return await _classify(asker, inside.image, parameters.candidate_labels, parameters.hypothesis_template)
-    return await _image_to_text(asker, await asker.image(text=inside.image, param="inputs"))
+        return await _classify(context, inside.image, parameters.candidate_labels, parameters.hypothesis_template)
+    return await _image_to_text(context, await context.image(text=inside.image, param="inputs"))
 
 
-async def _answer(asker: Asker, text: str, question: str, top_k: int) -> Response:
-    asker.check_texts([question])
-    image = await asker.image(text=text, param="inputs")
-    answered = await asker.run("answer", image, [question], top_k=top_k)
+async def _answer(context: RequestContext, text: str, question: str, top_k: int) -> Response:
+    context.check_texts([question])
+    image = await context.image(text=text, param="inputs")
+    answered = await context.run("answer", image, [question], top_k=top_k)
     ranking = _texts(answered)[0].ranking
-    return _response(asker, answered, [VisualAnswer(score=r.score, answer=r.answer) for r in ranking])
+    return _response(context, answered, [VisualAnswer(score=r.score, answer=r.answer) for r in ranking])
 
 
-async def _classify(asker: Asker, text: str, labels: list[str], template: str | None) -> Response:
+async def _classify(context: RequestContext, text: str, labels: list[str], template: str | None) -> Response:
     template = _TEMPLATE if template is None else template
     if template.count("{}") != 1:
         message = "hypothesis_template must hold {} once, where the label goes."
         raise RequestError("invalid_request", message, param="parameters.hypothesis_template")
     field = "parameters.candidate_labels"
-    asker.check_texts(labels, field=field)
-    asker.check_distinct(labels, field=field)
+    context.check_texts(labels, field=field)
+    context.check_distinct(labels, field=field)
     texts = [template.replace("{}", label) for label in labels]
-    asker.check_texts(texts, field=field)
-    image = await asker.image(text=text, param="inputs")
-    answered = await asker.run("match", image, texts, field=field)
+    context.check_texts(texts, field=field)
+    image = await context.image(text=text, param="inputs")
+    answered = await context.run("match", image, texts, field=field)
     scores = [output.ranking[0].score for output in _texts(answered)]
     ranked = sorted(zip(scores, labels, strict=True), key=lambda pair: -pair[0])
-    return _response(asker, answered, [RankedLabel(score=score, label=label) for score, label in ranked])
+    return _response(context, answered, [RankedLabel(score=score, label=label) for score, label in ranked])
 
 
-async def _image_to_text(asker: Asker, image: Any) -> Response:
+async def _image_to_text(context: RequestContext, image: Any) -> Response:
     with only_text("inputs"):
-        answered = await asker.run("caption", image, [""])
-    return _response(asker, answered, [GeneratedText(generated_text=_texts(answered)[0].ranking[0].answer)])
+        answered = await context.run("caption", image, [""])
+    return _response(context, answered, [GeneratedText(generated_text=_texts(answered)[0].ranking[0].answer)])
 
 
 def _texts(answered: Answered) -> tuple[TextOutput, ...]:
@@ -176,9 +176,9 @@ def _texts(answered: Answered) -> tuple[TextOutput, ...]:
     return answered.output.texts
 
 
-def _response(asker: Asker, answered: Answered, elements: list[Any]) -> Response:
+def _response(context: RequestContext, answered: Answered, elements: list[Any]) -> Response:
     content = json.dumps([element.model_dump() for element in elements], ensure_ascii=False)
-    return Response(content, headers=asker.headers(answered), media_type="application/json")
+    return Response(content, headers=context.headers(answered), media_type="application/json")
 
 
 class ErrorEnvelope:

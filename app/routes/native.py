@@ -7,11 +7,12 @@ from time import perf_counter
 
 from fastapi import APIRouter, Request, Response
 
-from app import bodies, wire
-from app.asking import distinct
+from app import wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
 from app.errors import RequestError
+from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
+from app.request_context import distinct
 from app.settings import Settings
 from crosslook.types import (
     AnswerRequest,
@@ -45,7 +46,7 @@ _ANSWER_LISTS = {"question": "questions", "questions": "questions", "candidates"
     responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="Questions about one image",
 )
-async def answer(request: Request, asker: AskerDep) -> Response:
+async def answer(request: Request, context: AskerDep) -> Response:
     """Ask one or more questions about one image; every answer comes with where the model looked.
 
     Send `multipart/form-data` (`image` file or `image_id`, `question` once or more) or JSON. All questions are
@@ -53,12 +54,12 @@ async def answer(request: Request, asker: AskerDep) -> Response:
     stage times and whether the image was known are headers.
     """
     body, file = await bodies.read(request, AnswerRequest, repeated=_ANSWER_LISTS)
-    asker.check_texts(body.questions)
-    info = asker.model(body.model, "answer")
+    context.check_texts(body.questions)
+    info = context.model(body.model, "answer")
     maps = map_request(body, info)
     candidates = None if body.candidates is None else distinct(body.candidates)
-    image = await asker.image(file=file, text=body.image, image_id=body.image_id)
-    answered = await asker.run("answer", image, body.questions, candidates=candidates, top_k=body.top_k, maps=maps)
+    image = await context.image(file=file, text=body.image, image_id=body.image_id)
+    answered = await context.run("answer", image, body.questions, candidates=candidates, top_k=body.top_k, maps=maps)
     start = perf_counter()
     if answered.output is None:
         raise RequestError("internal_error", "The model gave no output.")
@@ -66,7 +67,7 @@ async def answer(request: Request, asker: AskerDep) -> Response:
         info, answered.image_id, answered.geometry, body.questions, answered.output, body.maps
     ).model_dump_json()
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=asker.headers(answered), media_type="application/json")
+    return Response(content, headers=context.headers(answered), media_type="application/json")
 
 
 @router.post(
@@ -78,15 +79,15 @@ async def answer(request: Request, asker: AskerDep) -> Response:
     responses=errors(400, 401, 408, 413, 415, 422, 429, 503, 504),
     summary="Encode an image ahead of its questions",
 )
-async def upload(request: Request, asker: AskerDep) -> Response:
+async def upload(request: Request, context: AskerDep) -> Response:
     """Send an image once and ask about it later by `image_id`: for as long as the server keeps it, and only with the
     API key that sent it. When it is gone, requests get 404 `image_not_found`: send the bytes again."""
     body, file = await bodies.read(request, ImageUpload, repeated={})
-    asker.model(None)
-    image = await asker.image(file=file, text=body.image)
-    answered = await asker.run("answer", image, ())
+    context.model(None)
+    image = await context.image(file=file, text=body.image)
+    answered = await context.run("answer", image, ())
     content = ImageUploadResponse(image=wire.image_ref(answered.image_id, answered.geometry)).model_dump_json()
-    return Response(content, headers=asker.headers(answered), media_type="application/json")
+    return Response(content, headers=context.headers(answered), media_type="application/json")
 
 
 class ImageUpload(ImageUploadRequest):
@@ -102,9 +103,9 @@ async def models(engine: EngineDep, settings: SettingsDep, caller: CallerDep) ->
 
 
 @router.get("/models/{model_id:path}", responses=errors(401, 404, 422, 503), summary="One model")
-async def model(model_id: str, asker: AskerDep, settings: SettingsDep) -> ModelCard:
+async def model(model_id: str, context: AskerDep, settings: SettingsDep) -> ModelCard:
     """The entry of one model in the list."""
-    return card(asker.model(model_id), settings)
+    return card(context.model(model_id), settings)
 
 
 def card(info: ModelInfo, settings: Settings) -> ModelCard:

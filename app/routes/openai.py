@@ -17,12 +17,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from app import bodies, wire
-from app.asking import distinct
+from app import wire
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import TAG, RequestError, only_text, request_id_of
+from app.intake import bodies
 from app.openapi import errors, json_body
+from app.request_context import distinct
 from app.routes.native import map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
 from model.interface import ModelInfo, TextOutput
@@ -154,7 +155,7 @@ class ChatCompletion(BaseModel):
     responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="A question about an image, as OpenAI's clients put it",
 )
-async def chat_completions(request: Request, asker: AskerDep) -> Response:
+async def chat_completions(request: Request, context: AskerDep) -> Response:
     """Answer the last user message about the image beside it (an `image_url` part; `stream: true` works too).
 
     Scores, ranking and, with `maps`, attention maps are in the extra field `crosslook`; `logprobs` are those of whole
@@ -164,12 +165,12 @@ async def chat_completions(request: Request, asker: AskerDep) -> Response:
     _refuse(body)
     place, question = _question(body.messages)
     where, url = _image(body.messages)
-    info = asker.model(body.model)
+    info = context.model(body.model)
     maps = map_request(body, info)
     with only_text(place):
-        asker.check_texts([question])
-        image = await asker.image(text=url, param=where)
-        answered = await asker.run(
+        context.check_texts([question])
+        image = await context.image(text=url, param=where)
+        answered = await context.run(
             "answer",
             image,
             [question],
@@ -185,7 +186,7 @@ async def chat_completions(request: Request, asker: AskerDep) -> Response:
     else:
         content, kind = completion.model_dump_json(), "application/json"
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=asker.headers(answered), media_type=kind)
+    return Response(content, headers=context.headers(answered), media_type=kind)
 
 
 def _refuse(body: ChatRequest) -> None:

@@ -7,13 +7,14 @@ from time import perf_counter
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
-from app import bodies, intake, wire
-from app.asking import distinct
+from app import wire
 from app.dependencies import AskerDep, DrawingDep
 from app.drawing import fitted
 from app.errors import RequestError, only_text
-from app.images import in_original
+from app.intake import bodies, decode
+from app.intake.images import in_original
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
+from app.request_context import distinct
 from app.routes.native import map_request
 from crosslook.overlay import draw_answer, draw_map
 from crosslook.results import Answer, read_answers
@@ -37,7 +38,7 @@ _LISTS = {"candidates": "candidates", "layers": "layers"}
     responses={**errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504), 200: {"content": {"image/png": {}}}},
     summary="A map drawn over its image",
 )
-async def overlay(request: Request, asker: AskerDep, drawing: DrawingDep) -> Response:
+async def overlay(request: Request, context: AskerDep, drawing: DrawingDep) -> Response:
     """Ask one question about one image and get the map as a PNG of the image's own size (upright, after its EXIF
     rotation), or with a longer side of 2048 pixels where the image has more: the answer's own map, one word's, or a
     sheet with all of them.
@@ -46,15 +47,15 @@ async def overlay(request: Request, asker: AskerDep, drawing: DrawingDep) -> Res
     """
     body, file = await bodies.read(request, OverlayRequest, repeated=_LISTS)
     with only_text("question"):
-        asker.check_texts([body.question])
-    info = asker.model(body.model)
+        context.check_texts([body.question])
+    info = context.model(body.model)
     maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers), info)
     candidates = None if body.candidates is None else distinct(body.candidates)
-    data = await asker.data(file=file, text=body.image)
-    with drawing.backlog.hold(images=1):
+    data = await context.data(file=file, text=body.image)
+    with drawing.admission.hold(images=1):
         with only_text("question"):
-            answered = await asker.run(
-                "answer", asker.by_value(data), [body.question], candidates=candidates, maps=maps
+            answered = await context.run(
+                "answer", context.by_value(data), [body.question], candidates=candidates, maps=maps
             )
         if answered.output is None:
             raise RequestError("internal_error", "The model gave no output.")
@@ -68,14 +69,14 @@ async def overlay(request: Request, asker: AskerDep, drawing: DrawingDep) -> Res
             raise RequestError("invalid_request", message, param="word", detail={"words": len(answer.words)})
 
         def draw() -> Image.Image:
-            image = intake.open_image(data, asker.limits, side=min(size)).image
+            image = decode.open_image(data, context.limits, side=min(size)).image
             if image.size != size:
                 image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)  # the whole one is let go of
             return _draw(image, answer, body)
 
-        png = await asker.in_time(drawing.draw(draw))
+        png = await context.in_time(drawing.draw(draw))
     answered.stages.add("format", start, perf_counter())
-    return Response(png, headers=asker.headers(answered), media_type="image/png")
+    return Response(png, headers=context.headers(answered), media_type="image/png")
 
 
 def _draw(image: Image.Image, answer: Answer, options: OverlayRequest) -> Image.Image:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from model.published.images import Normalization, Resize
-from model.published.tokenizing import Tokenizer
+from model.published.preprocess import Normalization, Resize
+from model.published.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.grid_maps import find_words, make_tokens
 from model.interface import (
     EncodedImage,
     Geometry,
@@ -34,9 +35,8 @@ from model.interface import (
 )
 from model.published.checkpoint import Loaded, Source, load_weights
 from model.published.family import Family, to_input
-from model.published.images import read_processor
-from model.published.tokenizing import Encoded, load_tokenizer, pad
-from model.token_maps import find_words, make_tokens
+from model.published.preprocess import read_processor
+from model.published.tokenizer import Encoded, load_tokenizer, pad
 
 
 class Features(NamedTuple):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from model.interface import EncodedImage, Geometry, Item, ItemError, Map, MapRequest, ModelInfo, Output, Pixels, Task
-from model.published.images import Normalization
-from model.published.tokenizing import Encoded, Tokenizer
+from model.published.preprocess import Normalization
+from model.published.tokenizer import Encoded, Tokenizer
 
 _MAX_UNKNOWN_SHARE = 0.5
 

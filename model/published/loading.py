@@ -82,12 +82,12 @@ def load(
 def _load_blip(source: Source) -> Family:
     import transformers
 
-    from model.published.blip import Blip
-    from model.published.blip_answer import BlipAnswer
-    from model.published.blip_caption import BlipCaption
-    from model.published.blip_match import BlipMatch
-    from model.published.images import read_processor
-    from model.published.tokenizing import load_tokenizer
+    from model.published.blip.answer import BlipAnswer
+    from model.published.blip.base import Blip
+    from model.published.blip.caption import BlipCaption
+    from model.published.blip.match import BlipMatch
+    from model.published.preprocess import read_processor
+    from model.published.tokenizer import load_tokenizer
 
     families: dict[str, tuple[type[Any], type[Blip]]] = {
         "BlipForQuestionAnswering": (transformers.BlipForQuestionAnswering, BlipAnswer),

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.training.board_tasks import AskedBoard
-from model.training.data import Captions
+from model.compact.vision import VisionFeatures
+from model.evaluation.data import Captions
+from model.training.collage_tasks import AskedCollage
 from model.training.features import FeatureCache
 from model.training.tasks import Asked, CaptionTasks, Example
 from model.training.texts import TextCache
-from model.vision import VisionFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Batch:
     """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
     targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to learn).
 
-    ``places`` ``[images * rows]``: which quarter of a board the text is about; None where the images are no boards.
+    ``places`` ``[images * rows]``: which quarter of a collage the text is about; None where the images are no collages.
     """
 
     features: VisionFeatures
@@ -41,14 +41,14 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class Mix:
     """What a step is made of: ``images`` images with ``rows`` texts each, ``captioned`` of them from captions, the
-    others with people's questions, ``turned`` of which are replaced by a yes/no question made from one; and ``boards``
-    boards besides."""
+    others with people's questions, ``turned`` of which are replaced by a yes/no question made from one; and
+    ``collages`` collages besides."""
 
     images: int
     rows: int
     captioned: int
     turned: float
-    boards: int
+    collages: int
 
 
 class Sampler:
@@ -59,17 +59,17 @@ class Sampler:
         asked: Sequence[Asked],
         captions: Sequence[Captions],
         tasks: CaptionTasks | None,
-        boards: Sequence[AskedBoard],
+        collages: Sequence[AskedCollage],
         features: FeatureCache,
-        board_features: FeatureCache | None,
+        collage_features: FeatureCache | None,
         texts: TextCache,
         answers: Sequence[str],
         *,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.asked, self.captions, self.boards = asked, captions, boards
-        self.features, self.board_features, self.texts = features, board_features, texts
+        self.asked, self.captions, self.collages = asked, captions, collages
+        self.features, self.collage_features, self.texts = features, collage_features, texts
         self.answers = {answer: i for i, answer in enumerate(answers)}
         self._stock = {} if tasks is None else {record.image_ref: tasks.stock(record) for record in captions}
         self.seed, self.device = seed, device
@@ -77,7 +77,7 @@ class Sampler:
         self.weights = np.cumsum(weights / weights.sum())
 
     def draw(self, step: int, mix: Mix) -> tuple[Batch, Batch | None]:
-        """The batch of one step, and its boards."""
+        """The batch of one step, and its collages."""
         rng = random.Random(f"{self.seed}/{step}")  # noqa: S311
         captioned = mix.captioned if self._stock else 0
         chosen: list[tuple[int, list[Example]]] = []
@@ -93,9 +93,9 @@ class Sampler:
             stock = self._stock[record.image_ref]
             chosen.append((self.features.index[record.image_ref], rng.sample(stock, min(mix.rows, len(stock)))))
         batch = self._batch(self.features, chosen, mix.rows, rng, mirror=True)
-        if not mix.boards or self.board_features is None:
+        if not mix.collages or self.collage_features is None:
             return batch, None
-        return batch, self._boards(self.board_features, mix, rng)
+        return batch, self._collages(self.collage_features, mix, rng)
 
     def all_texts(self) -> Iterator[str]:
         """Every text that a run may read."""
@@ -103,12 +103,12 @@ class Sampler:
             yield from (example.text for example in (*asked.examples, *asked.turned))
         for stock in self._stock.values():
             yield from (example.text for example in stock)
-        for board in self.boards:
-            yield from (example.text for example, _ in board.texts)
+        for collage in self.collages:
+            yield from (example.text for example, _ in collage.texts)
 
-    def _boards(self, features: FeatureCache, mix: Mix, rng: random.Random) -> Batch:
-        rows = rng.sample(range(len(self.boards)), min(mix.boards, len(self.boards)))
-        texts = [rng.sample(self.boards[row].texts, min(mix.rows, len(self.boards[row].texts))) for row in rows]
+    def _collages(self, features: FeatureCache, mix: Mix, rng: random.Random) -> Batch:
+        rows = rng.sample(range(len(self.collages)), min(mix.collages, len(self.collages)))
+        texts = [rng.sample(self.collages[row].texts, min(mix.rows, len(self.collages[row].texts))) for row in rows]
         places = torch.full((len(rows), mix.rows), -1)
         for i, found in enumerate(texts):
             places[i, : len(found)] = torch.tensor([place for _, place in found])

@@ -22,11 +22,11 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from model.compact_net import CompactNet
-from model.preprocess import Squash
-from model.training.boards import compose
-from model.training.data import DataSet, ImageRef
-from model.vision import VisionFeatures
+from model.compact.network import CompactNet
+from model.compact.preprocess import Squash
+from model.compact.vision import VisionFeatures
+from model.evaluation.collages import compose
+from model.evaluation.data import DataSet, ImageRef
 
 T = TypeVar("T")
 _AT_ONCE = 16
@@ -65,14 +65,14 @@ def load_features(
     return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), index)
 
 
-def load_board_features(
-    data: DataSet, net: CompactNet, boards: Sequence[Sequence[ImageRef]], folder: Path, device: torch.device
+def load_collage_features(
+    data: DataSet, net: CompactNet, collages: Sequence[Sequence[ImageRef]], folder: Path, device: torch.device
 ) -> FeatureCache:
-    """The cached features of boards, a row each; ``index`` is empty."""
+    """The cached features of collages, a row each; ``index`` is empty."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(repr([tuple(map(tuple, refs)) for refs in boards]).encode())
-    stem = _key(data, net, f"boards.{digest.hexdigest()[:8]}")
-    fine, coarse = _make(net, folder, stem, boards, lambda refs: compose(refs, data.open_image), device)
+    digest = hashlib.sha256(repr([tuple(map(tuple, refs)) for refs in collages]).encode())
+    stem = _key(data, net, f"collages.{digest.hexdigest()[:8]}")
+    fine, coarse = _make(net, folder, stem, collages, lambda refs: compose(refs, data.open_image), device)
     return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), {})
 
 

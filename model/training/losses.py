@@ -1,4 +1,4 @@
-"""What training minimises: how unlikely the people's answers are, and on boards how little of a map points."""
+"""What training minimises: how unlikely the people's answers are, and on collages how little of a map points."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.compact_net import FIRST_PATCH, CompactNet
+from model.compact.network import FIRST_PATCH, CompactNet
 from model.training.batches import Batch
 
 
 def batch_loss(
     net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool
 ) -> Tensor:
-    """Of the answers; and on boards, of the first layer's maps: how little of them lies on the quarter that a text is
+    """Of the answers; and on collages, of the first layer's maps: how little of them lies on the quarter that a text is
     about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches
     are hidden, and ``smoothing`` of the targets is spread over all answers."""
     state = net.describe(batch.features, batch.meaning, coarse_only=coarse_only)
@@ -26,14 +26,16 @@ def batch_loss(
         keep = torch.rand(images, keys, generator=rng) >= share
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
-    on_board = batch.places is not None and keys > FIRST_PATCH
-    fused = net.fuse_states(batch.states, batch.mask, [(state, batch.rows)], need_maps=on_board, patch_mask=patch_mask)
+    on_collage = batch.places is not None and keys > FIRST_PATCH
+    fused = net.fuse_states(
+        batch.states, batch.mask, [(state, batch.rows)], need_maps=on_collage, patch_mask=patch_mask
+    )
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
     weight = (batch.targets.sum(-1) > 0).float()
     fit = -(batch.targets * log_probabilities).sum(-1)
     spread = -log_probabilities.mean(-1)
     loss = (weight * ((1 - smoothing) * fit + smoothing * spread)).sum() / weight.sum().clamp_min(1)
-    if on_board and batch.places is not None:
+    if on_collage and batch.places is not None:
         loss = loss + miss(fused.maps[0], batch.mask, batch.places)
     return loss
 

@@ -1,4 +1,4 @@
-"""Learning how well a text fits an image, from captions, when all else is trained (`model.compact_match.Matching`).
+"""Learning how well a text fits an image, from captions, when all else is trained (`model.compact.matching.Matching`).
 
 Where the words look is what they have learned to; only the two projections into the space where they are compared are
 new. Each caption of a batch has to find its own image among all of the batch, and each image its caption (InfoNCE, as
@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from model.compact import CompactModel
-from model.compact_net import mean_over
-from model.training.data import Captions
+from model.compact.model import CompactModel
+from model.compact.network import mean_over
+from model.evaluation.data import Captions
 from model.training.features import FeatureCache
 from model.training.texts import TextCache
 

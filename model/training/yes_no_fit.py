@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.compact import CompactModel
-from model.compact_net import mean_over
-from model.text import pad_ids, tokenize
-from model.training.data import ImageRef, Question
+from model.compact.model import CompactModel
+from model.compact.network import mean_over
+from model.compact.text import pad_ids, tokenize
+from model.evaluation.data import ImageRef, Question
 from model.training.features import FeatureCache
 from model.training.tasks import Example
 

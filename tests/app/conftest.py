@@ -16,7 +16,7 @@ from PIL import Image
 from app.engine.engine import Engine
 from app.main import create_app
 from app.settings import Settings
-from tests.app import standin
+from tests.fakes import model as standin
 
 BASE = "http://crosslook"
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.compact import CompactModel
+from model.compact.fusion import Fusion
+from model.compact.model import CompactModel
 from model.cross_attention import CrossAttention, KeysValues
-from model.fusion import Fusion
 from model.registry import load_model
 
 LOADER = "tests.app.counting:load"

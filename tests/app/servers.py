@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.app import standin
+from tests.fakes import model as standin
 
 ROOT = Path(__file__).resolve().parents[2]
 _START = 180.0

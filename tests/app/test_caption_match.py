@@ -17,11 +17,11 @@ from app import wire
 from app.engine.engine import LOADER
 from app.engine.worker import Encode, Failure, Run, RunItem, Server
 from crosslook.types import CaptionResponse, FloatMap, MatchResponse, U8Map
-from model import compact
+from model.compact import model as compact
 from model.interface import Item, MapInfo, MapRequest, Output
-from tests.app import speaker
 from tests.app.conftest import encoded, running
-from tests.app.standin import preprocess
+from tests.fakes import speaker
+from tests.fakes.model import preprocess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

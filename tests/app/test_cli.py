@@ -12,8 +12,8 @@ import pytest
 
 import crosslook
 from app import cli
-from tests.app import standin
 from tests.app.servers import ROOT, serving
+from tests.fakes import model as standin
 
 
 def test_a_real_server_answers_the_real_client(tmp_path: Path) -> None:

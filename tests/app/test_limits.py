@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from app.auth import ANYONE, Keys, make_key
-from app.engine.queue import Backlog
+from app.engine.admission import Admission
 from app.errors import RequestError
 from app.limits import RateLimiter
 from tests.app.conftest import encoded, running
@@ -67,14 +67,14 @@ def test_the_rate_limiter_refills_and_says_when() -> None:
 
 def test_the_backlog_counts_bytes_of_all_requests() -> None:
     """Too many bytes at once are refused, a single large request is not."""
-    backlog = Backlog(max_items=10, max_bytes=100, max_seconds=10.0)
-    backlog.take_bytes(150)
+    admission = Admission(max_items=10, max_bytes=100, max_seconds=10.0)
+    admission.take_bytes(150)
     with pytest.raises(RequestError, match="bytes"):
-        backlog.take_bytes(1)
-    backlog.give_bytes(150)
-    backlog.take_bytes(60)
-    backlog.take_bytes(40)
-    assert backlog.nbytes == 100
+        admission.take_bytes(1)
+    admission.give_bytes(150)
+    admission.take_bytes(60)
+    admission.take_bytes(40)
+    assert admission.nbytes == 100
 
 
 class TestOverHTTP:
@@ -150,7 +150,7 @@ class TestOverHTTP:
                 headers = {"X-Request-Timeout": nonsense}
                 response = await client.post("/v1/answer", json=as_json(IMAGE, "what?"), headers=headers)
                 failed(response, "invalid_request", "X-Request-Timeout")
-            assert app.state.engine.backlog.items == 0
+            assert app.state.engine.admission.items == 0
 
     async def test_a_client_that_leaves(self) -> None:
         """Its work is dropped before it reaches the model, and counted."""
@@ -166,8 +166,8 @@ class TestOverHTTP:
             text = (await client.get("/metrics")).text
             assert "crosslook_abandoned_total 1.0" in text
             assert 'crosslook_dropped_total{kind="run"} 1.0' in text
-            assert engine.backlog.items == 0
-            assert engine.backlog.nbytes == 0
+            assert engine.admission.items == 0
+            assert engine.admission.nbytes == 0
 
     async def test_urls_are_refused_unless_allowed(self) -> None:
         """With the switch off no address is even looked up."""

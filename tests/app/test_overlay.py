@@ -178,10 +178,10 @@ async def test_drawing_keeps_to_the_deadline_and_to_clients_that_stay(monkeypatc
             assert await leave(app, body, "/v1/overlay") == []
             answer = await client.post("/v1/answer", json={"image": body["image"], "questions": ["what is it"]})
             assert answer.status_code == 200
-            assert drawing.backlog.items == 0
-            drawing.backlog.encode.seconds = 11.0
+            assert drawing.admission.items == 0
+            drawing.admission.encode.seconds = 11.0
             waiting = asyncio.create_task(client.post("/v1/overlay", json=body))
-            while not drawing.backlog.items:  # noqa: ASYNC110
+            while not drawing.admission.items:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             failed(await client.post("/v1/overlay", json=body), "overloaded")
             assert drawn == []

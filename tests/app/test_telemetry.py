@@ -22,7 +22,7 @@ from app.engine.stages import Stages
 from app.logs import JSONFormatter
 from app.tracing import Tracer, tracer
 from tests.app.conftest import encoded, running
-from tests.app.engine_tools import source
+from tests.app.engine.tools import source
 from tests.app.servers import serving
 from tests.app.test_native import as_json, failed
 
@@ -155,7 +155,7 @@ async def test_readiness_tells_the_truth(service: tuple[FastAPI, httpx.AsyncClie
         failed(await client.get("/health/ready"), "shutting_down")
         assert (await client.head("/health/ready")).status_code == 503
         engine.draining = False
-        engine.lanes[0].worker.kill()
+        engine.replicas[0].worker.kill()
         async with asyncio.timeout(5):
             while engine.ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

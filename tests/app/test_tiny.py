@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from app.asking import image_limits
 from app.engine.engine import LOADER
-from app.images import loader
+from app.intake.images import loader
+from app.request_context import image_limits
 from app.settings import Settings
 from crosslook.types import AnswerResponse, FloatMap
-from model import compact
+from model.compact import model as compact
 from model.interface import Item, MapRequest, Output
 from tests.app import counting
 from tests.app.conftest import running

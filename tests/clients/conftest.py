@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.app.servers import serving, wait_for
-from tests.clients.standin import COLOURS, LOADER
+from tests.fakes.reference_server import COLOURS, LOADER
 
 _KEYS = [f"secret-{n}" for n in range(60)]
 _unused = iter(_KEYS)

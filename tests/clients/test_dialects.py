@@ -14,7 +14,7 @@ import pytest
 from crosslook.errors import CODES
 from tests.app.servers import serving
 from tests.clients.conftest import coloured
-from tests.clients.standin import LOADER
+from tests.fakes.reference_server import LOADER
 
 Body = Callable[[bytes, str], dict[str, Any]]
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from app import intake
+from app.intake import decode
 from crosslook.images import ImageIds, deep_to_grey, is_deep, read_image
 from crosslook.overlay import open_image
 from crosslook.types import ImageRef
 
-LIMITS = intake.ImageLimits(file_bytes=1_000_000, pixels=1_000_000, side=1000, min_side=1)
+LIMITS = decode.ImageLimits(file_bytes=1_000_000, pixels=1_000_000, side=1000, min_side=1)
 
 
 def png(mode: str = "RGB", size: tuple[int, int] = (5, 3)) -> bytes:
@@ -114,7 +114,7 @@ def deep_file(name: str) -> bytes:
 def test_a_deep_image_is_drawn_on_as_the_server_sees_it(name: str) -> None:
     data = deep_file(name)
     assert is_deep(Image.open(io.BytesIO(data)))
-    ours, servers = np.asarray(open_image(data)), np.asarray(intake.open_image(data, LIMITS).image)
+    ours, servers = np.asarray(open_image(data)), np.asarray(decode.open_image(data, LIMITS).image)
     assert np.abs(ours.astype(int) - servers).max() <= 1
 
 
@@ -123,7 +123,7 @@ def test_a_deep_pil_image_is_sent_as_its_file_looks(name: str) -> None:
     data = deep_file(name)
     sent = read_image(Image.open(io.BytesIO(data))).data
     assert sent is not None
-    as_pil, as_file = (np.asarray(intake.open_image(each, LIMITS).image, int) for each in (sent, data))
+    as_pil, as_file = (np.asarray(decode.open_image(each, LIMITS).image, int) for each in (sent, data))
     assert np.abs(as_pil - as_file).max() <= 1
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from docs.make_maps import REPORT, filled
-from model.training.metrics import Interval
-from model.training.report import Evaluation, MapRow, write_report
+from model.evaluation.metrics import Interval
+from model.evaluation.report import Evaluation, MapRow, write_report
 from tests.app.servers import ROOT
 from tests.docs.outputs import renew
 

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from app import intake
 from app.errors import RequestError
-from app.intake import ImageLimits, open_image
+from app.intake import decode
+from app.intake.decode import ImageLimits, open_image
 from crosslook.errors import CODES
 from crosslook.types import AnswerResponse, ErrorBody
 from tests.app.conftest import encoded
@@ -98,7 +98,7 @@ def intake_survives(data: bytes) -> str:
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(600.0, marks=pytest.mark.long)])
 def test_fuzzing_of_intake_finds_nothing(seconds: float) -> None:
     """Mutations of every format and mode; the seed of a finding is in the message."""
-    intake.configure(LIMITS)
+    decode.configure(LIMITS)
     files = list(seeds().values())
     start = int(time.time())
     end = time.monotonic() + seconds
@@ -120,7 +120,7 @@ def test_fuzzing_of_intake_finds_nothing(seconds: float) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_every_case_at_intake() -> None:
     """A sample of the hostile images without a server: the broken ones are all refused."""
-    intake.configure(LIMITS)
+    decode.configure(LIMITS)
     for case in islice(cases(), 0, None, 11):
         result = intake_survives(case.data)
         assert result == "ok" or result in IMAGE_CODES, case.name

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from app.engine.engine import LOADER
-from model.compact import EMBEDDED
-from tests.app import standin
+from model.compact.model import EMBEDDED
 from tests.app.conftest import encoded
 from tests.app.servers import Server, serving, wait_for
+from tests.fakes import model as standin
 from tests.faults.test_hostile import memory
 
 NOISE = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)

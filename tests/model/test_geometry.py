@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from app.images import loader
-from app.intake import ImageLimits
-from model.compact import EMBEDDED, CompactModel, load
+from app.intake.decode import ImageLimits
+from app.intake.images import loader
+from model.compact.model import EMBEDDED, CompactModel, load
+from model.compact.preprocess import Squash
+from model.compact.vision import EfficientNetLite
 from model.interface import Geometry, Pixels
-from model.preprocess import Squash
-from model.vision import EfficientNetLite
 
 LIMITS = ImageLimits(file_bytes=50_000_000, pixels=50_000_000, side=20_000, min_side=8)
 CELLS = 20  # as the default model has

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from model import compact
-from model.compact import CompactModel, tiny
-from model.fusion import FusionLayer
+from model.compact import model as compact
+from model.compact.fusion import FusionLayer
+from model.compact.model import CompactModel, tiny
 from model.interface import MapRequest
 from model.registry import load_model
 from tests.model.tools import QUESTIONS, ask, encode, noise, scores

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.compact import CompactModel
+from model.compact.model import CompactModel
 from model.interface import EncodedImage, Item, ItemError, Output, TextOutput
 
 QUESTIONS = ("What is this?", "How many cats are there in this?", "is it red")

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.compact import tiny
+from model.compact.model import tiny
 from tests.app.servers import ROOT, Server, serving, wait_for
 from tests.web.conftest import EXAMPLES, Watched
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from model.interface import EncodedImage
-from model.published.images import read_processor
 from model.published.loading import load
+from model.published.preprocess import read_processor
 from tests.model.published import checkpoints
 
 

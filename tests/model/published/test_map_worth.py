@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from model.cross_attention import KeysValues
+from model.evaluation.data import DataSet, read_data
+from model.evaluation.evaluate import main
+from model.evaluation.map_worth import measure_maps
 from model.interface import Item
-from model.published.blip import BlipImage
-from model.training.data import DataSet, read_data
-from model.training.evaluate import main
-from model.training.map_worth import measure_maps
+from model.published.blip.base import BlipImage
 from tests.model.published.checkpoints import make_image
 from tests.model.published.conftest import DualPair, Pair
 
@@ -110,7 +110,7 @@ def test_only_its_own_images_can_be_masked(name: str, request: pytest.FixtureReq
 @pytest.mark.parametrize("name", ["answer", "match", "caption"])
 def test_blip(name: str, data: DataSet, request: pytest.FixtureRequest) -> None:
     pair = request.getfixturevalue(name)
-    rows = {row.name: row for row in measure_maps(pair.ours, data, "dev", images=6, boards=6) if row.about == "all"}
+    rows = {row.name: row for row in measure_maps(pair.ours, data, "dev", images=6, collages=6) if row.about == "all"}
     assert {"uniform", "centre", "raw", "gradient", "rollout", "raw, random weights"} <= rows.keys()
     assert ("raw, other question" in rows) is (name != "caption"), "nothing is asked of a caption"
     for row in rows.values():
@@ -125,7 +125,7 @@ def test_blip(name: str, data: DataSet, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_similarities_can_only_point(name: str, data: DataSet, request: pytest.FixtureRequest) -> None:
     pair: DualPair = request.getfixturevalue(name)
-    rows = {row.name: row for row in measure_maps(pair.ours, data, "dev", images=6, boards=6)}
+    rows = {row.name: row for row in measure_maps(pair.ours, data, "dev", images=6, collages=6)}
     assert list(rows) == ["uniform", "centre", "similarity", "similarity, other question"]
     for row in rows.values():
         assert row.deletion is None
@@ -148,7 +148,7 @@ def test_the_command(
         "12",
         "--texts",
         "1",
-        "--boards",
+        "--collages",
         "4",
         "--threads",
         "1",

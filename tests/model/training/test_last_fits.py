@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from model.compact import CompactModel, load, tiny
-from model.training.data import Captions, DataSet, Question, read_data
+from model.compact.model import CompactModel, load, tiny
+from model.evaluation.data import Captions, DataSet, Question, read_data
 from model.training.features import FeatureCache, load_features
 from model.training.match_fit import fit_match
 from model.training.tasks import Example
 from model.training.texts import TextCache
 from model.training.yes_no_fit import fit_yes_no
-from tests.model.training import colour_model
+from tests.fakes import colour_model
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""What a map misses on a board."""
+"""What a map misses on a collage."""
 
 import torch
 

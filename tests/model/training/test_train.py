@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from model.compact import CompactModel, load, tiny
-from model.text import pad_ids, tokenize
+from model.compact.model import CompactModel, load, tiny
+from model.compact.text import pad_ids, tokenize
+from model.evaluation.collages import compose
+from model.evaluation.data import DataSet, ImageRef, read_data
 from model.training import train as training
 from model.training.batches import Mix, Sampler
-from model.training.board_tasks import BoardMaker, BoardPool, board_image
-from model.training.boards import compose
-from model.training.data import DataSet, ImageRef, read_data
-from model.training.features import load_board_features, load_features
+from model.training.collage_tasks import CollageMaker, CollagePool, collage_image
+from model.training.features import load_collage_features, load_features
 from model.training.tasks import Asked, CaptionTasks, Example
 from model.training.texts import TextCache
 from model.training.train import Settings, split_train, train
-from tests.model.training.colour_model import write_toy_data
+from tests.fakes.colour_model import write_toy_data
 
 CPU = torch.device("cpu")
 MIXED = {"caption_share_first": 0.5, "caption_share_last": 0.25, "turned_share": 0.2}
-SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, board_stock=5, **MIXED)
+SETTINGS = Settings(steps=6, images=4, rows=2, warmup=2, collage_stock=5, **MIXED)
 
 
 class Broken(Exception):
@@ -51,15 +51,15 @@ def make_sampler(data: DataSet, model: CompactModel, folder: Path, *, seed: int 
     asked = [
         Asked(ref, [Example("what color is it", {"red": 0.3, "blue": 0.3, "mauve": 0.4})]) for ref in data.image_refs
     ]
-    things = [board_image(a.ref, a.examples, [f"{a.ref.name[-1]}"], frozenset({"color"})) for a in asked]
-    boards = BoardMaker([BoardPool(things, frozenset({"color"}))]).make(8, 0)
+    things = [collage_image(a.ref, a.examples, [f"{a.ref.name[-1]}"], frozenset({"color"})) for a in asked]
+    collages = CollageMaker([CollagePool(things, frozenset({"color"}))]).make(8, 0)
     return Sampler(
         asked,
         captions,
         tasks,
-        boards,
+        collages,
         load_features(data, model.net, folder, CPU),
-        load_board_features(data, model.net, [board.refs for board in boards], folder, CPU),
+        load_collage_features(data, model.net, [collage.refs for collage in collages], folder, CPU),
         TextCache(model.net.text, model.tokenizer, CPU),
         model.answers,
         seed=seed,
@@ -67,8 +67,8 @@ def make_sampler(data: DataSet, model: CompactModel, folder: Path, *, seed: int 
     )
 
 
-def mix(*, captioned: int = 3, boards: int = 0) -> Mix:
-    return Mix(images=6, rows=2, captioned=captioned, turned=0.0, boards=boards)
+def mix(*, captioned: int = 3, collages: int = 0) -> Mix:
+    return Mix(images=6, rows=2, captioned=captioned, turned=0.0, collages=collages)
 
 
 def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
@@ -85,15 +85,15 @@ def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
         assert len(meaning) == 1
 
 
-def test_a_board_has_the_features_of_its_four_images(data: DataSet, tmp_path: Path) -> None:
+def test_a_collage_has_the_features_of_its_four_images(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
     refs = [tuple(data.image_refs[i] for i in four) for four in ((0, 1, 2, 3), (3, 2, 1, 0))]
-    cache = load_board_features(data, model.net, refs, tmp_path, CPU)
+    cache = load_collage_features(data, model.net, refs, tmp_path, CPU)
     pixels = np.stack([model.info.preprocess(compose(refs[1], data.open_image)).values])
     with torch.no_grad():
         seen = model.net.vision(torch.from_numpy(pixels))
     assert torch.allclose(cache.take([1], CPU)[0].fine, seen.fine, atol=2e-3, rtol=2e-3)
-    again = load_board_features(data, model.net, refs, tmp_path, CPU)
+    again = load_collage_features(data, model.net, refs, tmp_path, CPU)
     assert np.array_equal(again.fine, cache.fine)
 
 
@@ -137,8 +137,8 @@ def test_a_batch_depends_on_seed_and_step_alone(data: DataSet, tmp_path: Path) -
 
 def test_targets_are_shares_over_the_known_answers(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
-    batch, boards = make_sampler(data, model, tmp_path).draw(0, mix(captioned=0))
-    assert boards is None
+    batch, collages = make_sampler(data, model, tmp_path).draw(0, mix(captioned=0))
+    assert collages is None
     sums = batch.targets.sum(-1)
     assert batch.states.shape[0] == batch.mask.shape[0] == batch.targets.shape[0] == 6 * 2
     # Each image has one text of the two that a row has room for.
@@ -148,16 +148,16 @@ def test_targets_are_shares_over_the_known_answers(data: DataSet, tmp_path: Path
     assert torch.allclose(batch.targets[0, [red, blue]], torch.tensor([0.5, 0.5]))
 
 
-def test_boards_have_the_shape_of_images_and_say_what_a_text_is_about(data: DataSet, tmp_path: Path) -> None:
+def test_collages_have_the_shape_of_images_and_say_what_a_text_is_about(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
     sampler = make_sampler(data, model, tmp_path)
-    _, boards = sampler.draw(3, mix(boards=5))
-    assert boards is not None
-    assert boards.features.fine.shape == (5, *sampler.features.fine.shape[1:])
-    assert boards.features.coarse.shape == (5, *sampler.features.coarse.shape[1:])
-    assert boards.places is not None
-    assert boards.places.shape == (5 * 2,)
-    assert boards.places.max() <= 3
+    _, collages = sampler.draw(3, mix(collages=5))
+    assert collages is not None
+    assert collages.features.fine.shape == (5, *sampler.features.fine.shape[1:])
+    assert collages.features.coarse.shape == (5, *sampler.features.coarse.shape[1:])
+    assert collages.places is not None
+    assert collages.places.shape == (5 * 2,)
+    assert collages.places.max() <= 3
 
 
 def test_texts_pass_the_text_layers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

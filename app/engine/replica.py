@@ -1,0 +1,352 @@
+"""One worker with its cache and its queues, kept alive.
+
+A replica is what a device (or, on a CPU, a share of the cores) adds to the service: replicas share nothing, so one that
+fails takes only its own requests with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal
+
+from app.engine.admission import Admission
+from app.engine.batcher import Batch, Batcher, EncodeJob, Job, RunJob
+from app.engine.cache import Entry, ImageCache
+from app.engine.local import ModelNotLoaded, WorkerDied, WorkerProcess
+from app.engine.stages import Stages
+from app.engine.worker import Encoded, Load, Reply, RunItem
+from app.errors import RequestError
+from model.interface import ModelInfo, Output, Pixels, Task
+
+logger = logging.getLogger(__name__)
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+_LONGEST_PAUSE = 30.0
+_GPU_ENCODE_BATCH = 8
+_DIED = "The worker died while it held this request."
+
+
+@dataclass(slots=True)
+class ReplicaOptions:
+    """What a replica needs to know; see `app.settings.Settings` for the meanings."""
+
+    load: Load
+    environment: dict[str, str]
+    cache_bytes: int
+    cache_seconds: float
+    encode_batch: int | None
+    run_batch: int
+    batch_wait: float
+    decode_ahead: int
+    call_seconds: float
+    load_seconds: float
+
+
+@dataclass(slots=True)
+class Observer:
+    """Where a replica reports what it does; the telemetry fills the fields that it wants."""
+
+    batch: Callable[[str, str, int, float], None] = lambda kind, reason, size, seconds: None
+    waited: Callable[[str, float], None] = lambda kind, seconds: None
+    dropped: Callable[[str], None] = lambda kind: None
+    restarted: Callable[[], None] = lambda: None
+
+
+@dataclass(eq=False, slots=True)
+class Replica:
+    """A worker, supervised: started again when it dies, with longer and longer pauses."""
+
+    options: ReplicaOptions
+    admission: Admission
+    decoders: Executor
+    observer: Observer
+    on_change: Callable[[], None]
+    state: State = "starting"
+    info: ModelInfo | None = None
+    encoded: int = 0
+    """Images that went through the vision encoder since the start."""
+    restarts: int = 0
+    loading: int = 0
+    """Images asked for and not encoded yet; ``decoding`` of them are in the decoders."""
+    decoding: int = 0
+    asked: int = 0
+    """Texts asked for and not answered yet."""
+    worker: WorkerProcess = field(default_factory=WorkerProcess)
+    cache: ImageCache = field(init=False)
+    batcher: Batcher = field(init=False)
+    _ahead: asyncio.Semaphore = field(init=False)
+    _call: tuple[float, float] | None = None
+    """When the worker's call began, and how many seconds it is expected to take; None while it has nothing to do."""
+    _forget: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cache = ImageCache(self.options.cache_bytes, self.options.cache_seconds)
+        self.batcher = Batcher(
+            encode_batch=self.options.encode_batch or 1, run_batch=self.options.run_batch, on_drop=self._dropped
+        )
+        self._ahead = asyncio.Semaphore(self.options.decode_ahead)
+
+    def work(self, now: float) -> float:
+        """Estimated seconds until the worker would begin what comes ``now`` (`time.perf_counter`). Where each request
+        goes to the least of it, replicas answer as soon as one queue for all of them would."""
+        seconds = self.admission.seconds(self.loading, self.asked)
+        if self._call is None:
+            return seconds
+        began, expected = self._call
+        # Of a call past its time nothing is known but that it may take long, or hang: the longer it has, the longer.
+        return max(0.0, seconds - expected) + abs(expected - (now - began))
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Keep a worker running and its queue moving, until cancelled."""
+        pause = 0.0
+        try:
+            while True:
+                began = perf_counter()
+                try:
+                    await self._live_once()
+                except ModelNotLoaded as error:
+                    logger.error("the model cannot be loaded: %s", error)
+                    if self.info is None:
+                        self._enter("failed")
+                        return
+                    # It could be loaded before: memory or a disk may be short for a while.
+                except (WorkerDied, OSError) as error:
+                    logger.error("worker lost: %s", error)
+                except Exception:  # a fault of our own must not end the service
+                    logger.exception("the dispatcher failed")
+                self._enter("restarting")
+                self.restarts += 1
+                self.observer.restarted()
+                self._fail_all(RequestError("worker_failed", _DIED))
+                await self.worker.stop(grace=0.0)
+                self.worker = WorkerProcess()
+                if perf_counter() - began > 60.0:
+                    pause = 0.0
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE, 2 * pause + 0.5)
+        finally:
+            if self.state != "failed":
+                self._enter("stopped")
+            self._fail_all(RequestError("shutting_down", "This server is shutting down."))
+            await self.worker.stop()
+
+    async def _live_once(self) -> None:
+        """One worker's life. Raises when it ends: `WorkerDied`, `ModelNotLoaded`."""
+        options = self.options
+        ready = await self.worker.start(options.load, seconds=options.load_seconds, environment=options.environment)
+        self.info = ready.info
+        # On a CPU, the activations of one image fill the cache: two take longer than one after the other.
+        self.batcher.encode_batch = options.encode_batch or (_GPU_ENCODE_BATCH if ready.gpu else 1)
+        self.batcher.run_batch = options.run_batch
+        self._enter("ready")
+        dispatching = asyncio.create_task(self._dispatch())
+        ended = asyncio.create_task(self.worker.ended())
+        try:
+            await asyncio.wait((dispatching, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            dispatching.cancel()
+            await asyncio.wait((dispatching,))
+        if not dispatching.cancelled():
+            dispatching.result()  # raises what ended it
+        raise WorkerDied(await self.worker.ended())
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.on_change()
+
+    def _fail_all(self, error: RequestError) -> None:
+        """The worker's images are gone, and with them whatever waits for them."""
+        for job in self.batcher.drain():
+            job.fail(error)
+        for entry in list(self.cache):
+            if entry.loading is not None and not entry.ready:
+                entry.error = error
+                for waiting in entry.waiting:  # the loading would not: cancelled before its first step, it runs nothing
+                    waiting.fail(error)
+                entry.loading.cancel()
+        self.cache.clear()
+        self._forget.clear()
+
+    def _dropped(self, job: Job) -> None:
+        self.observer.dropped("encode" if isinstance(job, EncodeJob) else "run")
+
+    # -- the worker's side of the queue ---------------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        """Send batch after batch. Raises: `WorkerDied`."""
+        while True:
+            waited = bool(self.decoding and self.batcher.encode_is_next() and self.options.batch_wait)
+            if waited:
+                await self.batcher.wait(self.options.batch_wait)  # images on their way may share the call
+            batch = self.batcher.take()
+            if batch is None:
+                await self.batcher.wait(5.0)  # now and then even when idle, for images past their time
+                self._shrink()
+                continue
+            evict = tuple(self._forget)
+            self._forget.clear()
+            start = perf_counter()
+            texts = sum(len(job.item.texts) for job in batch.runs)
+            self._call = (start, self.admission.seconds(len(batch.encodes), texts))
+            try:
+                reply = await self.worker.call(batch.message(evict), seconds=self.options.call_seconds)
+            except BaseException:
+                self._enter("restarting")  # before anyone is told, so that nobody comes back too soon
+                for job in batch.jobs:
+                    job.fail(RequestError("worker_failed", _DIED))
+                raise
+            finally:
+                self._call = None
+            self._settle(batch, reply, start, waited)
+
+    def _settle(self, batch: Batch, reply: Reply, start: float, waited: bool) -> None:
+        """Tell everyone. What the call took beyond the model's own time is counted where it began."""
+        end = perf_counter()
+        ran = reply.run if batch.encodes else reply
+        between = end - ran.seconds if batch.encodes and ran is not None else (end if batch.encodes else start)
+        if batch.encodes:
+            self._observe("encode", batch.encodes, reply, start, between, waited)
+            for encode, result in zip(batch.encodes, reply.results, strict=True):
+                self._settle_encode(encode, result)
+        if ran is not None:
+            self._observe("run", batch.runs, ran, between, end, waited)
+            for job, result in zip(batch.runs, ran.results, strict=True):
+                job.settle(result)
+
+    def _observe(
+        self, kind: Literal["encode", "run"], jobs: Sequence[Job], reply: Reply, start: float, end: float, waited: bool
+    ) -> None:
+        """Note what one call of the model did, and where its requests' time went."""
+        count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in jobs)
+        (self.admission.encode if kind == "encode" else self.admission.run).observe(count, end - start)
+        reason = "full" if self.batcher.full(jobs) else ("waited" if waited else "free")
+        self.observer.batch(kind, reason, count, reply.seconds)
+        if reply.batch_that_fits is not None:
+            self._fit(kind, reply.batch_that_fits)
+        for job in jobs:
+            self.observer.waited(kind, start - job.arrival)
+            queued = start if job.queued is None else job.queued
+            job.stages.end("shared", queued)
+            job.stages.add(f"{kind}_wait", queued, start)
+            job.stages.add(kind, start, end)
+
+    def _settle_encode(self, job: EncodeJob, result: object) -> None:
+        if isinstance(result, Encoded):
+            self.encoded += 1
+            if job.future.done():  # nobody waits any more
+                self._forget.append(job.entry.key)
+            else:
+                self.cache.fill(job.entry, nbytes=result.nbytes, geometry=job.pixels.geometry)
+                for run in job.entry.waiting:  # those that did not go with it
+                    self.batcher.put(run)
+        job.settle(result)
+
+    def _fit(self, kind: str, size: int) -> None:
+        logger.warning("out of memory: %s batches are now at most %d", kind, size)
+        if kind == "encode":
+            self.batcher.encode_batch = min(self.batcher.encode_batch, size)
+        else:
+            self.batcher.run_batch = min(self.batcher.run_batch, size)
+
+    def _shrink(self) -> None:
+        self._forget.extend(self.cache.shrink(perf_counter()))
+
+    # -- the requests' side ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def hold(self, key: str, load: Callable[[], Pixels] | None, stages: Stages) -> AsyncIterator[Entry]:
+        """The image ``key``, kept until the block ends; it may still be loading: see `loaded` and `run`. Who asks for
+        an image that is being loaded shares that; the loading is given up when nobody waits any more.
+
+        Raises: `RequestError` ``image_not_found`` when ``load`` is None and the image unknown.
+        """
+        entry = self.cache.peek(key)
+        if entry is None:
+            if load is None:
+                raise RequestError("image_not_found", f"No image {key} is kept here; send its bytes.", param="image_id")
+            entry = Entry(key)
+            self.cache.add(entry)
+            self.loading += 1
+            entry.loading = asyncio.create_task(self._load(entry, load, stages))
+            entry.loading.add_done_callback(self._finished)
+        elif not entry.ready:
+            stages.add("shared", perf_counter(), perf_counter())  # when it ends is noted where it ends
+        self.cache.pin(entry, perf_counter())
+        try:
+            yield entry
+        finally:
+            self.cache.release(entry)
+            if not entry.ready:
+                if entry.users == 0:
+                    self.cache.drop(entry)
+                    if entry.loading is not None:
+                        entry.loading.cancel()
+            elif self.state == "ready":
+                self._shrink()
+
+    def _finished(self, loading: asyncio.Task[None]) -> None:
+        self.loading -= 1
+        if not loading.cancelled():
+            loading.exception()  # seen: each request that waited raises it for itself
+
+    async def loaded(self, entry: Entry, stages: Stages) -> None:
+        """Until an image that is held is encoded.
+
+        Raises: `RequestError`: what its ``load`` raises.
+        """
+        if entry.loading is None or entry.ready:
+            return
+        try:
+            await asyncio.shield(entry.loading)
+            stages.end("shared", perf_counter())
+        except asyncio.CancelledError:
+            if not entry.loading.cancelled() or entry.error is None:
+                raise  # it was this request that was cancelled
+            raise RequestError("worker_failed", _DIED) from entry.error
+
+    async def _load(self, entry: Entry, load: Callable[[], Pixels], stages: Stages) -> None:
+        arrival = perf_counter()
+        try:
+            async with self._ahead:
+                self.decoding += 1
+                start = perf_counter()
+                try:
+                    pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, load)
+                finally:
+                    self.decoding -= 1
+                stages.add("decode", start, perf_counter())
+                job = EncodeJob(entry, pixels, arrival, asyncio.get_running_loop().create_future(), stages)
+                self.batcher.put(job)
+                await job.future
+        except BaseException as error:
+            self.cache.drop(entry)  # who comes next tries again
+            for waiting in entry.waiting:
+                waiting.fail(entry.error or error)
+            raise
+
+    async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
+        """Run texts against an image that is held, as soon as it is encoded.
+
+        Raises: `ItemError`, `RequestError`: also what the image's ``load`` raises.
+        """
+        job = RunJob(task, item, arrival, asyncio.get_running_loop().create_future(), stages)
+        if entry.ready:
+            self.batcher.put(job)
+        else:
+            entry.waiting.append(job)
+        self.asked += len(item.texts)
+        try:
+            return await job.future
+        finally:
+            self.asked -= len(item.texts)
+            if job in entry.waiting:
+                entry.waiting.remove(job)

@@ -1,0 +1,338 @@
+"""The default model behind `model.interface.Model`: questions about an image, answered by a softmax over known answers.
+
+A model's folder holds ``config.json``, ``model.safetensors`` (see `model.compact.storage`), ``vocabulary.txt`` and
+``answers.txt``. `tiny` is the same code at toy size with random weights; most tests run on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from model.compact.answers import AnswerSpace
+from model.compact.graphs import FuseGraphs
+from model.compact.maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
+from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
+from model.compact.preprocess import Squash
+from model.compact.storage import Uninitialised, load_small, revision_of, save_small
+from model.compact.text import SPECIAL_TOKENS, TokenizedText, build_tokenizer, pad_ids, tokenize
+from model.cross_attention import set_kernel
+from model.grid_maps import find_words, make_tokens, place_on_grid
+from model.interface import (
+    EncodedImage,
+    Geometry,
+    Item,
+    ItemError,
+    MapInfo,
+    MapKind,
+    MapRequest,
+    ModelInfo,
+    Output,
+    Pixels,
+    Task,
+    TextOutput,
+)
+
+EMBEDDED = Path(__file__).parents[1] / "weights" / "compact"
+_MAX_UNKNOWN_SHARE = 0.5
+_SPECIAL_AROUND = 2  # tokens of an empty text: [CLS] and [SEP]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactImage:
+    """An encoded image: keys and values of every fusion layer, and what its places mean and match."""
+
+    state: ImageState
+    geometry: Geometry
+    batch_key: Hashable = "compact"
+    nbytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = self.state
+        tensors = [state.meaning, state.places, *(tensor for layer in state.layers for tensor in layer)]
+        object.__setattr__(self, "nbytes", sum(tensor.nbytes for tensor in tensors))
+
+
+class CompactModel:
+    """See `model.interface.Model` for what the methods promise."""
+
+    def __init__(
+        self,
+        net: CompactNet,
+        vocabulary: Sequence[str],
+        answers: Sequence[str],
+        *,
+        id: str,
+        revision: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.net = net.eval().requires_grad_(False).to(device)
+        self.net.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = torch.device(device)
+        self.vocabulary = list(vocabulary)
+        self.answers = list(answers)
+        self.tokenizer = build_tokenizer(vocabulary)
+        self._space = AnswerSpace(net, self.tokenizer, self.answers)
+        config = net.config
+        self.info = ModelInfo(
+            id=id,
+            revision=revision,
+            tasks=("answer", "match") if config.matches and not config.blind else ("answer",),
+            map_kinds=() if config.blind else MAP_KINDS,
+            default_map_kind=None if config.blind else config.default_map_kind,
+            layers=tuple(range(config.fusion_layers)),
+            rows=config.cells,
+            columns=config.cells,
+            max_tokens=config.max_tokens,
+            preprocess=Squash(config.size, config.cells, config.cells),
+            default_layers=None if config.blind else config.default_map_layers,
+        )
+        self.encode_calls = 0
+        self._graphs: FuseGraphs | None = None
+        self.use_kernel("auto")
+
+    def use_kernel(self, kernel: str) -> None:
+        """Compute cross-attention by one of `model.kernels.KERNELS`. On a CUDA device small batches go through CUDA
+        graphs, unless it is ``reference``, which is run as it is written. Raises ValueError for an unknown one."""
+        set_kernel(self.net, kernel)
+        graphs = self.device.type == "cuda" and kernel != "reference"
+        self._graphs = FuseGraphs(self.net) if graphs else None
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        self.encode_calls += 1
+        pixels = torch.from_numpy(np.stack([image.values for image in images])).to(self.device)
+        state = self.net.see(pixels)
+        # Cloned, so that an image of the batch does not keep all the others in memory.
+        return [
+            CompactImage(
+                ImageState(
+                    [type(layer)(*(tensor[i : i + 1].clone() for tensor in layer)) for layer in state.layers],
+                    state.meaning[i : i + 1].clone(),
+                    state.places[i : i + 1].clone(),
+                ),
+                image.geometry,
+            )
+            for i, image in enumerate(images)
+        ]
+
+    @torch.no_grad()
+    def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
+        if task not in self.info.tasks:
+            message = f"{self.info.id} cannot {task}; it can {', '.join(self.info.tasks)}"
+            return [ItemError("task_not_supported", message)] * len(items)
+        outcomes: dict[int, Output | ItemError] = {}
+        tokenized: dict[int, list[TokenizedText]] = {}
+        batches: dict[MapRequest | None, list[int]] = {}
+        for index, item in enumerate(items):
+            found = self._check(item)
+            if isinstance(found, ItemError):
+                outcomes[index] = found
+            else:
+                tokenized[index] = found
+                batches.setdefault(self._resolve(item.maps), []).append(index)
+        for maps, members in batches.items():
+            outputs = self._run(task, [items[i] for i in members], [tokenized[i] for i in members], maps)
+            outcomes.update(zip(members, outputs, strict=True))
+        return [outcomes[index] for index in range(len(items))]
+
+    def score_masked(
+        self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
+    ) -> NDArray[np.floating[Any]]:
+        """The probability ``[n]`` of ``answer`` to ``text`` where only the patches that ``keep`` ``[n, rows, columns]``
+        has True may be attended. For measuring what maps are worth."""
+        if not isinstance(image, CompactImage):
+            raise TypeError("an image that this model did not encode")
+        ids, mask = pad_ids([tokenize(self.tokenizer, text).ids])
+        ids, mask, count = ids.to(self.device), mask.to(self.device), len(keep)
+        patches = torch.from_numpy(keep.reshape(count, -1)).to(self.device)
+        allowed = torch.cat([patches.new_ones(count, FIRST_PATCH), patches], 1)
+        with torch.no_grad():
+            states = self.net.text(ids, mask).expand(count, -1, -1)
+            fused = self.net.fuse_states(states, mask.expand(count, -1), [(image.state, count)], patch_mask=allowed)
+            probabilities = self.net.logits(fused.vector).softmax(-1)[:, self._space.index[answer]]
+        result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write the model's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_small(self.net.state_dict(), folder / "model.safetensors")
+        (folder / "config.json").write_text(
+            json.dumps({"family": "compact", **asdict(self.net.config)}, indent=1) + "\n"
+        )
+        (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
+        (folder / "answers.txt").write_text("\n".join(self.answers) + "\n", encoding="utf-8")
+
+    def _resolve(self, maps: MapRequest | None) -> MapRequest | None:
+        """The request with the defaults filled in."""
+        if maps is None:
+            return None
+        layers = maps.layers or self.info.default_layers or self.info.layers
+        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(layers))))
+
+    def _check(self, item: Item) -> list[TokenizedText] | ItemError:
+        """The item's texts as tokens, or why it cannot be run."""
+        if item.maps is not None:
+            kind, layers = item.maps.kind or self.info.default_map_kind, item.maps.layers or ()
+            if not self.info.map_kinds:
+                return ItemError("map_not_supported", f"{self.info.id} makes no maps")
+            if kind not in self.info.map_kinds or not set(layers) <= set(self.info.layers):
+                message = f"maps are {', '.join(self.info.map_kinds)} of layers {list(self.info.layers)}"
+                return ItemError("map_not_supported", message)
+        found = []
+        for index, text in enumerate(item.texts):
+            tokens = tokenize(self.tokenizer, text)
+            if len(tokens.ids) == _SPECIAL_AROUND:  # nothing, or only spaces and what does not print
+                return ItemError("question_empty", "The text is empty.", index)
+            if len(tokens.ids) > self.info.max_tokens:
+                detail: dict[str, object] = {"tokens": len(tokens.ids), "limit": self.info.max_tokens}
+                return ItemError("question_too_long", "The text has more tokens than the model takes.", index, detail)
+            if tokens.unknown_share > _MAX_UNKNOWN_SHARE:
+                message = "More than half of the text is unknown to the model; it knows English."
+                return ItemError("question_not_understood", message, index, {"unknown_share": tokens.unknown_share})
+            found.append(tokens)
+        return found
+
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
+        """Run checked items, all with the same map request, which is complete."""
+        ids, mask = pad_ids([text.ids for group in texts for text in group])
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
+        parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
+        kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
+        rows: MapRows | None = None
+        if self._graphs is not None and kind in (None, "raw"):
+            fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
+        elif kind == "gradient":
+            fused, rows = gradient_rows(
+                self.net,
+                self.net.text(ids, mask),
+                mask,
+                images,
+                layers,
+                lambda fused: torch.cat(
+                    [
+                        self._space.log_odds(_part_of(fused, part), item, task)
+                        for item, part in zip(items, parts, strict=True)
+                    ]
+                ),
+            )
+        else:
+            watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+            with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
+                fused = self.net.fuse(ids, mask, images, need_maps=kind in ("raw", "rollout"))
+        if kind == "raw":
+            rows = raw_rows(fused.maps, layers)
+        elif kind == "rollout":
+            rows = rollout_rows(self_maps, fused.maps, layers)
+        if rows is not None and kind != "gradient" and task == "match":
+            rows = match_rows(rows, mask)
+        answer = self._space.match if task == "match" else self._space.rank
+        outputs = []
+        for item, group, part in zip(items, texts, parts, strict=True):
+            results = answer(_part_of(fused, part), item)
+            results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
+            if rows is not None:
+                results = self._with_maps(item, group, results, MapRows(*(x[part] for x in rows)), kind)
+            outputs.append(Output(tuple(results), None if kind is None else MapInfo(kind, layers)))
+        return outputs
+
+    def _with_maps(
+        self,
+        item: Item,
+        texts: Sequence[TokenizedText],
+        results: Sequence[TextOutput],
+        rows: MapRows,
+        kind: MapKind | None,
+    ) -> list[TextOutput]:
+        """The results with tokens, words and maps."""
+        grid = item.image.geometry
+        # All at once, the answers' behind the tokens': a call of numpy costs more than a map.
+        every = torch.cat([rows.tokens, rows.answer[:, None]], 1).float().cpu().numpy()
+        total = None if kind == "raw" else 1.0
+        maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid.rows, grid.columns, FIRST_PATCH, total=total)
+        found = []
+        for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
+            own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]
+            made = make_tokens(tokens.texts, tokens.spans, own[: len(tokens.spans)])
+            found.append(replace(result, tokens=made, words=find_words(text, tokens.spans), answer_map=own[-1]))
+        return found
+
+
+def _part_of(fused: Fused, rows: slice) -> Fused:
+    """Vectors and fits of some rows, without maps."""
+    return Fused(fused.vector[rows], fused.fit[rows], [])
+
+
+def load(folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device | str = "cpu") -> CompactModel:
+    """Load a model's folder. Raises FileNotFoundError or ValueError, with a message for the operator, where it is
+    none, or not a whole one."""
+    files = [folder / name for name in ("config.json", "model.safetensors", "vocabulary.txt", "answers.txt")]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is no whole compact model: it lacks {', '.join(missing)}")
+    try:
+        values = json.loads(files[0].read_text(encoding="utf-8"))
+        if values.pop("family", None) != "compact":
+            raise ValueError("its config.json does not say so")
+        vocabulary, answers = (_read_lines(file) for file in files[2:])
+        with Uninitialised():
+            net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
+        net.load_state_dict(load_small(files[1]), assign=True)
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder} does not hold a compact model: {error}") from error
+    return CompactModel(net, vocabulary, answers, id=id or folder.name, revision=revision_of(files), device=device)
+
+
+def _read_lines(file: Path) -> list[str]:
+    """The lines as `CompactModel.save` wrote them; `str.splitlines` would also split at signs within them."""
+    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
+    """The same model at toy size with random weights: 64 px, a 4x4 grid, 8 answers. For tests."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789?.,'!-"
+    words = "what is the color of cat dog how many are there where this a in on true does it show man people"
+    vocabulary = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *words.split()]
+    config = CompactConfig(
+        vision="tiny",
+        size=64,
+        dim=24,
+        num_heads=2,
+        text_layers=1,
+        fusion_dim=24,
+        fusion_heads=2,
+        fusion_layers=2,
+        cross_heads=2,
+        cross_dim=24,
+        patch_dim=16,
+        meaning_dim=12,
+        free_dim=4,
+        match_dim=8,
+        matches=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        answers = ["yes", "no", "cat", "dog", "red", "blue", "1", "2"]
+        net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers))
+        net.head.mark_yes_no(answers)
+        for module in net.vision.modules():  # as born, features would hardly differ from image to image
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        for layer in net.fusion.layers:  # louder than at birth, so that maps are not flat
+            for linear in (layer.cross.wq, layer.cross.wk):  # type: ignore[union-attr]
+                torch.nn.init.normal_(linear.weight, std=0.6)  # type: ignore[union-attr,arg-type]
+    return CompactModel(net, vocabulary, answers, id="tiny", revision=f"seed:{seed}", device=device)

@@ -1,0 +1,131 @@
+"""What the worker makes of a message, without the process around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from app.engine.worker import Encode, Encoded, Failure, Run, RunItem, Server, warm_up
+from model.interface import Item, ItemError, MapRequest, Output, Pixels, Ranked, Task
+from tests.fakes import model as standin
+
+
+class Recording(standin.StandIn):
+    """Notes which texts came as one item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, ...]] = []
+
+    def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
+        self.seen += [item.texts for item in items]
+        return super().run(task, items)
+
+
+def pixels(*colour: int) -> Pixels:
+    """An image of one colour."""
+    return standin.preprocess(Image.new("RGB", (24, 16), colour))
+
+
+@pytest.fixture
+def server() -> Server:
+    """A worker that keeps the images ``dark`` and ``light``."""
+    server = Server(Recording())
+    server.handle(Encode((("dark", pixels(10, 10, 10)), ("light", pixels(200, 200, 200)))))
+    return server
+
+
+def seen(server: Server) -> list[tuple[str, ...]]:
+    """What the model was given."""
+    assert isinstance(server.model, Recording)
+    return server.model.seen
+
+
+def test_requests_about_one_image_are_one_item(server: Server) -> None:
+    """Their texts go side by side, each gets its own results back, and other options keep apart."""
+    items = (
+        RunItem("dark", ("a",)),
+        RunItem("light", ("b", "c")),
+        RunItem("dark", ("d", "e")),
+        RunItem("dark", ("f",), maps=MapRequest()),
+    )
+    results = server.handle(Run("answer", items)).results
+    assert seen(server) == [("a", "d", "e"), ("b", "c"), ("f",)]
+    assert [[text.ranking[0].answer for text in result.texts] for result in results] == [
+        ["10"],
+        ["200", "200"],
+        ["10", "10"],
+        ["10"],
+    ]
+    assert [result.maps is not None for result in results] == [False, False, False, True]
+
+
+def test_one_bad_text_is_the_error_of_its_own_request(server: Server) -> None:
+    """The others about the same image are answered; the index counts within the request."""
+    items = (RunItem("dark", ("a",)), RunItem("dark", ("b", "xyzzy")), RunItem("dark", ("c",)))
+    first, second, third = server.handle(Run("answer", items)).results
+    assert isinstance(first, Output)
+    assert isinstance(third, Output)
+    assert isinstance(second, ItemError)
+    assert second.index == 1
+
+
+def test_texts_to_compare_are_never_joined(server: Server) -> None:
+    """Scores of a match are over the texts of its request."""
+    server.handle(Run("match", (RunItem("dark", ("a", "b")), RunItem("dark", ("c",)))))
+    assert seen(server) == [("a", "b"), ("c",)]
+
+
+def test_images_and_their_texts_come_together(server: Server) -> None:
+    """One message, two replies in one; the texts may also be about images that were there before."""
+    run = Run("answer", (RunItem("grey", ("a",)), RunItem("dark", ("b",))))
+    reply = server.handle(Encode((("grey", pixels(90, 90, 90)),), run=run))
+    assert reply.results == [Encoded(1000)]
+    assert reply.run is not None
+    assert [result.texts[0].ranking[0].answer for result in reply.run.results] == ["90", "10"]
+
+
+def test_texts_whose_image_failed_get_its_failure(server: Server) -> None:
+    """Those beside them are answered."""
+    run = Run("answer", (RunItem("poison", ("a",)), RunItem("grey", ("b",))))
+    reply = server.handle(Encode((("grey", pixels(90, 90, 90)), ("poison", pixels(255, 0, 255))), run=run))
+    assert reply.results == [Encoded(1000), Failure(False, "RuntimeError")]
+    assert reply.run is not None
+    assert reply.run.results[0] == reply.results[1]
+    assert isinstance(reply.run.results[1], Output)
+    assert seen(server) == [("b",)]
+
+
+def test_images_of_different_batch_keys_never_share_a_call(server: Server) -> None:
+    """However the parent put them together."""
+    light = server.images["light"]
+    assert isinstance(light, standin.Encoded)
+    light.batch_key = "another"
+    calls: list[int] = []
+    run = server.model.run
+    server.model.run = lambda task, items: calls.append(len(items)) or run(task, items)  # type: ignore[method-assign,func-returns-value]
+    results = server.handle(Run("answer", tuple(RunItem(key, ("a",)) for key in ("dark", "light")))).results
+    assert [result.texts[0].ranking[0].answer for result in results] == ["10", "200"]
+    assert calls == [1, 1]
+
+
+@pytest.mark.parametrize(("score", "brightness"), [(math.nan, 1.0), (math.inf, 1.0), (0.5, math.nan)])
+def test_a_model_that_gives_no_numbers_does_not_serve(score: float, brightness: float) -> None:
+    """Scores and maps are looked at before the first request."""
+
+    class Damaged(standin.StandIn):
+        def _one(self, item: Item, together: int) -> Output | ItemError:
+            assert isinstance(item.image, standin.Encoded)
+            item.image.brightness = item.image.brightness * brightness
+            output = super()._one(item, together)
+            assert isinstance(output, Output)
+            text = replace(output.texts[0], ranking=(Ranked("yes", score),))
+            return replace(output, texts=(text,))
+
+    warm_up(standin.StandIn())
+    with pytest.raises(ValueError, match="no finite numbers"):
+        warm_up(Damaged())
