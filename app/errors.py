@@ -20,6 +20,8 @@ TAG = "#"
 """What a pydantic ``Tag`` begins with, by which a field takes this or that type: it is in the location of an error, but
 is no name of the request's."""
 
+_IMAGE_CODES = {"unsupported_image", "image_broken", "image_too_large", "image_too_small"}
+
 
 class RequestError(Exception):
     """A request cannot be answered. ``code`` is a key of `crosslook.errors.CODES`, which knows the status.
@@ -46,7 +48,13 @@ class RequestError(Exception):
 
     @property
     def status(self) -> int:
+        """The HTTP status of the response."""
         return CODES[self.code].status
+
+    def copy(self) -> RequestError:
+        """The same error as an exception of its own: one that several requests raise would mix their fields and
+        tracebacks."""
+        return RequestError(self.code, self.message, param=self.param, detail=self.detail, retry_after=self.retry_after)
 
 
 def item_error(error: ItemError, field: str) -> RequestError:
@@ -55,6 +63,18 @@ def item_error(error: ItemError, field: str) -> RequestError:
     if error.code == "map_not_supported":
         param = "map_kind"
     return RequestError(error.code, error.message, param=param, detail=error.detail)
+
+
+@contextmanager
+def image_at(place: str) -> Iterator[None]:
+    """For a request whose image is at ``place``: what is wrong with the image is wrong there. Whoever decodes an image
+    does not know the field, since several requests may send the same one in different fields."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is None and error.code in _IMAGE_CODES:
+            error.param = place
+        raise
 
 
 @contextmanager

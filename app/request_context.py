@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from app.engine.engine import Answered, Engine, ImageSource
-from app.errors import RequestError, item_error
+from app.engine.engine import Answered, Engine, ImageSource, Uploaded
+from app.errors import RequestError, image_at, item_error
 from app.intake import bodies, decode, images
 from app.intake.fetch import Fetcher
 from app.limits import RateLimiter, time_allowed
 from app.metrics import Metrics
 from app.settings import Settings
+from crosslook.types import MapOptions
 from model.interface import ItemError, MapRequest, ModelInfo, Task
 
 T = TypeVar("T")
@@ -151,15 +152,28 @@ class RequestContext:
 
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
-        if cost := max(1, len(texts)) - self._paid:
-            self._limiter.spend(self.caller, cost)
-        self._paid = 0
+        self._spend(len(texts))
+        work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps)
         try:
-            return await self.in_time(
-                self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps)
-            )
+            with image_at(image.param):
+                return await self.in_time(work)
         except ItemError as error:
             raise item_error(error, field) from None
+
+    async def encode(self, image: ImageSource) -> Uploaded:
+        """Encode an image, within the caller's rate and the request's deadline, for as long as the client stays.
+
+        Raises: `RequestError`, `app.intake.bodies.ClientGone`.
+        """
+        self._spend(1)
+        with image_at(image.param):
+            return await self.in_time(self.engine.encode(image))
+
+    def _spend(self, cost: int) -> None:
+        """Take from the caller's rate what is not paid yet."""
+        if cost > self._paid:
+            self._limiter.spend(self.caller, cost - self._paid)
+        self._paid = 0
 
     async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
         """Await ``work`` within the request's deadline, for as long as the client stays.
@@ -179,7 +193,7 @@ class RequestContext:
             self._metrics.abandoned.inc()
             raise
 
-    def headers(self, answered: Answered) -> dict[str, str]:
+    def headers(self, answered: Uploaded) -> dict[str, str]:
         """Where the time went, and whether the image was known: headers, so that bodies stay pure. Call it last."""
         self._metrics.answered(answered.stages, answered.cache)
         self.request.state.stages = answered.stages
@@ -196,3 +210,21 @@ def distinct(candidates: Sequence[str]) -> tuple[str, ...]:
 
 def _plain(text: str) -> str:
     return " ".join(text.split()).casefold()
+
+
+def map_request(options: MapOptions, info: ModelInfo) -> MapRequest | None:
+    """The maps to make; None for none.
+
+    Raises: `RequestError` ``map_not_supported``.
+    """
+    if options.maps == "none":
+        return None
+    kind = options.map_kind or info.default_map_kind
+    if kind is None or kind not in info.map_kinds:
+        message = f"{info.id} makes maps of kind {', '.join(info.map_kinds) or 'none'}."
+        raise RequestError("map_not_supported", message, param="map_kind", detail={"kinds": list(info.map_kinds)})
+    if options.layers is not None and not set(options.layers) <= set(info.layers):
+        message = f"{info.id} has the layers {list(info.layers)}."
+        raise RequestError("map_not_supported", message, param="layers", detail={"layers": list(info.layers)})
+    layers = None if options.layers is None else tuple(sorted(set(options.layers)))
+    return MapRequest(kind, layers)

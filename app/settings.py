@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(default_factory=list, description="Origins allowed by CORS, comma-separated; `*`: any.")
 
     model: str = Field("compact", description="Model to serve: `compact`, `tiny`, a folder or a hub name.")
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field(
+        "auto", description="`auto`, `cpu`, `cuda` or `cuda:N`. With several GPUs, `auto` and `cuda` use all of them."
+    )
     kernel: Literal["auto", "triton", "blocked", "reference"] = Field(
         "auto",
         description="How cross-attention is computed: `triton` (CUDA), `blocked` (CPU), `reference` (any, slower) or "
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=64,
-        description="Worker processes, each with a copy of the model; absent: 1 on a GPU, 2 on two cores or more.",
+        description="Worker processes, each with a copy of the model; absent: 1 for each GPU, or 2 on two cores or more.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
     decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")

@@ -70,7 +70,8 @@ def peak_mib() -> float:
 def measure(model_name: str, threads: int, repeats: int, started: float) -> dict[str, float]:
     """Everything, in a process that has done nothing else. ``started``: the wall-clock time at which it was spawned."""
     jpeg = example_jpeg()
-    from app.engine.worker import Load, load
+    from app.engine.messages import Load
+    from app.engine.worker import load
     from model.interface import EncodedImage, Item, MapRequest
 
     arguments = {"name": model_name, "device": "cpu", "threads": threads}

@@ -19,7 +19,8 @@ from fastapi import FastAPI, Request, Response
 
 from app import wire
 from app.engine.engine import LOADER
-from app.engine.worker import Load, load, warm_up
+from app.engine.messages import Load
+from app.engine.worker import load, warm_up
 from app.intake import decode, images
 from model.interface import Item, MapRequest, Model, Output, Pixels
 

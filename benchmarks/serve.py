@@ -30,7 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from app.engine.engine import default_workers
+from app.engine.devices import default_workers
 from benchmarks.load import Outcome, Plan
 from benchmarks.machine import append_result, describe_machine, load_average, table
 from benchmarks.model import example_jpeg

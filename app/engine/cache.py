@@ -1,7 +1,7 @@
-"""Which encoded images the workers keep: bounded in bytes, least recently used first out, those in use never.
+"""Which encoded images a worker keeps: bounded in bytes, the least recently used evicted first, those in use never.
 
-The bytes themselves lie in the worker; this is the book that says which. One authority: what is evicted here is what
-the worker is told to forget.
+The bytes themselves lie in the worker; this is the parent's index of them. What is evicted here, the worker is told to
+forget.
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from model.interface import Geometry
-
-if TYPE_CHECKING:
-    from app.engine.batcher import RunJob
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One image. ``loading`` is the task that decodes and encodes it, shared by all who wait for it (single flight);
-    ``error`` is why that was given up; ``waiting`` are the texts to run when it is done; ``geometry`` is set then."""
+    """One image. ``loading`` is the task that decodes and encodes it, shared by all who wait for it (single flight).
+    ``error`` is why that was given up; ``geometry`` is set when it is done. ``users`` are requests that hold it,
+    ``last_used`` is `time.perf_counter`, ``scopes`` are the API keys that sent its bytes."""
 
     key: str
     loading: asyncio.Task[None] | None = None
     error: Exception | None = None
-    waiting: list[RunJob] = field(default_factory=list)
     geometry: Geometry | None = None
     nbytes: int = 0
     users: int = 0
@@ -35,6 +31,7 @@ class Entry:
 
     @property
     def ready(self) -> bool:
+        """Whether the worker keeps the image."""
         return self.geometry is not None
 
 

@@ -7,17 +7,20 @@ import base64
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 from app.engine.admission import Admission
 from app.engine.batcher import GATHER
+from app.engine.cache import Entry
+from app.engine.devices import default_workers, device_environment
+from app.engine.local import LocalWorker
+from app.engine.messages import Load, RunItem
 from app.engine.replica import Observer, Replica, ReplicaOptions
 from app.engine.stages import Stages
-from app.engine.worker import Load, RunItem
 from app.errors import RequestError
 from app.settings import Settings
 from model.interface import Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Task
@@ -27,33 +30,34 @@ logger = logging.getLogger(__name__)
 LOADER = "model.registry:load_model"
 
 
-def default_workers(device: str, cores: int) -> int:
-    """How many workers an operator wants who did not say. On a CPU two of one thread each answer twice as much as one
-    of two threads: small operations do not divide. More would cost memory that nobody asked for."""
-    gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
-    return 1 if gpu else min(2, cores)
-
-
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """An image of a request: its ``content`` hash and how to get pixels (called in a thread, only if it must be), or
-    the ``image_id`` of an image sent before. ``scope`` tells whose ids may be used: the API key's name."""
+    the ``image_id`` of an image sent before. ``scope`` tells whose ids may be used: the API key's name. ``param`` is
+    the request's field that the image came in, for errors."""
 
     content: bytes = b""
     load: Callable[[Preprocess], Pixels] | None = None
     image_id: str | None = None
     scope: str = ""
+    param: str = "image"
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What came of one request. ``cache`` is ``hit``, ``shared`` (joined another request's encode) or ``miss``."""
+class Uploaded:
+    """An encoded image. ``cache`` is ``hit``, ``shared`` (joined another request's encode) or ``miss``."""
 
-    output: Output | None
     image_id: str
     geometry: Geometry
     cache: str
     stages: Stages
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Uploaded):
+    """An encoded image, and what the model says of it."""
+
+    output: Output
 
 
 class Engine:
@@ -82,8 +86,6 @@ class Engine:
         load = Load(loader, {"name": settings.model, **arguments}, settings.log_level, settings.log_format)
         options = ReplicaOptions(
             load=load,
-            # Threads of a worker that wait must not spin on cores that other processes need.
-            environment={"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
             cache_bytes=settings.cache_bytes // workers,
             cache_seconds=settings.cache_seconds,
             encode_batch=settings.encode_batch,
@@ -93,22 +95,27 @@ class Engine:
             call_seconds=settings.worker_seconds,
             load_seconds=settings.load_seconds,
         )
-        self.replicas = [
-            Replica(options, self.admission, self._decoders, self._observer, self._on_change) for _ in range(workers)
-        ]
+
+        def make_worker(index: int) -> LocalWorker:
+            # A worker's idle threads must not spin on cores that other processes need.
+            threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+            return LocalWorker(threading | device_environment(index, settings.device))
+
+        shared = (options, self.admission, self._decoders, self._observer, self._on_change)
+        self.replicas = [Replica(index, make_worker, *shared) for index in range(workers)]
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the workers. Returns at once; `ready` tells when the first of them can answer."""
-        self._tasks = [asyncio.create_task(self._live(index)) for index in range(len(self.replicas))]
+        self._tasks = [asyncio.create_task(self._supervise(index)) for index in range(len(self.replicas))]
 
-    async def _live(self, index: int) -> None:
+    async def _supervise(self, index: int) -> None:
         """Start one worker after the other: the first is ready sooner where they do not load at once."""
         while index and self.replicas[index - 1].state == "starting":
             self._changed.clear()
             await self._changed.wait()
-        await self.replicas[index].live()
+        await self.replicas[index].supervise()
 
     @property
     def ready(self) -> bool:
@@ -132,7 +139,7 @@ class Engine:
     def wait(self) -> float:
         """Estimated seconds until a request about a new image would reach the model."""
         now = perf_counter()
-        ready = [replica.work(now) for replica in self.replicas if replica.state == "ready"]
+        ready = [replica.estimated_wait(now) for replica in self.replicas if replica.state == "ready"]
         return min(ready) if ready else self.admission.wait()
 
     async def wait_ready(self) -> bool:
@@ -186,7 +193,17 @@ class Engine:
             if replica.cache.peek(key) is not None:
                 return replica
         now = perf_counter()
-        return min(ready, key=lambda replica: (replica.work(now), replica.loading + replica.asked))
+        return min(ready, key=lambda replica: (replica.estimated_wait(now), replica.loading + replica.asked))
+
+    async def encode(self, image: ImageSource) -> Uploaded:
+        """Encode an image, if it is not encoded yet, and keep it. Cancelled, it leaves the queue.
+
+        Raises: `RequestError`.
+        """
+        stages = Stages()
+        async with self._hold(image, 0, stages) as (replica, held, cache):
+            await replica.loaded(held, stages)
+            return Uploaded(held.key, _geometry(held), cache, stages)
 
     async def run(
         self,
@@ -198,12 +215,25 @@ class Engine:
         top_k: int = 5,
         maps: MapRequest | None = None,
     ) -> Answered:
-        """Run texts against an image; no texts only encodes it. Cancelled, it leaves the queue.
+        """Run one or more texts against an image. Cancelled, it leaves the queue.
 
-        Raises: `ItemError` for a text that the model cannot take, `RequestError` for anything else.
+        Raises: `ItemError` for a text that the model cannot take, `RequestError` for anything else; ValueError without
+        texts.
         """
+        if not texts:
+            raise ValueError("no texts to run; Engine.encode is for images alone")
+        arrival, stages = perf_counter(), Stages()
+        async with self._hold(image, len(texts), stages) as (replica, held, cache):
+            chosen = None if candidates is None else tuple(candidates)
+            item = RunItem(held.key, tuple(texts), chosen, top_k, maps)
+            output = await replica.run(task, item, held, arrival, stages)
+            return Answered(held.key, _geometry(held), cache, stages, output)
+
+    @asynccontextmanager
+    async def _hold(self, image: ImageSource, texts: int, stages: Stages) -> AsyncIterator[tuple[Replica, Entry, str]]:
+        """The image, admitted to the queue with ``texts`` texts and held by a replica: that, its entry there, and
+        `Uploaded.cache`. It may still be loading."""
         info = self.require_info()
-        arrival = perf_counter()
         key = image.image_id or self.image_id(image.content)
         replica = self._replica(key)
         entry = replica.cache.peek(key)
@@ -213,19 +243,15 @@ class Engine:
         cache = "miss" if entry is None else ("hit" if entry.ready else "shared")
         load = image.load
         pixels = None if load is None else lambda: load(info.preprocess)
-        stages = Stages()
         # All that is asked about one image goes to one worker, however idle the others are.
-        with self.admission.hold(images=int(cache == "miss"), texts=len(texts), wait=replica.work(arrival)):
-            async with replica.hold(key, pixels, stages) as held:
+        wait = replica.estimated_wait(perf_counter())
+        with self.admission.hold(images=int(cache == "miss"), texts=texts, wait=wait):
+            async with replica.hold_image(key, pixels, stages) as held:
                 held.scopes.add(image.scope)
-                output = None
-                if not texts:
-                    await replica.loaded(held, stages)
-                else:
-                    chosen = None if candidates is None else tuple(candidates)
-                    item = RunItem(key, tuple(texts), chosen, top_k, maps)
-                    output = await replica.run(task, item, held, arrival, stages)
-                geometry = held.geometry
-        if geometry is None:
-            raise RequestError("worker_failed", "The worker died while it held this request.")
-        return Answered(output, key, geometry, cache, stages)
+                yield replica, held, cache
+
+
+def _geometry(entry: Entry) -> Geometry:
+    if entry.geometry is None:
+        raise RequestError("worker_failed", "The worker died while it held this request.")
+    return entry.geometry

@@ -1,6 +1,6 @@
-"""The parent's end of one worker process: start, call, notice death, kill, stop.
+"""A worker on this machine: the parent's end of one process, which runs `app.engine.worker`.
 
-The worker is spawned by command, never forked: the parent must stay free of torch and of its threads.
+The process is spawned by command, never forked: the parent must stay free of torch and of its threads.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import pickle
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.engine.worker import HEADER, Encode, Load, LoadFailed, Ready, Reply, Run
+from app.engine.messages import HEADER, Encode, Load, LoadFailed, Ready, Reply, Run, pack, unpack
+from app.engine.protocol import ModelNotLoaded, WorkerDied
 
 logger = logging.getLogger(__name__)
 
@@ -24,31 +25,26 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 _BUFFER = 16 * 1024 * 1024
 
 
-class WorkerDied(Exception):
-    """The worker is gone or had to be killed; what it held is lost."""
+class LocalWorker:
+    """A `app.engine.protocol.Worker`: one spawned process. ``environment`` is added to the parent's."""
 
-
-class ModelNotLoaded(Exception):
-    """The worker said that its model cannot be loaded; trying again will not help."""
-
-
-class WorkerProcess:
-    """One spawned worker. Calls are serial: the caller awaits one before it makes the next."""
-
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     @property
     def pid(self) -> int | None:
+        """The process id; None before the start."""
         return None if self._process is None else self._process.pid
 
     @property
     def alive(self) -> bool:
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
-    async def start(self, message: Load, *, seconds: float, environment: dict[str, str] | None = None) -> Ready:
+    async def start(self, message: Load, *, seconds: float) -> Ready:
         """Spawn the process, load the model and warm it up.
 
         Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`.
@@ -58,11 +54,10 @@ class WorkerProcess:
             path = os.pathsep.join(part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-c", "import sys; from app.engine.worker import main; sys.exit(main(*map(int, sys.argv[1:])))"),
-                *(str(theirs.fileno()), str(os.getpid())),
+                *("-m", "app.engine.worker", str(theirs.fileno()), str(os.getpid())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **(environment or {}), "PYTHONPATH": path},
+                env={**os.environ, **self._environment, "PYTHONPATH": path},
             )
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER)
         answer = await self._exchange(message, seconds)
@@ -90,12 +85,11 @@ class WorkerProcess:
             raise WorkerDied("the worker was never started")
         try:
             async with asyncio.timeout(seconds):
-                body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-                writer.write(HEADER.pack(len(body)))
-                writer.write(body)
+                for part in pack(message):
+                    writer.write(part)
                 await writer.drain()
                 head = await reader.readexactly(HEADER.size)
-                return pickle.loads(await reader.readexactly(HEADER.unpack(head)[0]))  # noqa: S301 - our own child
+                return unpack(await reader.readexactly(HEADER.unpack(head)[0]))
         except TimeoutError:
             logger.error("worker %s did not answer within %g s and is killed", self.pid, seconds)
             self.kill()
@@ -107,8 +101,7 @@ class WorkerProcess:
             raise
 
     async def ended(self, *, grace: float | None = None) -> str:
-        """Until the process has ended, for whatever reason, which is returned in words. It is killed after ``grace``
-        seconds, if that is not None."""
+        """Wait until it has ended, and say how in words. After ``grace`` seconds (None: never) it is killed."""
         if self._process is None:
             return "the worker was never started"
         try:
@@ -129,7 +122,7 @@ class WorkerProcess:
             self._process.kill()
 
     async def stop(self, *, grace: float = 5.0) -> None:
-        """Hang up and await the end; kill after ``grace`` seconds. Safe to call twice."""
+        """Hang up and wait until the process has ended; kill it after ``grace`` seconds. Safe to call twice."""
         if self._writer is not None:
             self._writer.close()
             with suppress(OSError):

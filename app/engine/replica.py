@@ -1,7 +1,7 @@
 """One worker with its cache and its queues, kept alive.
 
-A replica is what a device (or, on a CPU, a share of the cores) adds to the service: replicas share nothing, so one that
-fails takes only its own requests with it.
+There is a replica for each device (on a CPU, for a share of the cores). Replicas share nothing, so one that fails takes
+only its own requests with it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from time import perf_counter
 from typing import Literal
 
 from app.engine.admission import Admission
-from app.engine.batcher import Batch, Batcher, EncodeJob, Job, RunJob
+from app.engine.batcher import Batcher
 from app.engine.cache import Entry, ImageCache
-from app.engine.local import ModelNotLoaded, WorkerDied, WorkerProcess
+from app.engine.jobs import Batch, EncodeJob, Job, RunJob
+from app.engine.messages import Encoded, Load, Reply, RunItem
+from app.engine.protocol import ModelNotLoaded, Worker, WorkerDied
 from app.engine.stages import Stages
-from app.engine.worker import Encoded, Load, Reply, RunItem
 from app.errors import RequestError
 from model.interface import ModelInfo, Output, Pixels, Task
 
@@ -37,7 +38,6 @@ class ReplicaOptions:
     """What a replica needs to know; see `app.settings.Settings` for the meanings."""
 
     load: Load
-    environment: dict[str, str]
     cache_bytes: int
     cache_seconds: float
     encode_batch: int | None
@@ -60,8 +60,11 @@ class Observer:
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """A worker, supervised: started again when it dies, with longer and longer pauses."""
+    """A worker, supervised: replaced when it dies, after longer and longer pauses. ``make_worker`` is given ``index``,
+    which tells the replicas apart."""
 
+    index: int
+    make_worker: Callable[[int], Worker]
     options: ReplicaOptions
     admission: Admission
     decoders: Executor
@@ -77,7 +80,7 @@ class Replica:
     decoding: int = 0
     asked: int = 0
     """Texts asked for and not answered yet."""
-    worker: WorkerProcess = field(default_factory=WorkerProcess)
+    worker: Worker = field(init=False)
     cache: ImageCache = field(init=False)
     batcher: Batcher = field(init=False)
     _ahead: asyncio.Semaphore = field(init=False)
@@ -86,32 +89,33 @@ class Replica:
     _forget: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.worker = self.make_worker(self.index)
         self.cache = ImageCache(self.options.cache_bytes, self.options.cache_seconds)
         self.batcher = Batcher(
             encode_batch=self.options.encode_batch or 1, run_batch=self.options.run_batch, on_drop=self._dropped
         )
         self._ahead = asyncio.Semaphore(self.options.decode_ahead)
 
-    def work(self, now: float) -> float:
-        """Estimated seconds until the worker would begin what comes ``now`` (`time.perf_counter`). Where each request
-        goes to the least of it, replicas answer as soon as one queue for all of them would."""
+    def estimated_wait(self, now: float) -> float:
+        """Estimated seconds until the worker would begin what comes ``now`` (`time.perf_counter`). With each request
+        sent where this is least, replicas answer as soon as one queue for all of them would."""
         seconds = self.admission.seconds(self.loading, self.asked)
         if self._call is None:
             return seconds
         began, expected = self._call
-        # Of a call past its time nothing is known but that it may take long, or hang: the longer it has, the longer.
+        # A call past its expected time may hang: the longer it has taken, the longer it is expected to take.
         return max(0.0, seconds - expected) + abs(expected - (now - began))
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    async def live(self) -> None:
+    async def supervise(self) -> None:
         """Keep a worker running and its queue moving, until cancelled."""
         pause = 0.0
         try:
             while True:
                 began = perf_counter()
                 try:
-                    await self._live_once()
+                    await self._one_life()
                 except ModelNotLoaded as error:
                     logger.error("the model cannot be loaded: %s", error)
                     if self.info is None:
@@ -127,7 +131,7 @@ class Replica:
                 self.observer.restarted()
                 self._fail_all(RequestError("worker_failed", _DIED))
                 await self.worker.stop(grace=0.0)
-                self.worker = WorkerProcess()
+                self.worker = self.make_worker(self.index)
                 if perf_counter() - began > 60.0:
                     pause = 0.0
                 await asyncio.sleep(pause)
@@ -138,10 +142,10 @@ class Replica:
             self._fail_all(RequestError("shutting_down", "This server is shutting down."))
             await self.worker.stop()
 
-    async def _live_once(self) -> None:
+    async def _one_life(self) -> None:
         """One worker's life. Raises when it ends: `WorkerDied`, `ModelNotLoaded`."""
         options = self.options
-        ready = await self.worker.start(options.load, seconds=options.load_seconds, environment=options.environment)
+        ready = await self.worker.start(options.load, seconds=options.load_seconds)
         self.info = ready.info
         # On a CPU, the activations of one image fill the cache: two take longer than one after the other.
         self.batcher.encode_batch = options.encode_batch or (_GPU_ENCODE_BATCH if ready.gpu else 1)
@@ -165,13 +169,10 @@ class Replica:
 
     def _fail_all(self, error: RequestError) -> None:
         """The worker's images are gone, and with them whatever waits for them."""
-        for job in self.batcher.drain():
-            job.fail(error)
+        self.batcher.drain(error)
         for entry in list(self.cache):
             if entry.loading is not None and not entry.ready:
                 entry.error = error
-                for waiting in entry.waiting:  # the loading would not: cancelled before its first step, it runs nothing
-                    waiting.fail(error)
                 entry.loading.cancel()
         self.cache.clear()
         self._forget.clear()
@@ -246,8 +247,7 @@ class Replica:
                 self._forget.append(job.entry.key)
             else:
                 self.cache.fill(job.entry, nbytes=result.nbytes, geometry=job.pixels.geometry)
-                for run in job.entry.waiting:  # those that did not go with it
-                    self.batcher.put(run)
+                self.batcher.encoded(job.entry)
         job.settle(result)
 
     def _fit(self, kind: str, size: int) -> None:
@@ -263,9 +263,9 @@ class Replica:
     # -- the requests' side ---------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def hold(self, key: str, load: Callable[[], Pixels] | None, stages: Stages) -> AsyncIterator[Entry]:
-        """The image ``key``, kept until the block ends; it may still be loading: see `loaded` and `run`. Who asks for
-        an image that is being loaded shares that; the loading is given up when nobody waits any more.
+    async def hold_image(self, key: str, load: Callable[[], Pixels] | None, stages: Stages) -> AsyncIterator[Entry]:
+        """The image ``key``, kept until the block ends. It may still be loading: see `loaded` and `run`. Requests for
+        one image share its loading, which is given up when nobody waits any more.
 
         Raises: `RequestError` ``image_not_found`` when ``load`` is None and the image unknown.
         """
@@ -308,6 +308,8 @@ class Replica:
         try:
             await asyncio.shield(entry.loading)
             stages.end("shared", perf_counter())
+        except RequestError as error:
+            raise error.copy() from None  # the task's own is raised in all who wait
         except asyncio.CancelledError:
             if not entry.loading.cancelled() or entry.error is None:
                 raise  # it was this request that was cancelled
@@ -329,8 +331,7 @@ class Replica:
                 await job.future
         except BaseException as error:
             self.cache.drop(entry)  # who comes next tries again
-            for waiting in entry.waiting:
-                waiting.fail(entry.error or error)
+            self.batcher.drop(entry, entry.error or error)
             raise
 
     async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
@@ -338,15 +339,11 @@ class Replica:
 
         Raises: `ItemError`, `RequestError`: also what the image's ``load`` raises.
         """
-        job = RunJob(task, item, arrival, asyncio.get_running_loop().create_future(), stages)
-        if entry.ready:
-            self.batcher.put(job)
-        else:
-            entry.waiting.append(job)
+        job = RunJob(task, item, entry, arrival, asyncio.get_running_loop().create_future(), stages)
+        self.batcher.put(job)
         self.asked += len(item.texts)
         try:
             return await job.future
         finally:
             self.asked -= len(item.texts)
-            if job in entry.waiting:
-                entry.waiting.remove(job)
+            self.batcher.withdraw(job)

@@ -1,12 +1,10 @@
-"""The worker process: one model, a plain dict of encoded images, and obedience.
+"""The worker: a process of its own that holds one model and a dict of encoded images, and does what it is told.
 
-`main` is given one end of a socket pair. Messages are pickles behind an 8-byte length. The parent
-(`app.engine.local`) sends a `Load` first and gets a `Ready` or a `LoadFailed` after the warm-up; then one `Encode` or
-`Run` at a time, each answered by a `Reply` with one entry an item. The parent alone decides what is kept: every message
-names the keys to forget before anything else is done.
+The parent (`app.engine.local`) starts it with one end of a socket pair; nothing imports it. What is said over the
+socket is in `app.engine.messages`.
 
-Nothing here may fail a batch for one item: an error halves the batch down to the guilty item, which gets a `Failure`.
-Nothing here logs a question or an image.
+An item may not fail its batch: on an error the batch is halved down to the guilty item, which gets a `Failure`.
+No question and no image is ever logged.
 """
 
 from __future__ import annotations
@@ -16,110 +14,26 @@ import importlib
 import logging
 import math
 import os
-import pickle
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from app.engine.allocator import Trimmer
+from app.engine.messages import Encode, Encoded, Failure, Load, LoadFailed, Ready, Reply, Run, RunItem, receive, send
 from app.logs import configure_logging
-from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, ModelInfo, Output, Pixels, Task
+from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, Output, Pixels, Task
 
-logger = logging.getLogger("app.engine.worker")
+logger = logging.getLogger("app.engine.worker")  # __name__ is __main__ where it counts
 
-HEADER = struct.Struct("!Q")
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """First message: ``loader`` is ``module:function``, called with ``arguments``; it returns a `Model`."""
-
-    loader: str
-    arguments: dict[str, Any]
-    log_level: str = "info"
-    log_format: str = "text"
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The model is loaded and has answered once; ``gpu`` tells whether it lies on one."""
-
-    info: ModelInfo
-    seconds: float
-    gpu: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """The model cannot be loaded; the process ends."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """What the parent must know of a kept image."""
-
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunItem:
-    """`model.interface.Item` with the key of a kept image in the image's place."""
-
-    key: str
-    texts: tuple[str, ...]
-    candidates: tuple[str, ...] | None = None
-    top_k: int = 5
-    maps: MapRequest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Run items of one task. Reply: one `Output`, `ItemError` or `Failure` each."""
-
-    task: Task
-    items: tuple[RunItem, ...]
-    evict: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Encode:
-    """Encode images and keep them under their keys, then ``run``: texts about these or about images kept before. Reply:
-    one `Encoded` or `Failure` each, and the reply to the run. A text whose image failed gets that failure."""
-
-    items: tuple[tuple[str, Pixels], ...]
-    evict: tuple[str, ...] = ()
-    run: Run | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The model raised on this very item, also when it was tried alone."""
-
-    out_of_memory: bool
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Results of one message in order, and how many images or texts a batch may have to fit in memory (None: nothing
-    was learned of that). ``seconds`` are without those of ``run``, the reply to the run that went with an encode."""
-
-    results: list[Any] = field(repr=False)
-    seconds: float
-    batch_that_fits: int | None = None
-    run: Reply | None = None
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -294,23 +208,6 @@ def _figures(output: Output) -> Iterator[float]:
                 yield float(found.values.sum())
 
 
-def send(stream: BinaryIO, message: object) -> None:
-    """Write one message."""
-    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    stream.write(HEADER.pack(len(body)))
-    stream.write(body)
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> Any:
-    """Read one message; None at the end of the stream. Only our own parent is at the other end."""
-    head = stream.read(HEADER.size)
-    if len(head) < HEADER.size:
-        return None
-    body = stream.read(HEADER.unpack(head)[0])
-    return pickle.loads(body)  # noqa: S301
-
-
 def load(message: Load) -> Model:
     """Import and call the loader."""
     module, _, function = message.loader.partition(":")
@@ -362,3 +259,7 @@ def main(fd: int, parent: int) -> int:
             send(out, server.handle(message))
             trim()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -19,16 +19,17 @@ def from_bytes(data: bytes, limits: ImageLimits, *, scope: str = "", param: str 
     if not data:
         raise RequestError("image_broken", "The image is empty.", param=param)
     decode.check_bytes(len(data), limits, param=param)
-    return ImageSource(decode.digest(data), loader(data, limits, param), scope=scope)
+    return ImageSource(decode.digest(data), loader(data, limits), scope=scope, param=param)
 
 
-def loader(data: bytes, limits: ImageLimits, param: str) -> Callable[[Preprocess], Pixels]:
-    """Decode, verify and preprocess: the work of a decoder thread."""
+def loader(data: bytes, limits: ImageLimits) -> Callable[[Preprocess], Pixels]:
+    """Decode, verify and preprocess: the work of a decoder thread. Its errors name no field (see `image_at`): requests
+    that send the same bytes in different fields share them."""
 
     def load(preprocess: Preprocess) -> Pixels:
         size = getattr(preprocess, "size", None)
         side = 2 * size if isinstance(size, int) else _DECODE_SIDE  # the model's own resize does the rest
-        image = decode.open_image(data, limits, side=side, param=param)
+        image = decode.open_image(data, limits, side=side, param=None)
         pixels = preprocess(image.image)
         return replace(pixels, geometry=in_original(pixels.geometry, image.width, image.height))
 

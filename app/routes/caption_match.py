@@ -9,13 +9,10 @@ from fastapi import APIRouter, Request, Response
 from app import wire
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
-from app.errors import RequestError
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
-from app.request_context import RequestContext
-from app.routes.native import map_request
+from app.request_context import RequestContext, map_request
 from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
-from model.interface import Output
 
 router = APIRouter(prefix="/v1", tags=["native"])
 _CAPTION_LISTS = {"prompt": "prompts", "prompts": "prompts", "layers": "layers"}
@@ -49,7 +46,7 @@ async def caption(request: Request, context: AskerDep) -> Response:
     answered = await context.run("caption", image, body.prompts, field="prompts", maps=maps)
     start = perf_counter()
     content = wire.caption_response(
-        info, answered.image_id, answered.geometry, body.prompts, require_output(answered), body.maps
+        info, answered.image_id, answered.geometry, body.prompts, answered.output, body.maps
     ).model_dump_json()
     return _respond(context, answered, content, start)
 
@@ -82,19 +79,9 @@ async def match(request: Request, context: AskerDep) -> Response:
     answered = await context.run("match", image, body.texts, field="texts", maps=maps)
     start = perf_counter()
     content = wire.match_response(
-        info, answered.image_id, answered.geometry, body.texts, require_output(answered), body.maps
+        info, answered.image_id, answered.geometry, body.texts, answered.output, body.maps
     ).model_dump_json()
     return _respond(context, answered, content, start)
-
-
-def require_output(answered: Answered) -> Output:
-    """What the model said.
-
-    Raises: `RequestError` ``internal_error``.
-    """
-    if answered.output is None:
-        raise RequestError("internal_error", "The model gave no output.")
-    return answered.output
 
 
 def _respond(context: RequestContext, answered: Answered, content: str, start: float) -> Response:

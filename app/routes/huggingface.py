@@ -22,7 +22,6 @@ from app.errors import TAG, RequestError, only_text
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
 from app.request_context import RequestContext
-from model.interface import TextOutput
 
 PATH = "/"
 
@@ -143,7 +142,7 @@ async def _answer(context: RequestContext, text: str, question: str, top_k: int)
     context.check_texts([question])
     image = await context.image(text=text, param="inputs")
     answered = await context.run("answer", image, [question], top_k=top_k)
-    ranking = _texts(answered)[0].ranking
+    ranking = answered.output.texts[0].ranking
     return _response(context, answered, [VisualAnswer(score=r.score, answer=r.answer) for r in ranking])
 
 
@@ -159,7 +158,7 @@ async def _classify(context: RequestContext, text: str, labels: list[str], templ
     context.check_texts(texts, field=field)
     image = await context.image(text=text, param="inputs")
     answered = await context.run("match", image, texts, field=field)
-    scores = [output.ranking[0].score for output in _texts(answered)]
+    scores = [output.ranking[0].score for output in answered.output.texts]
     ranked = sorted(zip(scores, labels, strict=True), key=lambda pair: -pair[0])
     return _response(context, answered, [RankedLabel(score=score, label=label) for score, label in ranked])
 
@@ -167,13 +166,7 @@ async def _classify(context: RequestContext, text: str, labels: list[str], templ
 async def _image_to_text(context: RequestContext, image: Any) -> Response:
     with only_text("inputs"):
         answered = await context.run("caption", image, [""])
-    return _response(context, answered, [GeneratedText(generated_text=_texts(answered)[0].ranking[0].answer)])
-
-
-def _texts(answered: Answered) -> tuple[TextOutput, ...]:
-    if answered.output is None:
-        raise RequestError("internal_error", "The model gave no output.")
-    return answered.output.texts
+    return _response(context, answered, [GeneratedText(generated_text=answered.output.texts[0].ranking[0].answer)])
 
 
 def _response(context: RequestContext, answered: Answered, elements: list[Any]) -> Response:

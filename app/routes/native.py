@@ -9,22 +9,20 @@ from fastapi import APIRouter, Request, Response
 
 from app import wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
-from app.errors import RequestError
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
-from app.request_context import distinct
+from app.request_context import distinct, map_request
 from app.settings import Settings
 from crosslook.types import (
     AnswerRequest,
     AnswerResponse,
     ImageUploadRequest,
     ImageUploadResponse,
-    MapOptions,
     ModelCard,
     ModelLimits,
     ModelList,
 )
-from model.interface import MapRequest, ModelInfo
+from model.interface import ModelInfo
 
 router = APIRouter(prefix="/v1", tags=["native"])
 _STARTED = int(time.time())
@@ -61,8 +59,6 @@ async def answer(request: Request, context: AskerDep) -> Response:
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run("answer", image, body.questions, candidates=candidates, top_k=body.top_k, maps=maps)
     start = perf_counter()
-    if answered.output is None:
-        raise RequestError("internal_error", "The model gave no output.")
     content = wire.answer_response(
         info, answered.image_id, answered.geometry, body.questions, answered.output, body.maps
     ).model_dump_json()
@@ -85,9 +81,9 @@ async def upload(request: Request, context: AskerDep) -> Response:
     body, file = await bodies.read(request, ImageUpload, repeated={})
     context.model(None)
     image = await context.image(file=file, text=body.image)
-    answered = await context.run("answer", image, ())
-    content = ImageUploadResponse(image=wire.image_ref(answered.image_id, answered.geometry)).model_dump_json()
-    return Response(content, headers=context.headers(answered), media_type="application/json")
+    uploaded = await context.encode(image)
+    content = ImageUploadResponse(image=wire.image_ref(uploaded.image_id, uploaded.geometry)).model_dump_json()
+    return Response(content, headers=context.headers(uploaded), media_type="application/json")
 
 
 class ImageUpload(ImageUploadRequest):
@@ -119,21 +115,3 @@ def card(info: ModelInfo, settings: Settings) -> ModelCard:
         image_side=settings.image_side,
     )
     return wire.model_card(info, limits, _STARTED)
-
-
-def map_request(options: MapOptions, info: ModelInfo) -> MapRequest | None:
-    """The maps to make; None for none.
-
-    Raises: `RequestError` ``map_not_supported``.
-    """
-    if options.maps == "none":
-        return None
-    kind = options.map_kind or info.default_map_kind
-    if kind is None or kind not in info.map_kinds:
-        message = f"{info.id} makes maps of kind {', '.join(info.map_kinds) or 'none'}."
-        raise RequestError("map_not_supported", message, param="map_kind", detail={"kinds": list(info.map_kinds)})
-    if options.layers is not None and not set(options.layers) <= set(info.layers):
-        message = f"{info.id} has the layers {list(info.layers)}."
-        raise RequestError("map_not_supported", message, param="layers", detail={"layers": list(info.layers)})
-    layers = None if options.layers is None else tuple(sorted(set(options.layers)))
-    return MapRequest(kind, layers)

@@ -23,8 +23,7 @@ from app.engine.engine import Answered
 from app.errors import TAG, RequestError, only_text, request_id_of
 from app.intake import bodies
 from app.openapi import errors, json_body
-from app.request_context import distinct
-from app.routes.native import map_request
+from app.request_context import distinct, map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
 from model.interface import ModelInfo, TextOutput
 
@@ -231,13 +230,10 @@ def _image(messages: list[ChatMessage]) -> tuple[str, str]:
 def _completion(
     request: Request, body: ChatRequest, question: str, answered: Answered, info: ModelInfo
 ) -> ChatCompletion:
-    output = answered.output
-    if output is None:
-        raise RequestError("internal_error", "The model gave no output.")
-    text, geometry = output.texts[0], answered.geometry
+    text, geometry = answered.output.texts[0], answered.geometry
     patches = geometry.rows * geometry.columns
     prompt = text.token_count + patches
-    native = wire.answer_response(info, answered.image_id, geometry, [question], output, body.maps)
+    native = wire.answer_response(info, answered.image_id, geometry, [question], answered.output, body.maps)
     return ChatCompletion(
         id=f"chatcmpl-{request_id_of(request)}",
         created=int(time.time()),

@@ -14,8 +14,7 @@ from app.errors import RequestError, only_text
 from app.intake import bodies, decode
 from app.intake.images import in_original
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
-from app.request_context import distinct
-from app.routes.native import map_request
+from app.request_context import distinct, map_request
 from crosslook.overlay import draw_answer, draw_map
 from crosslook.results import Answer, read_answers
 from crosslook.types import MapOptions, OverlayRequest
@@ -57,8 +56,6 @@ async def overlay(request: Request, context: AskerDep, drawing: DrawingDep) -> R
             answered = await context.run(
                 "answer", context.by_value(data), [body.question], candidates=candidates, maps=maps
             )
-        if answered.output is None:
-            raise RequestError("internal_error", "The model gave no output.")
         start = perf_counter()
         size = fitted(answered.geometry)
         geometry = in_original(answered.geometry, *size)  # the map in pixels of what is drawn on

@@ -15,7 +15,8 @@ from PIL import Image
 
 from app import wire
 from app.engine.engine import LOADER
-from app.engine.worker import Encode, Failure, Run, RunItem, Server
+from app.engine.messages import Encode, Failure, Run, RunItem
+from app.engine.worker import Server
 from crosslook.types import CaptionResponse, FloatMap, MatchResponse, U8Map
 from model.compact import model as compact
 from model.interface import Item, MapInfo, MapRequest, Output

@@ -7,24 +7,41 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.engine.batcher import GATHER, Batch, Batcher, EncodeJob, Job, RunJob
+from app.engine.batcher import GATHER, Batcher
 from app.engine.cache import Entry
-from app.engine.engine import default_workers
-from app.engine.worker import RunItem
-from model.interface import Geometry, Pixels, Region
+from app.engine.jobs import Batch, EncodeJob, Job, RunJob
+from app.engine.messages import RunItem
+from app.errors import RequestError
+from model.interface import Geometry, MapKind, MapRequest, Pixels, Region
 
 GEOMETRY = Geometry(1, 1, 1, 1, Region(0.0, 0.0, 1.0, 1.0))
 
 
-def encode(key: str, *waiting: RunJob) -> EncodeJob:
-    """An image that waits, and what waits for it."""
+def image(key: str, *, ready: bool = False) -> Entry:
+    """An image, encoded or not."""
+    return Entry(key, geometry=GEOMETRY if ready else None)
+
+
+def encode(entry: Entry) -> EncodeJob:
+    """An image that waits."""
     pixels = Pixels(np.zeros((1, 1, 3), np.uint8), GEOMETRY)
-    return EncodeJob(Entry(key, waiting=[*waiting]), pixels, 0.0, asyncio.get_running_loop().create_future())
+    return EncodeJob(entry, pixels, 0.0, asyncio.get_running_loop().create_future())
 
 
-def run(key: str, *texts: str) -> RunJob:
-    """Texts that wait."""
-    return RunJob("answer", RunItem(key, texts or ("what?",)), 0.0, asyncio.get_running_loop().create_future())
+def run(entry: Entry | str, *texts: str, maps: MapRequest | None = None) -> RunJob:
+    """Texts that wait; where only the key of their image is given, it is encoded."""
+    of = image(entry, ready=True) if isinstance(entry, str) else entry
+    item = RunItem(of.key, texts or ("what?",), maps=maps)
+    return RunJob("answer", item, of, 0.0, asyncio.get_running_loop().create_future())
+
+
+def put(batcher: Batcher, key: str, *texts: tuple[str, ...]) -> tuple[EncodeJob, list[RunJob]]:
+    """Queue an image and requests for it."""
+    entry = image(key)
+    encoding, runs = encode(entry), [run(entry, *request) for request in texts]
+    for job in (encoding, *runs):
+        batcher.put(job)
+    return encoding, runs
 
 
 @pytest.fixture
@@ -49,15 +66,15 @@ def keys(batch: Batch | None) -> list[str]:
 def settle(batcher: Batcher, batch: Batch) -> tuple[int, int]:
     """What the replica does when a batch is done. Returns how many images and how many jobs of texts there were."""
     for job in batch.encodes:
-        for waiting in job.entry.waiting:
-            batcher.put(waiting)
+        job.entry.geometry = GEOMETRY
+        batcher.encoded(job.entry)
     return len(batch.encodes), len(batch.runs)
 
 
 async def test_texts_are_gathered_while_many_images_wait(batcher: Batcher) -> None:
     """`GATHER` images, the last of them with the texts of all; when few images are left, each goes with its own."""
     for n in range(3 * GATHER - 1):
-        batcher.put(encode(f"image {n}", run(f"image {n}")))
+        put(batcher, f"image {n}", ("what?",))
     order = []
     while batch := batcher.take():
         order.append(settle(batcher, batch))
@@ -67,7 +84,7 @@ async def test_texts_are_gathered_while_many_images_wait(batcher: Batcher) -> No
 
 async def test_texts_go_before_images(batcher: Batcher) -> None:
     """A request is finished before another is begun, unless many wait."""
-    batcher.put(encode("b"))
+    put(batcher, "b")
     batcher.put(run("a"))
     assert keys(batcher.take()) == ["a"]
     batch = batcher.take()
@@ -78,7 +95,7 @@ async def test_texts_go_before_images(batcher: Batcher) -> None:
 
 async def test_no_image_waits_for_many_runs(batcher: Batcher) -> None:
     """Texts that keep coming would keep a single image out for as long as they come."""
-    batcher.put(encode("new", run("new")))
+    put(batcher, "new", ("what?",))
     batcher.put(run("old"))
     for _ in range(GATHER):
         batcher.put(run("old"))  # comes before the worker is free again
@@ -92,13 +109,60 @@ async def test_no_image_waits_for_many_runs(batcher: Batcher) -> None:
 
 async def test_texts_that_cannot_share_the_call_stay_with_their_image(batcher: Batcher) -> None:
     """They are put when it is encoded."""
-    first, other = run("a"), run("a", *["what?"] * 8)
-    image = encode("a", first, other)
-    batcher.put(image)
+    encoding, (first, other) = put(batcher, "a", ("what?",), ("what?",) * 8)
     batch = batcher.take()
     assert batch is not None
+    assert batch.encodes == [encoding]
     assert batch.runs == [first]
-    assert image.entry.waiting == [other]
+    assert batcher.take() is None
+    settle(batcher, batch)
+    batch = batcher.take()
+    assert batch is not None
+    assert batch.runs == [other]
+
+
+async def test_an_image_that_is_given_up_fails_what_waits_for_it(batcher: Batcher) -> None:
+    """Each request raises an exception of its own, and nothing is left."""
+    encoding, runs = put(batcher, "a", ("what?",), ("who?",))
+    _, others = put(batcher, "b", ("what?",))
+    batcher.drop(encoding.entry, RequestError("image_broken", "It is damaged."))
+    errors = [job.future.exception() for job in runs]
+    assert [error.code for error in errors if isinstance(error, RequestError)] == ["image_broken"] * 2
+    assert errors[0] is not errors[1]
+    assert not others[0].future.done()
+    batcher.encoded(encoding.entry)
+    assert batcher.texts == 0
+
+
+async def test_a_request_that_leaves_does_not_go_with_its_image(batcher: Batcher) -> None:
+    """Nor does it come back when the image is encoded."""
+    encoding, (leaving, staying) = put(batcher, "a", ("what?",), ("who?",))
+    batcher.withdraw(leaving)
+    batch = batcher.take()
+    assert batch is not None
+    assert batch.encodes == [encoding]
+    assert batch.runs == [staying]
+
+
+async def test_all_that_waits_fails_with_its_worker(batcher: Batcher) -> None:
+    """Images, texts, and texts whose image is not encoded."""
+    encoding, runs = put(batcher, "a", ("what?",))
+    ready = run("b")
+    batcher.put(ready)
+    batcher.drain(RequestError("worker_failed", "It died."))
+    assert all(isinstance(job.future.exception(), RequestError) for job in (encoding, *runs, ready))
+    assert batcher.take() is None
+
+
+@pytest.mark.parametrize("kind", ["gradient", "rollout"])
+async def test_maps_that_need_a_second_pass_run_apart(batcher: Batcher, kind: MapKind) -> None:
+    """Texts of one image, all the same: those without such a map need not wait for the second pass."""
+    for maps in (None, MapRequest(kind), MapRequest("raw"), MapRequest(kind)):
+        batcher.put(run("a", maps=maps))
+    sizes = []
+    while batch := batcher.take():
+        sizes.append([job.item.maps.kind if job.item.maps else None for job in batch.runs])
+    assert sizes == [[None, "raw"], [kind, kind]]
 
 
 async def test_a_run_is_made_of_one_image_first_and_of_one_length(batcher: Batcher) -> None:
@@ -119,10 +183,3 @@ async def test_what_nobody_waits_for_is_dropped(batcher: Batcher, dropped: list[
     batcher.put(run("b"))
     assert keys(batcher.take()) == ["b"]
     assert dropped == [gone]
-
-
-def test_workers_that_nobody_chose() -> None:
-    """One a GPU; on a CPU two, where there are two cores."""
-    assert default_workers("cuda:1", 16) == 1
-    assert default_workers("cpu", 1) == 1
-    assert default_workers("cpu", 16) == 2

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from app.engine.worker import Encode, Encoded, Failure, Run, RunItem, Server, warm_up
+from app.engine.messages import Encode, Encoded, Failure, Run, RunItem
+from app.engine.worker import Server, warm_up
 from model.interface import Item, ItemError, MapRequest, Output, Pixels, Ranked, Task
 from tests.fakes import model as standin
 

@@ -83,7 +83,6 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
 
 def said(answered: Answered) -> list[str]:
     """The answers."""
-    assert answered.output is not None
     return [text.ranking[0].answer for text in answered.output.texts]
 
 

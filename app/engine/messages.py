@@ -1,0 +1,125 @@
+"""What the parent and a worker say to each other: dataclasses, pickled behind an 8-byte length.
+
+The parent sends a `Load` and gets a `Ready` or a `LoadFailed`. After that it sends one `Encode` or `Run` at a time and
+gets a `Reply` to each, with one result per item. The parent alone decides which images are kept: a message names the
+keys to forget, and the worker forgets them before it does anything else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from model.interface import MapRequest, ModelInfo, Pixels, Task
+
+HEADER = struct.Struct("!Q")
+"""The length of a pickled message in bytes, in front of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """First message: ``loader`` is ``module:function``, called with ``arguments``; it returns a `Model`."""
+
+    loader: str
+    arguments: dict[str, Any]
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded and has answered once; ``gpu`` tells whether it lies on one."""
+
+    info: ModelInfo
+    seconds: float
+    gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model cannot be loaded; the process ends."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the parent must know of a kept image."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunItem:
+    """`model.interface.Item` with the key of a kept image in the image's place."""
+
+    key: str
+    texts: tuple[str, ...]
+    candidates: tuple[str, ...] | None = None
+    top_k: int = 5
+    maps: MapRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run items of one task. Reply: one `Output`, `ItemError` or `Failure` each."""
+
+    task: Task
+    items: tuple[RunItem, ...]
+    evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode images and keep them under their keys, then ``run``: texts about these or about images kept before. Reply:
+    one `Encoded` or `Failure` each, and the reply to the run. A text whose image failed gets that failure."""
+
+    items: tuple[tuple[str, Pixels], ...]
+    evict: tuple[str, ...] = ()
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The model raised on this very item, also when it was tried alone."""
+
+    out_of_memory: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Results of one message in order, and how many images or texts a batch may have to fit in memory (None: nothing
+    was learned of that). ``seconds`` are without those of ``run``, the reply to the run that went with an encode."""
+
+    results: list[Any] = field(repr=False)
+    seconds: float
+    batch_that_fits: int | None = None
+    run: Reply | None = None
+
+
+def pack(message: object) -> tuple[bytes, bytes]:
+    """The header and the body of one message."""
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return HEADER.pack(len(body)), body
+
+
+def send(stream: BinaryIO, message: object) -> None:
+    """Write one message."""
+    stream.writelines(pack(message))
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Any:
+    """Read one message; None at the end of the stream. Only our own parent is at the other end."""
+    head = stream.read(HEADER.size)
+    if len(head) < HEADER.size:
+        return None
+    return unpack(stream.read(HEADER.unpack(head)[0]))
+
+
+def unpack(body: bytes) -> Any:
+    """The message of a body. For bytes of our own processes only: a pickle can run code."""
+    return pickle.loads(body)  # noqa: S301

@@ -1,0 +1,45 @@
+"""The seam between a replica and the process, or processes, that compute for it.
+
+`app.engine.local.LocalWorker` is a process on this machine. Anything else that keeps these promises may take its
+place: `app.engine.replica.Replica` knows only the `Worker` of this module.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from app.engine.messages import Encode, Load, Ready, Reply, Run
+
+
+class WorkerDied(Exception):
+    """The worker is gone or had to be killed; what it held is lost."""
+
+
+class ModelNotLoaded(Exception):
+    """The worker says that its model cannot be loaded; a second try gives the same."""
+
+
+class Worker(Protocol):
+    """One model, loaded once, and the encoded images that it keeps. A worker that has ended is not started again: the
+    replica makes a new one."""
+
+    async def start(self, message: Load, *, seconds: float) -> Ready:
+        """Start it, load the model and warm it up.
+
+        Raises: `WorkerDied` when it ends or takes more than ``seconds`` seconds; `ModelNotLoaded`.
+        """
+
+    async def call(self, message: Encode | Run, *, seconds: float) -> Reply:
+        """Send one message and await its reply. Calls are serial: await one before you make the next.
+
+        Raises: `WorkerDied`; a worker that takes more than ``seconds`` seconds is killed first.
+        """
+
+    async def ended(self, *, grace: float | None = None) -> str:
+        """Wait until it has ended, and say how in words. After ``grace`` seconds (None: never) it is killed."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    async def stop(self, *, grace: float = 5.0) -> None:
+        """Hang up and wait until it has ended; kill it after ``grace`` seconds. Safe to call twice."""
