@@ -64,7 +64,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=64,
-        description="Worker processes, each with a copy of the model; absent: 1 for each GPU, or 2 on two cores or more.",
+        description="Worker processes, each with a copy of the model; absent: one for each GPU; on a CPU, 2 where "
+        "there are two cores.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
     decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")

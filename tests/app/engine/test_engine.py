@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from time import perf_counter
 
@@ -13,7 +14,7 @@ import pytest_asyncio
 
 from app.engine.engine import Engine, ImageSource
 from app.errors import RequestError
-from model.interface import ItemError, MapRequest
+from model.interface import ItemError, MapRequest, Pixels, Preprocess
 from tests.app.engine.tools import Recorder, busy, engine, refused, said, source, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,6 +44,40 @@ async def test_concurrent_requests_for_one_image_encode_it_once(ready: tuple[Eng
     assert made.encoded == before + 1
     assert sorted(result.cache for result in results) == ["miss"] + ["shared"] * 9
     assert (await made.run("answer", image, ["again?"])).cache == "hit"
+
+
+async def test_requests_that_share_an_image_do_not_share_an_exception(ready: tuple[Engine, Recorder]) -> None:
+    """Each may write into its own."""
+    made, _ = ready
+
+    def load(preprocess: Preprocess) -> Pixels:
+        time.sleep(0.05)
+        raise RequestError("image_broken", "It is damaged.", detail={"at": 7})
+
+    image = ImageSource(b"broken", load)
+    work = [
+        made.run("answer", image, ["what?"]),
+        made.encode(image),
+        made.run("answer", image, ["who?"]),
+        made.encode(image),
+    ]
+    errors = await asyncio.gather(*work, return_exceptions=True)
+    assert [(error.code, error.detail) for error in errors if isinstance(error, RequestError)] == [
+        ("image_broken", {"at": 7})
+    ] * 4
+    assert len(set(map(id, errors))) == 4
+
+
+async def test_texts_are_needed(ready: tuple[Engine, Recorder]) -> None:
+    """An answer has an output: an image alone is for `Engine.encode`."""
+    made, _ = ready
+    with pytest.raises(ValueError, match="no texts"):
+        await made.run("answer", source(), [])
+    before = made.encoded
+    image = source()
+    assert (await made.encode(image)).cache == "miss"
+    assert (await made.encode(image)).cache == "hit"
+    assert made.encoded == before + 1
 
 
 async def test_a_busy_worker_fills_its_batches(ready: tuple[Engine, Recorder]) -> None:
