@@ -36,10 +36,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import append_result, describe_machine, load_average, table
-from model.compact.fusion import Fusion, ImageRows
+from model.compact.fusion import Fusion
 from model.cross_attention import CrossAttention, KeysValues, project_all, set_kernel
 from model.kernels import cross_attention
 from model.kernels.graphs import GraphRunner
+from model.rows import Source
 
 Action = Callable[[], Any]
 Shape = tuple[int, int, int, int, int]  # B, H, Tq, Tk, d
@@ -295,7 +296,7 @@ def graph_row(
     def fuse_by(stack: Fusion) -> Callable[..., tuple[Tensor, ...]]:
         def fuse(x: Tensor, mask: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
             pairs = [KeysValues(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
-            state, last, maps = stack(x, mask, [ImageRows(pairs, 1, 1)], need_maps=True)
+            state, last, maps = stack(x, mask, [Source(pairs)], need_maps=True)
             return state, last, *maps
 
         return fuse

@@ -9,24 +9,12 @@ as training starts, the stack is exactly the text encoder it came from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from model.compact.text import TextLayer
 from model.cross_attention import CrossAttention, KeysValues, project_all
-
-
-class ImageRows(NamedTuple):
-    """The keys and values of ``images`` images for every layer, and how many rows of the batch ask each of them.
-
-    The rows of one image lie side by side: they become one long row of queries, and its keys are never repeated.
-    """
-
-    layers: Sequence[KeysValues]  # each [images, heads, keys, head_dim]
-    images: int
-    rows: int  # a image
+from model.rows import Source, attend
 
 
 class FusionLayer(TextLayer):
@@ -43,44 +31,29 @@ class FusionLayer(TextLayer):
         self,
         x: Tensor,
         mask: Tensor,
-        images: Sequence[ImageRows],
+        sources: Sequence[Source],
         layer: int,
         *,
         need_map: bool = False,
         patch_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]``; the rows of ``images`` in their order.
+        """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]``; the rows of ``sources`` in their order.
 
         ``patch_mask`` bool ``[rows, keys]``: the keys that a row may attend; or a number each, added to their scores.
         Returns the new states and, on request, the map ``[rows, tokens, keys]``.
         """
         x = self.attend(x, x, mask)
-        crossed, maps = self._look(self.cross_norm(x), images, layer, need_map, patch_mask)
-        return self.feed_forward(x + self.dropout(crossed)), maps
+        crossed, found = attend(self.cross, self.cross_norm(x), sources, layer, row_mask=patch_mask, need_map=need_map)
+        return self.feed_forward(x + self.dropout(crossed)), found
 
     def map_only(
-        self, x: Tensor, mask: Tensor, images: Sequence[ImageRows], layer: int, patch_mask: Tensor | None
+        self, x: Tensor, mask: Tensor, sources: Sequence[Source], layer: int, patch_mask: Tensor | None
     ) -> Tensor:
         """The map that `forward` gives, without what it would cost to go on from it."""
-        _, found = self._look(self.cross_norm(self.attend(x, x, mask)), images, layer, True, patch_mask)
+        asking = self.cross_norm(self.attend(x, x, mask))
+        _, found = attend(self.cross, asking, sources, layer, row_mask=patch_mask, need_map=True)
         assert found is not None  # noqa: S101
         return found
-
-    def _look(
-        self, x: Tensor, images: Sequence[ImageRows], layer: int, need_map: bool, patch_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Cross-attention by image: ``[images * rows, tokens, dim]`` seen as ``[images, rows * tokens, dim]``."""
-        outputs, maps, start = [], [], 0
-        for group in images:
-            rows = slice(start, start + group.images * group.rows)
-            part, start = x[rows], rows.stop
-            wide = part.reshape(group.images, group.rows * part.shape[1], part.shape[2])
-            mask = None if patch_mask is None else _by_query(patch_mask[rows], group.images, part.shape[1], x.dtype)
-            output, found = self.cross(wide, group.layers[layer], mask=mask, need_map=need_map)
-            outputs.append(output.reshape(part.shape))
-            if found is not None:
-                maps.append(found.reshape(part.shape[0], part.shape[1], -1))
-        return torch.cat(outputs), torch.cat(maps) if maps else None
 
 
 class GatherLayer(TextLayer):
@@ -89,15 +62,6 @@ class GatherLayer(TextLayer):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]`` -> ``[rows, dim]``."""
         return self.feed_forward(self.attend(x[:, :1], x, mask))[:, 0]
-
-
-def _by_query(allowed: Tensor, images: int, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Bool or numbers ``[images * rows, keys]`` as what is added to the scores of ``tokens`` queries a row,
-    ``[images, 1, rows * tokens, keys]``."""
-    bias = allowed.to(dtype)
-    if allowed.dtype == torch.bool:
-        bias = torch.zeros_like(bias).masked_fill_(~allowed, -torch.inf)
-    return bias.view(images, -1, bias.shape[-1]).repeat_interleave(tokens, 1)[:, None]
 
 
 class Fusion(nn.Module):
@@ -137,7 +101,7 @@ class Fusion(nn.Module):
         self,
         x: Tensor,
         mask: Tensor,
-        images: Sequence[ImageRows],
+        sources: Sequence[Source],
         *,
         need_maps: bool = False,
         patch_mask: Tensor | None = None,
@@ -147,16 +111,16 @@ class Fusion(nn.Module):
         maps: list[Tensor] = []
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            x, found = layer(x, mask, images, index, need_map=need_maps or index == last, patch_mask=patch_mask)
+            x, found = layer(x, mask, sources, index, need_map=need_maps or index == last, patch_mask=patch_mask)
             if found is not None:
                 maps.append(found)
         x = self.gather(x, mask)
         return x, maps[-1], maps if need_maps else []
 
-    def look(self, x: Tensor, mask: Tensor, images: Sequence[ImageRows], patch_mask: Tensor | None = None) -> Tensor:
+    def last_map(self, x: Tensor, mask: Tensor, sources: Sequence[Source], patch_mask: Tensor | None = None) -> Tensor:
         """The map of the last fusion layer alone ``[rows, tokens, keys]``, at less cost than `forward`."""
         *before, last = self.layers
         for index, layer in enumerate(before):
-            x, _ = layer(x, mask, images, index, patch_mask=patch_mask)
-        found: Tensor = last.map_only(x, mask, images, len(before), patch_mask)  # type: ignore[operator]
+            x, _ = layer(x, mask, sources, index, patch_mask=patch_mask)
+        found: Tensor = last.map_only(x, mask, sources, len(before), patch_mask)  # type: ignore[operator]
         return found

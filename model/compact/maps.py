@@ -3,7 +3,7 @@
 For all three kinds a map's values and its ``elsewhere`` sum to 1; what that whole is differs:
 
 * ``raw``: the attention of the very pass that answered, mean over heads and layers. ``elsewhere`` is what went to the
-  key that is no place. The answer's is the first token's, from whose row the answer is read; a match's is the
+  null key. The answer's is the first token's, from whose row the answer is read; a match's is the
   mean of the text's own tokens', through which it is read.
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
   ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The

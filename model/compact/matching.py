@@ -26,7 +26,7 @@ class Matching(nn.Module):
         self.scale = nn.Parameter(torch.full((1,), 10.0))
         self.offset = nn.Parameter(torch.zeros(1))
 
-    def see(self, coarse: Tensor) -> Tensor:
+    def project_places(self, coarse: Tensor) -> Tensor:
         """Coarse vision features ``[images, channels, h, w]`` -> ``[images, h * w, match_dim]``."""
         features = coarse.permute(0, 2, 3, 1).flatten(1, 2)
         places: Tensor = self.place(F.layer_norm(features, features.shape[-1:]))

@@ -112,7 +112,7 @@ class CompactModel:
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         self.encode_calls += 1
         pixels = torch.from_numpy(np.stack([image.values for image in images])).to(self.device)
-        state = self.net.see(pixels)
+        state = self.net.encode_image(pixels)
         # Cloned, so that an image of the batch does not keep all the others in memory.
         return [
             CompactImage(

@@ -19,15 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.compact.fusion import Fusion, ImageRows
+from model.compact.fusion import Fusion
 from model.compact.matching import Matching
+from model.compact.storage import store_under
 from model.compact.text import TextEncoder
 from model.compact.vision import EfficientNetLite, VisionFeatures
 from model.cross_attention import KeysValues
 from model.interface import MapKind
+from model.rows import Source
 
 MAP_KINDS: tuple[MapKind, ...] = ("raw", "gradient", "rollout")
-FIRST_PATCH = 1  # key 0 is learned and no place: tokens with nothing to look for look there
+FIRST_PATCH = 1  # key 0 is the null key: learned, no place of the image; tokens with nothing to look for attend to it
+_NAMES_IN_FILES = {  # of tensors, where the weight files' names are older than those here
+    "patches.null_key": "patches.nowhere",
+    "head.yes_from_text.": "head.leaning.",
+    "head.yes_from_fit.": "head.reliance.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class CompactConfig:
     matches: bool = False
     """Whether it has learned how well a text fits an image."""
     blind: bool = False
-    """A question-only twin: the key that is no place is all there is to attend, so it has no maps."""
+    """A question-only twin: the null key is all there is to attend to, so it has no maps."""
     temperature: float = 1.0
     """Divides the logits; fitted after training."""
     default_map_kind: MapKind = "raw"
@@ -106,7 +113,7 @@ class PatchEmbedding(nn.Module):
         self.meaning = nn.Linear(config.meaning_dim, config.patch_dim, bias=False)
         self.row = nn.Parameter(torch.randn(config.cells, config.patch_dim) * 0.02)
         self.column = nn.Parameter(torch.randn(config.cells, config.patch_dim) * 0.02)
-        self.nowhere = nn.Parameter(torch.randn(config.patch_dim) * 0.02)
+        self.null_key = nn.Parameter(torch.randn(config.patch_dim) * 0.02)
         self.norm = nn.LayerNorm(config.patch_dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -127,7 +134,7 @@ class PatchEmbedding(nn.Module):
         else:
             described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
         described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias) + places
-        patches: Tensor = self.norm(torch.cat([self.nowhere.expand(len(fine), 1, -1), described.flatten(1, 2)], 1))
+        patches: Tensor = self.norm(torch.cat([self.null_key.expand(len(fine), 1, -1), described.flatten(1, 2)], 1))
         return patches
 
 
@@ -155,7 +162,7 @@ class AnswerHead(nn.Module):
         self.read = nn.Linear(config.meaning_dim, config.meaning_dim)
         self.answers = nn.Parameter(torch.randn(answers, config.meaning_dim) * 0.05)
         self.free = nn.Parameter(torch.zeros(answers, config.free_dim))
-        self.leaning = nn.Sequential(
+        self.yes_from_text = nn.Sequential(
             nn.LayerNorm(config.dim),
             nn.Dropout(dropout),
             nn.Linear(config.dim, config.dim),
@@ -165,9 +172,9 @@ class AnswerHead(nn.Module):
         )
         # How much rather *yes* it is where the question fits the image: learned after all else, as matching is.
         with torch.random.fork_rng(devices=[]):
-            self.reliance = nn.Linear(config.dim, 1)
-        nn.init.zeros_(self.reliance.weight)
-        nn.init.zeros_(self.reliance.bias)
+            self.yes_from_fit = nn.Linear(config.dim, 1)
+        nn.init.zeros_(self.yes_from_fit.weight)
+        nn.init.zeros_(self.yes_from_fit.bias)
         self.yes_no: Tensor
         self.register_buffer("yes_no", torch.zeros(answers))
         self.bias = nn.Parameter(torch.zeros(answers))
@@ -175,7 +182,7 @@ class AnswerHead(nn.Module):
         self.unseen = nn.Linear(config.dim, config.meaning_dim + config.free_dim + 1)
 
     def mark_yes_no(self, answers: Sequence[str]) -> None:
-        """Tell which answers a leaning to *yes* raises and lowers."""
+        """Tell which answers `yes_score` raises and lowers."""
         self.yes_no.copy_(torch.tensor([{"yes": 0.5, "no": -0.5}.get(answer, 0.0) for answer in answers]))
 
     @property
@@ -188,19 +195,19 @@ class AnswerHead(nn.Module):
         ``looked_at`` ``[rows, meaning_dim]``, ``fit`` ``[rows]`` (see `Matching`) -> ``[rows, meaning_dim + free_dim +
         1]``.
 
-        The last number is how far it leans to *yes*: by the question's words, and by how well it fits the image, which
-        is worth more for some questions than for others. It has a small network of its own: in a vector that serves all
-        answers, the little that can be learned of it gets lost.
+        The last number is `yes_score`: from the question's words, and from how well it fits the image, which counts
+        more for some questions than for others. It has a small network of its own: in a vector that serves all answers,
+        the little that can be learned of it gets lost.
         """
         vector: Tensor = self.fused(torch.cat([fused, asked], -1))
         vector = vector + F.pad(self.read(looked_at), (0, self.free.shape[-1]))
-        return torch.cat([vector, self.lean(asked, fit)], -1)
+        return torch.cat([vector, self.yes_score(asked, fit)], -1)
 
-    def lean(self, asked: Tensor, fit: Tensor) -> Tensor:
-        """How far ``[rows, 1]`` the answer leans to *yes*; see `vector`."""
+    def yes_score(self, asked: Tensor, fit: Tensor) -> Tensor:
+        """How much rather *yes* than *no* it is, ``[rows, 1]``; ``asked`` and ``fit`` as in `vector`."""
         said = F.layer_norm(asked, asked.shape[-1:])
-        leaning: Tensor = self.leaning(asked) + self.reliance(said) * fit[:, None]
-        return leaning
+        score: Tensor = self.yes_from_text(asked) + self.yes_from_fit(said) * fit[:, None]
+        return score
 
 
 class Fused(NamedTuple):
@@ -240,19 +247,22 @@ class CompactNet(nn.Module):
         )
         self.head = AnswerHead(config, answers, dropout)
         self.matching = Matching(config.dim, self.vision.coarse_channels, config.match_dim)
+        store_under(self, _NAMES_IN_FILES)
 
-    def see(self, pixels: Tensor) -> ImageState:
+    def encode_image(self, pixels: Tensor) -> ImageState:
         """``pixels`` uint8 ``[images, size, size, 3]``."""
         features = self.vision(pixels)
-        return self.describe(features, self.patches.mean(self.vision.classify(features.coarse).softmax(1)))
+        return self.encode_features(features, self.patches.mean(self.vision.classify(features.coarse).softmax(1)))
 
-    def describe(self, features: VisionFeatures, meaning: Tensor, *, coarse_only: bool = False) -> ImageState:
+    def encode_features(self, features: VisionFeatures, meaning: Tensor, *, coarse_only: bool = False) -> ImageState:
         """From vision features and meaning ``[images, h, w, meaning_dim]`` on; training starts here, with both made
         once, and saves time with ``coarse_only`` (see `PatchEmbedding`)."""
         patches = self.patches(features, meaning, coarse_only=coarse_only)
         if self.config.blind:
             patches = patches[:, :FIRST_PATCH]
-        return ImageState(self.fusion.project(patches), meaning.flatten(1, 2), self.matching.see(features.coarse))
+        return ImageState(
+            self.fusion.project(patches), meaning.flatten(1, 2), self.matching.project_places(features.coarse)
+        )
 
     def fuse(
         self,
@@ -279,11 +289,11 @@ class CompactNet(nn.Module):
         patch_mask: Tensor | None = None,
     ) -> Fused:
         """`fuse` from text features ``[rows, tokens, dim]`` on."""
-        groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
+        sources = [Source(state.layers, rows) for state, rows in images]
         states = self.dropout(states)
         patch_mask = self._weigh(patch_mask, images[0][0].layers[0].keys.shape[2], states)
         fused, looking, maps = self.fusion(
-            self.narrow(states), mask, groups, need_maps=need_maps, patch_mask=patch_mask
+            self.narrow(states), mask, sources, need_maps=need_maps, patch_mask=patch_mask
         )
         asked = mean_over(states, mask)
         answering, own = looking[:, 0], mean_over(looking, own_tokens(mask))
@@ -297,8 +307,8 @@ class CompactNet(nn.Module):
         return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit), fit, maps)
 
     def _weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
-        """What is added to the scores where patches are coarse: each stands for four, so that the key that is no place
-        has the weight beside them that it has beside all patches."""
+        """What is added to the scores where patches are coarse: each stands for four, so that the null key has the
+        weight beside them that it has beside all patches."""
         if keys in (FIRST_PATCH, FIRST_PATCH + self.config.cells**2):
             return patch_mask
         bias = states.new_full((len(states), keys), math.log(4.0))
@@ -319,11 +329,11 @@ class CompactNet(nn.Module):
             return places
         return places.reshape(*looking.shape[:-1], half, 2, half, 2).sum((-3, -1)).flatten(-2)
 
-    def look(self, states: Tensor, mask: Tensor, images: Sequence[tuple[ImageState, int]]) -> Tensor:
+    def last_map(self, states: Tensor, mask: Tensor, images: Sequence[tuple[ImageState, int]]) -> Tensor:
         """How much the text's own tokens look at each coarse place ``[rows, patches / 4]``, mean; see `fuse_states`."""
-        groups = [ImageRows(state.layers, len(state.meaning), rows) for state, rows in images]
+        sources = [Source(state.layers, rows) for state, rows in images]
         weigh = self._weigh(None, images[0][0].layers[0].keys.shape[2], states)
-        looking = self.fusion.look(self.narrow(states), mask, groups, weigh)
+        looking = self.fusion.last_map(self.narrow(states), mask, sources, weigh)
         return self._at_places(mean_over(looking, own_tokens(mask)))
 
     def logits(self, vector: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _SCALE = ".scale"
@@ -67,6 +67,22 @@ class Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+def store_under(net: nn.Module, names: Mapping[str, str]) -> None:
+    """Let ``net.state_dict()`` name tensors as weight files do, and ``net.load_state_dict()`` take those names.
+
+    ``names``: the net's own names, or beginnings of them, and what they are in files.
+    """
+
+    def rename(state: dict[str, Any], prefix: str, pairs: Mapping[str, str]) -> None:
+        for old, new in pairs.items():
+            for key in [key for key in state if key.startswith(prefix + old)]:
+                state[prefix + new + key.removeprefix(prefix + old)] = state.pop(key)
+
+    back = {stored: own for own, stored in names.items()}
+    net.register_state_dict_post_hook(lambda _net, state, prefix, _metadata: rename(state, prefix, names))  # type: ignore[no-untyped-call]
+    net.register_load_state_dict_pre_hook(lambda _net, state, prefix, *_: rename(state, prefix, back))  # type: ignore[no-untyped-call]
 
 
 def revision_of(files: list[Path]) -> str:

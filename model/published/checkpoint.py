@@ -16,7 +16,7 @@ from model.published.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LoadRequest:
     """What to load and how."""
 
     folder: Path
@@ -39,12 +39,12 @@ class Loaded(NamedTuple):
     device: torch.device
 
 
-def load_weights(kind: Any, source: Source) -> Any:
+def load_weights(kind: Any, request: LoadRequest) -> Any:
     """A model of transformers with all its weights from the folder.
 
     Raises ValueError where weights are missing, damaged, of another shape, or in a format that is not allowed.
     """
-    folder, allow_pickle = source.folder, source.allow_pickle
+    folder, allow_pickle = request.folder, request.allow_pickle
     if not allow_pickle and not any(folder.glob("*.safetensors")):
         if any(folder.glob("pytorch_model*.bin")):
             message = "its weights are pickled (pytorch_model.bin), which can run code when loaded; "
@@ -58,7 +58,7 @@ def load_weights(kind: Any, source: Source) -> Any:
     try:
         net, report = kind.from_pretrained(
             str(folder),
-            dtype=source.dtype,
+            dtype=request.dtype,
             local_files_only=True,
             use_safetensors=None if allow_pickle else True,
             output_loading_info=True,
@@ -69,7 +69,7 @@ def load_weights(kind: Any, source: Source) -> Any:
     if missing:
         shown = ", ".join(missing[:3])
         raise ValueError(f"{folder} lacks {len(missing)} weights of a {kind.__name__}, such as {shown}")
-    return net.to(source.device)
+    return net.to(request.device)
 
 
 def _named_files(folder: Path, allow_pickle: bool) -> Iterator[str]:

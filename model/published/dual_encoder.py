@@ -33,7 +33,7 @@ from model.interface import (
     Ranked,
     TextOutput,
 )
-from model.published.checkpoint import Loaded, Source, load_weights
+from model.published.checkpoint import Loaded, LoadRequest, load_weights
 from model.published.family import Family, to_input
 from model.published.preprocess import read_processor
 from model.published.tokenizer import Encoded, load_tokenizer, pad
@@ -208,7 +208,7 @@ class Siglip(DualEncoder):
         return list(logits.sigmoid().tolist())
 
 
-def load_dual_encoder(source: Source, family: str) -> DualEncoder:
+def load_dual_encoder(request: LoadRequest, family: str) -> DualEncoder:
     """Load a `CLIPModel` or `SiglipModel`."""
     import transformers
 
@@ -216,8 +216,8 @@ def load_dual_encoder(source: Source, family: str) -> DualEncoder:
         "clip": (transformers.CLIPModel, Clip),
         "siglip": (transformers.SiglipModel, Siglip),
     }[family]
-    net = load_weights(theirs, source)
+    net = load_weights(theirs, request)
     vision = net.config.vision_config
-    resize, normalization = read_processor(source.folder, vision.image_size, vision.patch_size)
-    tokenizer = load_tokenizer(source.folder)
-    return ours(Loaded(net, tokenizer, resize, normalization, source.id, source.revision, source.device))
+    resize, normalization = read_processor(request.folder, vision.image_size, vision.patch_size)
+    tokenizer = load_tokenizer(request.folder)
+    return ours(Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.published.checkpoint import Loaded, Source, load_weights, revision_of
+from model.published.checkpoint import Loaded, LoadRequest, load_weights, revision_of
 from model.published.family import Family
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -68,18 +68,18 @@ def load(
     if kind not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are auto, {', '.join(DTYPES)}")
     family = model_type(folder)
-    source = Source(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
+    request = LoadRequest(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
     with _faults_of(folder):
         if family == "blip":
-            return _load_blip(source)
+            return _load_blip(request)
         if family in ("clip", "siglip"):
             from model.published.dual_encoder import load_dual_encoder
 
-            return load_dual_encoder(source, family)
+            return load_dual_encoder(request, family)
     raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(MODEL_TYPES)}")
 
 
-def _load_blip(source: Source) -> Family:
+def _load_blip(request: LoadRequest) -> Family:
     import transformers
 
     from model.published.blip.answer import BlipAnswer
@@ -94,14 +94,14 @@ def _load_blip(source: Source) -> Family:
         "BlipForConditionalGeneration": (transformers.BlipForConditionalGeneration, BlipCaption),
         "BlipForImageTextRetrieval": (transformers.BlipForImageTextRetrieval, BlipMatch),
     }
-    folder = source.folder
+    folder = request.folder
     architecture = (json.loads((folder / "config.json").read_text()).get("architectures") or [None])[0]
     if architecture not in families:
         raise ValueError(f"{folder} is a {architecture}; of BLIP's, crosslook runs {', '.join(families)}")
     theirs, ours = families[architecture]
-    net = load_weights(theirs, source)
+    net = load_weights(theirs, request)
     vision = net.config.vision_config
     resize, normalization = read_processor(folder, vision.image_size, vision.patch_size)
     tokenizer = load_tokenizer(folder)
-    loaded = Loaded(net, tokenizer, resize, normalization, source.id, source.revision, source.device)
+    loaded = Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device)
     return ours(loaded)  # type: ignore[call-arg]

@@ -18,7 +18,7 @@ def batch_loss(
     """Of the answers; and on collages, of the first layer's maps: how little of them lies on the quarter that a text is
     about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches
     are hidden, and ``smoothing`` of the targets is spread over all answers."""
-    state = net.describe(batch.features, batch.meaning, coarse_only=coarse_only)
+    state = net.encode_features(batch.features, batch.meaning, coarse_only=coarse_only)
     images, keys = batch.features.fine.shape[0], state.layers[0].keys.shape[2]
     patch_mask = None
     if keys > FIRST_PATCH:

@@ -85,10 +85,10 @@ def _cosines(
     states, mask = texts.take([rng.choice(record.captions) for record in records])
     seen, meaning = features.take([features.index[record.image_ref] for record in records], model.device)
     with torch.no_grad():
-        state = net.describe(seen, meaning, coarse_only=True)
+        state = net.encode_features(seen, meaning, coarse_only=True)
         rows = mask.repeat(count, 1)
-        own = net.look(states.repeat(count, 1, 1), rows, [(state, count)]).view(count, count, -1)
-    places = F.dropout(net.matching.see(seen.coarse), dropout)
+        own = net.last_map(states.repeat(count, 1, 1), rows, [(state, count)]).view(count, count, -1)
+    places = F.dropout(net.matching.project_places(seen.coarse), dropout)
     looked_at = own @ places  # [images, captions, match_dim]
     asked = F.dropout(mean_over(states, mask), dropout / 2)
     return net.matching.cosine(asked, looked_at).T

@@ -112,8 +112,8 @@ def start_from_pretrained(
     net.head.answers.copy_(3.0 * encoder.vectors(list(answers)))
     net.head.read.weight.copy_(3.0 * torch.eye(net.config.meaning_dim))
     torch.nn.init.zeros_(net.head.read.bias)
-    torch.nn.init.zeros_(net.head.leaning[-1].weight)  # type: ignore[arg-type]
-    torch.nn.init.zeros_(net.head.leaning[-1].bias)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(net.head.yes_from_text[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(net.head.yes_from_text[-1].bias)  # type: ignore[arg-type]
     net.head.mark_yes_no(answers)
     _start_looking(net, vocabulary, texts)
 

@@ -210,7 +210,7 @@ def _make_net(
 
 def _freeze(net: CompactNet) -> list[nn.Parameter]:
     """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
-    later = (*net.head.unseen.parameters(), *net.head.reliance.parameters())
+    later = (*net.head.unseen.parameters(), *net.head.yes_from_fit.parameters())
     frozen = {id(parameter) for parameter in (net.patches.class_meaning.weight, *later)}
     parts = (net.patches, net.narrow, net.fusion, net.head)
     return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]

@@ -31,7 +31,7 @@ def tune_logits(
     for ref, questions in by_image.items():
         seen, meaning = features.take([features.index[ref]], model.device)
         ids, mask = pad_ids([tokenize(model.tokenizer, question.question).ids[:64] for question in questions])
-        state = model.net.describe(seen, meaning)
+        state = model.net.encode_features(seen, meaning)
         fused = model.net.fuse(ids.to(model.device), mask.to(model.device), [(state, len(questions))])
         logits.append((model.net.logits(fused.vector) * model.net.config.temperature).float().cpu())
         ordered += questions

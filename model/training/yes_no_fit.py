@@ -2,9 +2,9 @@
 
 Few questions say little of it, and a network that learns all answers at once remembers them rather than learn from
 them: on photographs that it has not seen it then does no better than always *yes*. What is known of it can be told by
-less: by the question's words, and by how well it fits the image, worth more for some questions than for others
-(`AnswerHead.lean`). Here these two are learned, for a few rounds; the network still says how likely it is either of the
-two answers, for which their vectors become one.
+less: by the question's words, and by how well it fits the image, which counts more for some questions than for others
+(`AnswerHead.yes_score`). Here these two are learned, for a few rounds; the network still says how likely it is either
+of the two answers, for which their vectors become one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def fit_yes_no(
     rounds: int = _ROUNDS,
     seed: int = 0,
 ) -> None:
-    """Learn ``leaning`` and ``reliance`` of ``model.net.head`` from those of the questions that are answered yes or no,
-    whatever they were before."""
+    """Learn ``yes_from_text`` and ``yes_from_fit`` of ``model.net.head`` anew, from the questions among ``pairs`` that
+    are answered yes or no."""
     head, (yes, no) = model.net.head, (model.answers.index(answer) for answer in ("yes", "no"))
     pairs = [pair for pair in pairs if pair[1].targets.get("yes", 0.0) + pair[1].targets.get("no", 0.0) > 0]
     if len(pairs) < _ENOUGH:
@@ -45,30 +45,30 @@ def fit_yes_no(
     asked, fit, share, weight = _what_is_known(model, pairs, features)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        for module in head.leaning.modules():
+        for module in head.yes_from_text.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()
-        for linear in (head.leaning[-1], head.reliance):
+        for linear in (head.yes_from_text[-1], head.yes_from_fit):
             nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-        head.leaning.train().requires_grad_(True)
-        head.reliance.requires_grad_(True)
+        head.yes_from_text.train().requires_grad_(True)
+        head.yes_from_fit.requires_grad_(True)
         # The weights of fit learn the slower, the wider it is spread.
         slower = 0.3 / fit.std().clamp_min(0.3).item()
         groups: list[dict[str, Any]] = [
-            {"params": list(head.leaning.parameters())},
-            {"params": list(head.reliance.parameters()), "lr": _RATE * slower},
+            {"params": list(head.yes_from_text.parameters())},
+            {"params": list(head.yes_from_fit.parameters()), "lr": _RATE * slower},
         ]
         optimizer = torch.optim.AdamW(groups, _RATE, weight_decay=_DECAY)
         for _ in range(rounds):
             for rows in torch.randperm(len(asked)).to(asked.device).split(_AT_ONCE):  # type: ignore[no-untyped-call]
-                leaning = head.lean(asked[rows], fit[rows])[:, 0]
-                loss = F.binary_cross_entropy_with_logits(leaning, share[rows], weight[rows])
+                scores = head.yes_score(asked[rows], fit[rows])[:, 0]
+                loss = F.binary_cross_entropy_with_logits(scores, share[rows], weight[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-    head.leaning.eval().requires_grad_(False)
-    head.reliance.requires_grad_(False)
+    head.yes_from_text.eval().requires_grad_(False)
+    head.yes_from_fit.requires_grad_(False)
     with torch.no_grad():
         for vectors in (head.answers, head.free, head.bias):
             vectors[[yes, no]] = vectors[[yes, no]].mean(0)
@@ -91,7 +91,7 @@ def _what_is_known(
         ids, mask = ids.to(model.device), mask.to(model.device)
         states = model.net.text(ids, mask)
         asked.append(mean_over(states, mask))
-        fit.append(model.net.fuse_states(states, mask, [(model.net.describe(seen, meaning), len(examples))]).fit)
+        fit.append(model.net.fuse_states(states, mask, [(model.net.encode_features(seen, meaning), len(examples))]).fit)
         targets += [[example.targets.get(answer, 0.0) for answer in ("yes", "no")] for example in examples]
     found = torch.tensor(targets, device=model.device)
     either = found.sum(1)

@@ -212,7 +212,7 @@ def test_the_keys_and_values_change_most_where_the_square_is(size: tuple[int, in
     net = embedded().net
 
     def stacked(pixels: torch.Tensor) -> torch.Tensor:
-        layers = net.see(pixels).layers
+        layers = net.encode_image(pixels).layers
         return torch.cat([x[:, :, 1:].permute(0, 2, 1, 3).flatten(2) for layer in layers for x in layer], -1)
 
     # Two cells are one place of stride 32, and training sees mostly these.

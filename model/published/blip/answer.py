@@ -29,10 +29,11 @@ from model.published.blip.base import (
     map_info,
 )
 from model.published.blip.decoder import Decoder, with_targets
-from model.published.blip.text_stack import Source, TextStack
+from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
 from model.published.family import to_maps
 from model.published.tokenizer import Encoded
+from model.rows import Source
 
 COMPOSITION = "answer>question>image"
 _SCORED_AT_ONCE = 1024  # tokens of candidate answers; bounds the memory of their logits

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from model.attribution import Call, gradient_map, rollout
 from model.cross_attention import KeysValues
 from model.interface import EncodedImage, Geometry, Item, MapInfo, MapKind, MapRequest, ModelInfo, Pixels, Task
-from model.published.blip.text_stack import Source, Stacked, TextStack
+from model.published.blip.text_stack import Stacked, TextStack
 from model.published.checkpoint import Loaded
 from model.published.family import Family, to_input
 from model.published.tokenizer import Encoded, pad
+from model.rows import Source
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS
 _MASKED_AT_ONCE = 64

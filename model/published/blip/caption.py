@@ -23,10 +23,11 @@ from model.published.blip.base import (
     map_info,
 )
 from model.published.blip.decoder import Decoder, with_targets
-from model.published.blip.text_stack import Source, TextStack
+from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
 from model.published.family import to_maps
 from model.published.tokenizer import Encoded
+from model.rows import Source
 
 
 class BlipCaption(Blip):

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from model.published.beam_search import Generated, beam_search
-from model.published.blip.text_stack import Source, Stacked, TextStack
+from model.published.blip.text_stack import Stacked, TextStack
+from model.rows import Source
 
 Sources = Callable[[Sequence[int], int], list[Source]]
 """``(rows, hypotheses) -> sources``: what these rows of a batch look at, with so many hypotheses each."""

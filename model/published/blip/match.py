@@ -20,10 +20,11 @@ from model.published.blip.base import (
     image_sources,
     map_info,
 )
-from model.published.blip.text_stack import Source, TextStack
+from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
 from model.published.family import to_maps
 from model.published.tokenizer import Encoded
+from model.rows import Source
 
 
 class BlipMatch(Blip):

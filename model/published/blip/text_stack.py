@@ -15,25 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from model.cross_attention import CrossAttention, KeysValues, project_all
+from model.rows import Source, attend
 
 _JOIN_FROM = 256  # keys
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What rows of a batch look at: keys and values of ``count`` sources for every layer, asked by ``rows`` rows each.
-
-    The rows of one source lie side by side: they become one long row of queries, and its keys are never repeated.
-    ``mask`` bool ``[count, keys]``: True where a key may be attended.
-    """
-
-    layers: Sequence[KeysValues]  # each [count, heads, keys, head_dim]
-    rows: int = 1
-    mask: Tensor | None = None
-
-    @property
-    def count(self) -> int:
-        return self.layers[0].keys.shape[0]
 
 
 @dataclass(slots=True)
@@ -68,17 +52,8 @@ class CrossBlock(nn.Module):
         self, states: Tensor, sources: Sequence[Source], layer: int, *, need_map: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """``states`` ``[rows, tokens, dim]``, the rows of ``sources`` in their order."""
-        outputs, maps, start = [], [], 0
-        for source in sources:
-            part = states[start : start + source.count * source.rows]
-            start += len(part)
-            wide = part.reshape(source.count, source.rows * part.shape[1], part.shape[2])
-            output, found = self.attention(wide, source.layers[layer], mask=source.mask, need_map=need_map)
-            outputs.append(output.reshape(part.shape))
-            if found is not None:
-                maps.append(found.reshape(part.shape[0], part.shape[1], -1))
-        crossed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return self.norm(crossed + states), torch.cat(maps) if maps else None
+        crossed, found = attend(self.attention, states, sources, layer, need_map=need_map)
+        return self.norm(crossed + states), found
 
 
 class TextStack(nn.Module):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from model.compact.fusion import Fusion, FusionLayer, GatherLayer, ImageRows
+from model.compact.fusion import Fusion, FusionLayer, GatherLayer
 from model.kernels import KERNELS
+from model.rows import Source
 
 DIM, PATCHES, HEADS = 24, 9, 2
 
@@ -35,8 +36,8 @@ def text(rows: int, tokens: int, seed: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randn(rows, tokens, DIM, generator=generator), torch.ones(rows, tokens, dtype=torch.bool)
 
 
-def rows_of(fusion: Fusion, features: Tensor, rows: int) -> ImageRows:
-    return ImageRows(fusion.project(features), len(features), rows)
+def rows_of(fusion: Fusion, features: Tensor, rows: int) -> Source:
+    return Source(fusion.project(features), rows)
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -135,7 +136,7 @@ def test_a_pass_without_maps_is_that_with_maps() -> None:
     assert short[2] == []
     assert [tuple(m.shape) for m in full[2]] == [(4, 5, PATCHES)] * 3
     close(full[1], full[2][-1])
-    close(fusion.look(x, mask, groups), full[1])
+    close(fusion.last_map(x, mask, groups), full[1])
 
 
 def test_maps_are_probabilities_that_differ_between_tokens_and_images() -> None:
@@ -159,7 +160,7 @@ def test_a_masked_patch_is_not_looked_at_nor_felt() -> None:
     state, looking, maps = fusion(x, mask, [rows_of(fusion, features, 1)], need_maps=True, patch_mask=keep)
     assert looking[0, :, 3:].abs().max() == 0
     assert looking[1].min() > 0
-    close(fusion.look(x, mask, [rows_of(fusion, features, 1)], keep), looking)
+    close(fusion.last_map(x, mask, [rows_of(fusion, features, 1)], keep), looking)
     alone = fusion(x[:1], mask[:1], [rows_of(fusion, features[:1, :3], 1)], need_maps=True)
     close(state[0], alone[0][0])
     close(maps[0][0, :, :3], alone[2][0][0])

@@ -35,7 +35,7 @@ def changed(before: Tensor, after: Tensor) -> list[int]:
 
 @torch.no_grad()
 def test_each_place_is_its_own_key(net: CompactNet) -> None:
-    """Row by row behind the key that is no place; a place of stride 32 is four keys."""
+    """Row by row behind the null key; a place of stride 32 is four keys."""
     seen, meaning = features(net)
     before = net.patches(seen, meaning)
     assert before.shape == (1, FIRST_PATCH + CELLS**2, net.config.patch_dim)
@@ -69,7 +69,7 @@ def test_coarse_patches_stand_for_the_four_in_them(net: CompactNet) -> None:
     try:
         for place in (net.patches.row, net.patches.column):
             place[1::2] = place[::2]
-        whole, coarse = net.describe(seen, meaning), net.describe(seen, meaning, coarse_only=True)
+        whole, coarse = net.encode_features(seen, meaning), net.encode_features(seen, meaning, coarse_only=True)
         assert coarse.layers[0].keys.shape[2] == FIRST_PATCH + (CELLS // 2) ** 2
         every, few = (net.fuse(ids, mask, [(state, 2)], need_maps=True) for state in (whole, coarse))
         hidden = torch.ones(2, FIRST_PATCH + (CELLS // 2) ** 2, dtype=torch.bool)
@@ -103,7 +103,7 @@ def test_meaning_is_read_where_the_map_points(net: CompactNet) -> None:
 @torch.no_grad()
 def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) -> None:
     """With equal keys and values, the meaning alone still moves the answer, by what is read under the map."""
-    state = net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
+    state = net.encode_image(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
     other = ImageState(state.layers, state.meaning + 1, state.places)
     ids, mask = pad_ids([[2, 60, 61, 3]])
     one, moved = (net.fuse(ids, mask, [(image, 1)], need_maps=True) for image in (state, other))
@@ -117,11 +117,11 @@ def test_the_answers_vector_is_fused_question_and_read_meaning(net: CompactNet) 
 
 @torch.no_grad()
 def test_logits_compare_with_every_answer(net: CompactNet) -> None:
-    meant, free, leaning = (torch.randn(3, size) for size in (net.config.meaning_dim, net.config.free_dim, 1))
-    vector = torch.cat([meant, free, leaning], 1)
+    meant, free, yes_score = (torch.randn(3, size) for size in (net.config.meaning_dim, net.config.free_dim, 1))
+    vector = torch.cat([meant, free, yes_score], 1)
     expected = meant @ net.head.answers.T + free @ net.head.free.T + net.head.bias
-    expected[:, 0] += 0.5 * leaning[:, 0]  # yes
-    expected[:, 1] -= 0.5 * leaning[:, 0]  # no
+    expected[:, 0] += 0.5 * yes_score[:, 0]  # yes
+    expected[:, 1] -= 0.5 * yes_score[:, 0]  # no
     torch.testing.assert_close(net.logits(vector), expected)
 
 
@@ -130,13 +130,13 @@ def test_words_and_how_well_they_fit_lean_to_yes_or_no() -> None:
     """As much for any image until the head relies on the fit, and with no part in the odds of other answers."""
     net = tiny().net
     ids, mask = pad_ids([[2, 60, 61, 3], [2, 70, 3]])
-    states = [net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
-    leanings = [net.fuse(ids, mask, [(state, 2)]).vector[:, -1] for state in states]
-    torch.testing.assert_close(leanings[0], leanings[1])
-    assert leanings[0][0] != leanings[0][1]
+    states = [net.encode_image(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
+    scores = [net.fuse(ids, mask, [(state, 2)]).vector[:, -1] for state in states]
+    torch.testing.assert_close(scores[0], scores[1])
+    assert scores[0][0] != scores[0][1]
     assert net.head.yes_no.tolist() == [0.5, -0.5, 0, 0, 0, 0, 0, 0]
-    net.head.reliance.bias.fill_(2.0)
-    for state, before in zip(states, leanings, strict=True):
+    net.head.yes_from_fit.bias.fill_(2.0)
+    for state, before in zip(states, scores, strict=True):
         fused = net.fuse(ids, mask, [(state, 2)])
         torch.testing.assert_close(fused.vector[:, -1], before + 2 * fused.fit)
         assert fused.fit.abs().min() > 0
@@ -147,9 +147,9 @@ def test_a_text_is_matched_with_what_its_own_tokens_look_at(net: CompactNet) -> 
     """The cosine of its mean features with the places under its map, whatever the first and the last token look at; by
     each image of a batch."""
     ids, mask = pad_ids([[2, 60, 61, 3], [2, 70, 3]])
-    states = [net.see(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
+    states = [net.encode_image(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)) for _ in range(2)]
     found = net.fuse(ids.repeat(2, 1), mask.repeat(2, 1), [(state, 2) for state in states], need_maps=True)
-    looks = net.look(net.text(ids, mask).repeat(2, 1, 1), mask.repeat(2, 1), [(state, 2) for state in states])
+    looks = net.last_map(net.text(ids, mask).repeat(2, 1, 1), mask.repeat(2, 1), [(state, 2) for state in states])
     for row in range(4):
         own = slice(1, int(mask[row % 2].sum()) - 1)
         cells = found.maps[-1][row, own, FIRST_PATCH:].mean(0).view(CELLS // 2, 2, CELLS // 2, 2).sum((1, 3))

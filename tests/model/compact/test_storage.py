@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from model.compact.model import tiny
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
 
 
@@ -100,3 +101,20 @@ def test_modules_are_made_without_random_numbers_where_weights_follow() -> None:
     net.load_state_dict(weights, assign=True)
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, weights[name])
+
+
+def test_a_state_dict_has_the_files_names_and_the_net_its_own() -> None:
+    """The names in weight files are older than those in the code; the embedded file has them too."""
+    model = tiny()
+    stored = model.net.state_dict()
+    renamed = {
+        "patches.nowhere": model.net.patches.null_key,
+        "head.reliance.weight": model.net.head.yes_from_fit.weight,
+    }
+    for name, own in renamed.items():
+        assert stored[name] is own or stored[name].data_ptr() == own.data_ptr()
+    assert not any("null_key" in name or "yes_from" in name for name in stored)
+    other = tiny(seed=1)
+    other.net.load_state_dict(stored)
+    for name, value in other.net.state_dict().items():
+        assert torch.equal(value, stored[name]), name

@@ -98,7 +98,7 @@ def test_half_precision_is_near(answer: Pair, dtype: str) -> None:
 @torch.no_grad()
 def test_half_precision_states(answer: Pair) -> None:
     """A question's states are those of float32, to what half precision can hold."""
-    from model.published.blip.text_stack import Source
+    from model.rows import Source
 
     half = load_model(str(answer.folder), device="cpu", dtype="float16")
     states = []

@@ -137,7 +137,7 @@ def test_yes_is_told_from_no_and_the_rest_stays(data: DataSet, features: Feature
     torch.testing.assert_close(after[:, 2:], before[:, 2:])
     for vectors in (model.net.head.answers, model.net.head.free, model.net.head.bias):
         assert torch.equal(vectors[0], vectors[1]), "their own vectors no longer tell them apart"
-    assert not model.net.head.leaning[-1].weight.requires_grad
+    assert not model.net.head.yes_from_text[-1].weight.requires_grad
 
 
 def test_yes_relies_on_the_fit_where_that_tells_it(
@@ -153,8 +153,8 @@ def test_yes_relies_on_the_fit_where_that_tells_it(
     for ref in list(by_ref)[:60]:
         (image,) = model.encode([model.info.preprocess(data.open_image(ref))])
         states, mask = TextCache(model.net.text, model.tokenizer, CPU).take([text])
-        leaning = model.net.fuse_states(states, mask, [(image.state, 1)]).vector[0, -1]  # type: ignore[attr-defined]
-        right += bool(leaning > 0) == (ref in red)
+        yes_score = model.net.fuse_states(states, mask, [(image.state, 1)]).vector[0, -1]  # type: ignore[attr-defined]
+        right += bool(yes_score > 0) == (ref in red)
     assert right >= 48, f"{right} of 60"
 
 

@@ -96,7 +96,7 @@ def test_a_new_network_is_the_sentence_encoder_until_it_looks() -> None:
     hidden = theirs.eval()(input_ids=full, attention_mask=mask, output_hidden_states=True).hidden_states
     states = net.text(ids, mask)
     torch.testing.assert_close(states[mask], hidden[6][mask], atol=1e-4, rtol=1e-4)
-    images = net.see(torch.randint(0, 256, (2, 320, 320, 3), dtype=torch.uint8))
+    images = net.encode_image(torch.randint(0, 256, (2, 320, 320, 3), dtype=torch.uint8))
     kept: list[torch.Tensor] = []
     handle = net.head.fused.register_forward_pre_hook(lambda _head, arguments: kept.append(arguments[0]))
     net.fuse_states(states.repeat(2, 1, 1), mask.repeat(2, 1), [(images, len(TEXTS))])
@@ -137,7 +137,7 @@ def test_a_new_network_looks_where_patches_mean_what_is_said(text: str, place: i
     for at, name in enumerate(("coffee", "cat", "rocket", "coffee")):
         image = Image.open(next(EXAMPLES.glob(f"{name}.*"))).convert("RGB")
         collage.paste(image.resize((160, 160)), (at % 2 * 160, at // 2 * 160))
-    state = net.see(torch.from_numpy(Squash(320, 20, 20)(collage).values.copy())[None])
+    state = net.encode_image(torch.from_numpy(Squash(320, 20, 20)(collage).values.copy())[None])
     ids, mask = pad_ids([tokenize(build_tokenizer(vocabulary), text).ids])
     looks = net.fuse(ids, mask, [(state, 1)], need_maps=True).maps[0][0, 0, 1:]
     assert int(looks.view(2, 10, 2, 10).sum((1, 3)).argmax()) == place

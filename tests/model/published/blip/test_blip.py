@@ -15,7 +15,8 @@ from model.interface import Item, ItemError, MapRequest, Output
 from model.published import family
 from model.published.blip import answer as blip_answer
 from model.published.blip.base import NO_FAULTS, Faults
-from model.published.blip.text_stack import CrossBlock, Source
+from model.published.blip.text_stack import CrossBlock
+from model.rows import Source
 from tests.model.published.checkpoints import make_image
 from tests.model.published.conftest import Pair
 
