@@ -1,45 +1,24 @@
-"""Bounds: bodies, rates, deadlines, keys."""
+"""Bounds: bodies, rates, deadlines."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
-from app.auth import ANYONE, Keys, make_key
-from app.engine.admission import Admission
+from app.auth import make_key
 from app.errors import RequestError
-from app.limits import RateLimiter
+from app.limits import TIMEOUT_HEADER, RateLimiter, time_allowed
 from tests.app.conftest import encoded, running
 from tests.app.test_native import as_json, failed
 
 IMAGE = encoded(Image.new("RGB", (20, 20), (1, 2, 3)))
-
-
-def test_keys() -> None:
-    """A made key is known by its hash; anything else is refused in the same way."""
-    key, pair = make_key("ann")
-    keys = Keys([pair, f"bob:{hashlib.sha256(b'secret').hexdigest()}"])
-    assert keys.caller(f"Bearer {key}") == "ann"
-    assert keys.caller("bearer secret") == "bob"
-    for wrong in (None, "", "Bearer", "Bearer ", "Basic secret", "secret", "Bearer Secret", "Bearer \udce4"):
-        with pytest.raises(RequestError) as caught:
-            keys.caller(wrong)
-        assert caught.value.code == "invalid_api_key"
-    assert Keys([]).caller("Bearer anything") == ANYONE
-
-
-@pytest.mark.parametrize("pairs", [["secret"], ["a b:" + "0" * 64], ["a:" + "g" * 64], ["a:" + "0" * 64] * 2])
-def test_keys_of_a_wrong_form_stop_the_server(pairs: list[str]) -> None:
-    """Better no server than one that is open by mistake."""
-    with pytest.raises(ValueError, match="API key"):
-        Keys(pairs)
 
 
 def test_the_rate_limiter_refills_and_says_when() -> None:
@@ -65,16 +44,21 @@ def test_the_rate_limiter_refills_and_says_when() -> None:
     RateLimiter(0).spend("ann", 10**9)
 
 
-def test_the_backlog_counts_bytes_of_all_requests() -> None:
-    """Too many bytes at once are refused, a single large request is not."""
-    admission = Admission(max_items=10, max_bytes=100, max_seconds=10.0)
-    admission.take_bytes(150)
-    with pytest.raises(RequestError, match="bytes"):
-        admission.take_bytes(1)
-    admission.give_bytes(150)
-    admission.take_bytes(60)
-    admission.take_bytes(40)
-    assert admission.nbytes == 100
+@pytest.mark.parametrize(
+    ("header", "seconds"), [(None, 30.0), ("99", 30.0), ("30", 30.0), ("0.25", 0.25), ("1e-9", 1e-9)]
+)
+def test_a_client_may_ask_for_less_time_never_for_more(header: str | None, seconds: float) -> None:
+    """The operator's deadline stands."""
+    headers = Headers({} if header is None else {TIMEOUT_HEADER: header})
+    assert time_allowed(headers, 30.0) == seconds
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "nan", "inf", "-inf", "", "soon", "1,5"])
+def test_a_time_that_is_no_positive_number_is_refused(header: str) -> None:
+    """Not taken for no limit, nor for none left."""
+    with pytest.raises(RequestError) as caught:
+        time_allowed(Headers({TIMEOUT_HEADER: header}), 30.0)
+    assert (caught.value.code, caught.value.param) == ("invalid_request", TIMEOUT_HEADER)
 
 
 class TestOverHTTP:

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from app.engine.engine import Engine, ImageSource
+from app.engine.messages import Encode, Reply, Run
 from app.errors import RequestError
 from model.interface import ItemError, MapRequest, Pixels, Preprocess
 from tests.app.engine.tools import Recorder, busy, engine, refused, said, source, until
@@ -176,6 +177,23 @@ async def test_the_cache_is_bounded_in_bytes_and_forgets_the_least_recently_used
         again = await made.run("answer", images[1], ["what?"])
         assert again.cache == "miss"
         assert again.image_id == ids[1]
+
+
+async def test_the_worker_is_told_what_to_forget() -> None:
+    """Each image that is evicted, once, with the next message: or its memory would grow for ever."""
+    async with engine(cache_bytes=1000) as (made, _):
+        replica, forgotten = made.replicas[0], []
+        call = replica.worker.call
+
+        async def listen(message: Encode | Run, *, seconds: float) -> Reply:
+            forgotten.extend(message.evict)
+            return await call(message, seconds=seconds)
+
+        replica.worker.call = listen  # type: ignore[method-assign]
+        ids = [(await made.run("answer", source(), ["what?"])).image_id for _ in range(4)]
+        assert forgotten == ids[:2]
+        assert replica.cache.evictions == 3
+        assert [entry.key for entry in replica.cache] == ids[3:]
 
 
 async def test_a_cache_of_nothing_still_answers() -> None:

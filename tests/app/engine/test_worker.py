@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -73,6 +74,44 @@ def test_one_bad_text_is_the_error_of_its_own_request(server: Server) -> None:
     assert isinstance(third, Output)
     assert isinstance(second, ItemError)
     assert second.index == 1
+
+
+@pytest.mark.parametrize("option", [{"candidates": ("a",)}, {"top_k": 1}, {"maps": MapRequest()}])
+def test_requests_with_other_options_are_never_joined(server: Server, option: dict[str, Any]) -> None:
+    """Each would get the other's; those with the same options are joined across them."""
+    plain, other = RunItem("dark", ("a",)), RunItem("dark", ("b",), **option)
+    server.handle(Run("answer", (plain, other, replace(plain, texts=("c",)), replace(other, texts=("d",)))))
+    assert seen(server) == [("a", "c"), ("b", "d")]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_the_index_of_a_bad_text_counts_in_its_request_after_a_split(server: Server, place: int) -> None:
+    """Texts that do not fit in memory together are run in parts."""
+    texts = ["b"] * 5
+    texts[place] = "xyzzy"
+    texts[(place + 1) % 5] = "!memory 2"
+    (error,) = server.handle(Run("answer", (RunItem("dark", tuple(texts)),))).results
+    assert isinstance(error, ItemError)
+    assert (error.code, error.index, error.detail) == ("question_not_understood", place, {"unknown": 1})
+
+
+def test_texts_that_were_split_come_back_in_their_order(server: Server) -> None:
+    """One output, with the maps of all."""
+    texts = ("!memory 2", "a", "b", "c", "d")
+    (output,) = server.handle(Run("answer", (RunItem("dark", texts, maps=MapRequest()),))).results
+    assert isinstance(output, Output)
+    assert output.maps is not None
+    assert [text.words[0].text for text in output.texts] == [*texts]
+
+
+def test_what_is_evicted_is_forgotten_before_anything_else(server: Server) -> None:
+    """Unknown keys do no harm: their image may never have been encoded."""
+    server.handle(Run("answer", (RunItem("light", ("a",)),), ("dark", "unknown")))
+    assert set(server.images) == {"light"}
+    server.handle(Encode((("light", pixels(1, 1, 1)),), ("light",)))
+    assert set(server.images) == {"light"}
+    (result,) = server.handle(Run("answer", (RunItem("light", ("a",)),))).results
+    assert result.texts[0].ranking[0].answer == "1"
 
 
 def test_texts_to_compare_are_never_joined(server: Server) -> None:

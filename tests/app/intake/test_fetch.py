@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import httpx
 import pytest
 
 from app.errors import RequestError
@@ -177,6 +178,27 @@ async def test_bad_answers(response: bytes, code: str) -> None:
         with pytest.raises(RequestError) as caught:
             await fetcher(url_allow_addresses=["127.0.0.1/32"], image_bytes=2048).fetch(f"http://127.0.0.1:{port}/")
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("pieces", "code"), [(2, None), (3, "image_too_large"), (6, "image_too_large")])
+async def test_a_body_in_small_pieces_is_capped_as_a_whole(pieces: int, code: str | None) -> None:
+    """A server that names no length may send as many pieces as it likes, each of them small; none is counted that is
+    past the cap."""
+    counted: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(pieces):
+            yield b"x" * 1000
+
+    reading = fetcher(image_bytes=2000)._body(httpx.Response(200, content=body()), counted.append)
+    if code is None:
+        assert await reading == b"x" * 2000
+    else:
+        with pytest.raises(RequestError) as caught:
+            await reading
+        assert caught.value.code == code
+        assert caught.value.detail == {"max_bytes": 2000}
+    assert counted == [1000, 1000]
 
 
 async def test_a_slow_server_runs_out_of_time() -> None:

@@ -1,0 +1,41 @@
+"""What goes over the socket between the parent and a worker."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from app.engine.messages import HEADER, Encode, Failure, Load, LoadFailed, Reply, Run, RunItem, pack, receive, send
+from model.interface import MapRequest
+
+MESSAGES = [
+    Load("module:function", {"name": "tiny"}, "debug", "json"),
+    LoadFailed("no weights"),
+    Run("answer", (RunItem("a", ("what?", "é" * 70_000), ("yes", "no"), 2, MapRequest("raw", (0,))),), ("b",)),
+    Encode((), ("a", "b"), Run("match", ())),
+    Reply([Failure(True, "MemoryError")], 0.5, 4, Reply([], 0.25)),
+]
+
+
+def test_messages_arrive_as_they_were_sent() -> None:
+    """One after the other, then the end."""
+    stream = io.BytesIO()
+    for message in MESSAGES:
+        send(stream, message)
+    stream.seek(0)
+    assert [receive(stream) for _ in MESSAGES] == MESSAGES
+    assert receive(stream) is None
+
+
+def test_the_header_is_the_length_of_the_body() -> None:
+    """In network order: it is what the other end waits for."""
+    head, body = pack(MESSAGES[2])
+    assert len(head) == HEADER.size == 8
+    assert int.from_bytes(head, "big") == len(body) > 70_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_a_stream_that_ends_in_a_header_is_at_its_end(size: int) -> None:
+    """The other process is gone."""
+    assert receive(io.BytesIO(b"\0" * size)) is None
