@@ -16,10 +16,11 @@ from app.drawing import Drawing
 from app.engine.engine import LOADER, Engine
 from app.intake import decode
 from app.intake.fetch import Fetcher
-from app.limits import TIMEOUT_HEADER, BodyLimit, RateLimiter
+from app.limits import BodyLimit, RateLimiter
 from app.metrics import Metrics
+from app.prefix import Prefixed
 from app.request_context import image_limits
-from app.routes import caption_match, health, huggingface, metrics, native, openai, overlay, page
+from app.routes import caption_match, health, huggingface, metrics, native, openai, overlay, page, responses
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.tracing import Tracer, tracer
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     )
     # Not uvicorn's: that refuses requests whose prefix the proxy left, which this takes as well.
     app.root_path = chosen.root_path
+    app.add_middleware(Prefixed)
     app.state.settings = chosen
     app.state.metrics = figures
     app.state.tracers = tracers
@@ -79,12 +81,15 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
             CORSMiddleware,
             allow_origins=chosen.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID", TIMEOUT_HEADER],
+            # Any: clients have headers of their own (x-stainless-*, traceparent), and none makes the server do more
+            # than it does for whoever may send them without a browser.
+            allow_headers=["*"],
+            allow_private_network=True,  # a page of an allowed origin on the Internet asks a server in a private net
             expose_headers=_EXPOSED,
         )
     app.add_middleware(Telemetry, metrics=figures, tracer=tracers)
     app.add_middleware(huggingface.ErrorEnvelope)  # added last, so outermost
-    for module in (native, caption_match, openai, huggingface, overlay, health, metrics, page):
+    for module in (native, caption_match, openai, responses, huggingface, overlay, health, metrics, page):
         app.include_router(module.router)
     if chosen.docs:
         app.include_router(page.documentation)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from app.engine.engine import Answered, Engine, ImageSource, Uploaded
 from app.errors import RequestError, image_at, item_error
-from app.intake import bodies, decode, images
+from app.intake import bodies, decode, images, inline
 from app.intake.fetch import Fetcher
 from app.limits import RateLimiter, time_allowed
 from app.metrics import Metrics
@@ -79,11 +79,11 @@ class RequestContext:
             return file
         if file is not None or text is None:
             raise RequestError("invalid_request", "Give one image.", param=param)
-        if decode.is_url(text):
-            return await self._fetch(text, param)
+        if inline.is_url(text):
+            return await self._fetch(text.strip(), param)
         if len(text) < _LONG_TEXT:
-            return decode.from_text(text, self.limits, param=param)
-        return await asyncio.to_thread(decode.from_text, text, self.limits, param=param)
+            return inline.from_text(text, self.limits, param=param)
+        return await asyncio.to_thread(inline.from_text, text, self.limits, param=param)
 
     async def image(
         self, *, file: bytes | None = None, text: str | None = None, image_id: str | None = None, param: str = "image"

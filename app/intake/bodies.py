@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Awaitable, Mapping
+import contextlib
+import json
+import re
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,32 +23,52 @@ T = TypeVar("T")
 
 _MOST_PARTS = 1000
 _CHARSETS = ("utf-8", "ascii", "iso8859-1")  # of Python's others, UTF-7 makes lone surrogates and Punycode takes hours
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
+_IMAGE_TYPES = (b"image/", b"application/octet-stream")
 _LONGEST_FIELD = 64 * 1024 * 1024  # an image may be a field, as base64; the body limit is the one that counts
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, but files stay in memory: bodies are bounded already, and a disk is slower."""
+    """Starlette's parser, but files stay in memory: bodies are bounded already, and a disk is slower.
+
+    And a file need not have a plain ``filename``: old clients send ``filename*`` alone, others an image's type alone.
+    """
 
     spool_max_size = 1 << 62
 
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition, options = parse_options_header(part.content_disposition)
+        if b"filename" not in options and disposition:
+            kind = dict(part.item_headers).get(b"content-type", b"").strip().lower()
+            image = options.get(b"name") == b"image" and kind.startswith(_IMAGE_TYPES)
+            if image or _EXTENDED_NAME.search(part.content_disposition or b""):
+                part.content_disposition = (part.content_disposition or b"") + b'; filename="file"'
+        super().on_headers_finished()
 
-async def read(request: Request, kind: type[M], *, repeated: Mapping[str, str]) -> tuple[M, bytes | None]:
+
+async def read(
+    request: Request, kind: type[M], *, repeated: Mapping[str, str], may_be_empty: Collection[str] = ()
+) -> tuple[M, bytes | None]:
     """The body as ``kind`` and the bytes of the uploaded ``image`` file, if there is one.
 
-    ``repeated`` maps the multipart names of list fields to theirs in JSON, such as ``question`` to ``questions``.
+    ``repeated`` maps the multipart names of list fields to theirs in JSON, such as ``question`` to ``questions``. Such
+    a list may also come as JSON in one field. Empty fields of multipart are as if they were not there, for a form sends
+    all that it has: except those of ``may_be_empty``, and of required ones the last.
 
     Raises: `RequestError` ``unsupported_media_type``, ``malformed_request``, ``invalid_request``.
     """
     content_type = media_type(request)
     try:
         if content_type == "application/json":
-            return kind.model_validate_json(await request.body()), None
+            return kind.model_validate_json(_text(await request.body())), None
         if content_type == "multipart/form-data":
             form = await _form(request)
             try:
                 fields, file = await _fields(form, repeated)
             finally:
                 await form.close()
+            _leave_out_empty(fields, kind, may_be_empty)
             try:
                 return kind.model_validate(fields), file
             except ValidationError as error:
@@ -74,9 +97,19 @@ async def read_json(request: Request, kind: type[M]) -> M:
     if media_type(request) != "application/json":
         raise RequestError("unsupported_media_type", "Content-Type must be application/json.")
     try:
-        return kind.model_validate_json(await request.body())
+        return kind.model_validate_json(_text(await request.body()))
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_input=False)) from None
+
+
+def _text(body: bytes) -> bytes | str:
+    """JSON without the byte order mark that editors and shells of Windows put before it; those write UTF-16 too."""
+    if not body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return body
+    try:
+        return body.decode(json.detect_encoding(body))
+    except UnicodeDecodeError:
+        return body
 
 
 def media_type(request: Request) -> str:
@@ -113,17 +146,44 @@ async def _fields(form: FormData, repeated: Mapping[str, str]) -> tuple[dict[str
     file: bytes | None = None
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
+            if not value.filename and not value.size:  # a form in which none was chosen
+                continue
             if name != "image":
                 raise RequestError("invalid_request", f"Unknown file: {name[:100]}.", param=name[:100])
             file = await value.read()
             continue
         if name in repeated:
-            fields.setdefault(repeated[name], []).append(value)
-        elif name in fields:
-            raise RequestError("invalid_request", f"Field given twice: {name[:100]}.", param=name[:100])
+            fields.setdefault(repeated[name], []).extend(_listed(value))
+        elif fields.get(name):
+            if value:
+                raise RequestError("invalid_request", f"Field given twice: {name[:100]}.", param=name[:100])
         else:
             fields[name] = value
     return fields, file
+
+
+def _listed(value: str) -> list[Any]:
+    """The elements of a list field: one, unless it is a list in JSON."""
+    if value.startswith("[") and value.endswith("]"):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(value)
+            if found and all(isinstance(element, str | int) for element in found):
+                return list(found)
+    return [value]
+
+
+def _leave_out_empty(fields: dict[str, Any], kind: type[BaseModel], kept: Collection[str]) -> None:
+    """Take the empty values out of the fields of a form."""
+    for name, value in list(fields.items()):
+        if name in kept:
+            continue
+        given = [one for one in value if one != ""] if isinstance(value, list) else value
+        if given:
+            fields[name] = given
+        elif name not in kind.model_fields or not kind.model_fields[name].is_required():
+            del fields[name]
+        elif isinstance(value, list):
+            fields[name] = [""]
 
 
 class ClientGone(ClientDisconnect):

@@ -1,14 +1,12 @@
 """Untrusted bytes to a verified image. Everything that a client sends as an image passes here.
 
-Two steps, because the engine skips the second for an image that it knows: `from_text` (base64 or a data URI to bytes)
-and `open_image` (bytes to a fully decoded, upright RGB image). Sizes, and whatever else makes a small file costly, are
-checked before anything is decoded. Formats: JPEG, PNG, WebP, GIF (first frame), BMP, TIFF.
+`open_image` makes bytes a fully decoded, upright RGB image; text becomes bytes in `app.intake.inline`. Sizes, and
+whatever else makes a small file costly, are checked before anything is decoded. Formats: JPEG, PNG, WebP, GIF
+(first frame), BMP, TIFF.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import io
 import logging
@@ -79,41 +77,14 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def is_url(text: str) -> bool:
-    """Whether the text of an ``image`` field is a URL that would have to be fetched."""
-    return text[:8].lower().startswith(("http://", "https://")) or "://" in text[:32]
-
-
-def from_text(text: str, limits: ImageLimits, *, param: str | None = "image") -> bytes:
-    """The bytes of base64 or of a base64 data URI.
-
-    Raises: `RequestError` ``invalid_base64``, ``image_too_large``.
-    """
-    if text[:5].lower() == "data:":
-        header, comma, text = text.partition(",")
-        if not comma or not header.lower().endswith(";base64"):
-            raise RequestError("invalid_base64", "A data URI must be of the form data:...;base64,...", param=param)
-    if len(text) > limits.file_bytes * 4 // 3 + 1024 + limits.file_bytes // 16:  # padding and line breaks
-        raise _too_many_bytes(limits, param)
-    try:
-        # split() removes the line breaks of MIME base64; a space that was a plus is a broken string, caught below.
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        message = "The image is neither base64, a data URI nor a URL."
-        raise RequestError("invalid_base64", message, param=param) from None
-    if not data:
-        raise RequestError("invalid_base64", "The image is empty.", param=param)
-    check_bytes(len(data), limits, param=param)
-    return data
-
-
 def check_bytes(size: int, limits: ImageLimits, *, param: str | None = "image") -> None:
     """Raise ``image_too_large`` for a file of more bytes than allowed."""
     if size > limits.file_bytes:
-        raise _too_many_bytes(limits, param)
+        raise too_many_bytes(limits, param)
 
 
-def _too_many_bytes(limits: ImageLimits, param: str | None) -> RequestError:
+def too_many_bytes(limits: ImageLimits, param: str | None) -> RequestError:
+    """The error for a file of too many bytes."""
     message = f"The image has more than {limits.file_bytes} bytes."
     return RequestError("image_too_large", message, param=param, detail={"max_bytes": limits.file_bytes})
 

@@ -38,7 +38,7 @@ async def caption(request: Request, context: AskerDep) -> Response:
     `prompt` (once or more) is how a caption shall begin; none, or an empty one, leaves it free. A model that cannot
     caption refuses with 422 `task_not_supported`.
     """
-    body, file = await bodies.read(request, CaptionRequest, repeated=_CAPTION_LISTS)
+    body, file = await bodies.read(request, CaptionRequest, repeated=_CAPTION_LISTS, may_be_empty=("prompts",))
     context.check_texts(body.prompts, field="prompts", may_be_empty=True)
     info = context.model(body.model, "caption")
     maps = map_request(body, info)

@@ -1,35 +1,30 @@
-"""OpenAI's dialect: ``POST /v1/chat/completions``. (``GET /v1/models`` is native and has OpenAI's shape already.)
+"""OpenAI's older dialect: ``POST /v1/chat/completions``. (``GET /v1/models`` is native and has OpenAI's shape already.)
 
-A conversation is read as one question about one image: the last user message's text, and the image beside it or else
-the conversation's only one. Everything said before is ignored, for the model takes none of it. What a caller may ask of
-OpenAI but not of this model (several choices, tools, JSON) is refused; what makes no difference here (temperature,
-max_tokens ..) is ignored.
+How a conversation is read is in `app.conversation`. What a caller may ask of OpenAI but not of this model (several
+choices, tools, JSON) is refused; what makes no difference here (temperature, max_tokens ..) is ignored.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 
-from app import wire
+from app import conversation
+from app.conversation import Asked, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
-from app.errors import TAG, RequestError, only_text, request_id_of
+from app.errors import TAG, RequestError, request_id_of
 from app.intake import bodies
-from app.openapi import errors, json_body
-from app.request_context import distinct, map_request
-from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
+from app.openapi import EXAMPLE_IMAGE, errors, json_body
+from crosslook.types import AnswerResponse
 from model.interface import ModelInfo, TextOutput
 
 router = APIRouter(prefix="/v1", tags=["openai"])
-
-_SMALLEST = 1e-300  # a probability that float32 rounded to 0 still gets a logarithm
 
 
 class ImageURL(BaseModel):
@@ -39,7 +34,7 @@ class ImageURL(BaseModel):
 
 
 class ChatContentPart(BaseModel):
-    """A piece of a message."""
+    """A piece of a message. An image may also be its URL alone."""
 
     type: Literal["text", "image_url"]
     text: str | None = None
@@ -62,37 +57,23 @@ class ChatMessage(BaseModel):
 class StreamOptions(BaseModel):
     """How to stream."""
 
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
-class ChatRequest(AnswerOptions):
+class ChatRequest(ConversationRequest):
     """The part of OpenAI's request that matters here, and the options of ``POST /v1/answer``."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
     messages: list[ChatMessage] = Field(min_length=1)
-    maps: MapChoice = Field("none", description="Encoding of the maps in the response's `crosslook` field, or none.")
-    stream: bool | None = False
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
     n: int | None = Field(None, description="Anything but 1 is refused.")
-    tools: list[dict[str, Any]] | None = Field(None, description="Refused: the model calls none.")
     response_format: dict[str, Any] | None = Field(None, description="Anything but text is refused.")
 
 
-class LogProb(BaseModel):
-    """An answer as if it were one token, with the logarithm of its score."""
+class _Body(ChatRequest):
+    """The body as it is read."""
 
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogProb(LogProb):
-    """The answer given, and its runners-up."""
-
-    top_logprobs: list[LogProb]
+    messages: list[Received] = Field(min_length=1)  # type: ignore[assignment]  # wider than the document, on purpose
 
 
 class LogProbs(BaseModel):
@@ -147,10 +128,23 @@ class ChatCompletion(BaseModel):
     crosslook: AnswerResponse
 
 
+_EXAMPLE = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What color is the dot?"},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{EXAMPLE_IMAGE}"}},
+            ],
+        }
+    ]
+}
+
+
 @router.post(
     "/chat/completions",
     response_model=ChatCompletion,
-    openapi_extra={"requestBody": json_body(ChatRequest)},
+    openapi_extra={"requestBody": json_body(ChatRequest, examples={"a question": _EXAMPLE})},
     responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
     summary="A question about an image, as OpenAI's clients put it",
 )
@@ -160,27 +154,17 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
     Scores, ranking and, with `maps`, attention maps are in the extra field `crosslook`; `logprobs` are those of whole
     answers.
     """
-    body = await bodies.read_json(request, ChatRequest)
-    _refuse(body)
-    place, question = _question(body.messages)
-    where, url = _image(body.messages)
-    info = context.model(body.model)
-    maps = map_request(body, info)
-    with only_text(place):
-        context.check_texts([question])
-        image = await context.image(text=url, param=where)
-        answered = await context.run(
-            "answer",
-            image,
-            [question],
-            candidates=None if body.candidates is None else distinct(body.candidates),
-            top_k=max(body.top_k, body.top_logprobs or 0),
-            maps=maps,
-        )
+    body = await bodies.read_json(request, _Body)
+    if body.n not in (None, 1):
+        raise RequestError("invalid_request", "n: this model gives one answer; `crosslook` ranks others.", param="n")
+    body.refuse_tools()
+    conversation.refuse_format(body.response_format, "response_format")
+    asked = await conversation.read(body.messages, "messages")
+    answered, text, info = await conversation.answer(context, body, asked)
     start = perf_counter()
-    completion = _completion(request, body, question, answered, info)
+    completion = _completion(request, body, asked, answered, text, info)
     if body.stream:
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         content, kind = _events(completion, with_usage=with_usage), "text/event-stream"
     else:
         content, kind = completion.model_dump_json(), "application/json"
@@ -188,82 +172,26 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
     return Response(content, headers=context.headers(answered), media_type=kind)
 
 
-def _refuse(body: ChatRequest) -> None:
-    """Raise `RequestError` for what would change the answer and cannot be done."""
-    if body.n not in (None, 1):
-        raise RequestError("invalid_request", "n: this model gives one answer; `crosslook` ranks others.", param="n")
-    if body.tools:
-        raise RequestError("invalid_request", "tools: this model calls none.", param="tools")
-    if body.response_format is not None and body.response_format.get("type") != "text":
-        raise RequestError("invalid_request", "response_format: only text.", param="response_format")
-
-
-def _question(messages: list[ChatMessage]) -> tuple[str, str]:
-    """Where the question is, and the question."""
-    for index in reversed(range(len(messages))):
-        if messages[index].role == "user":
-            content = messages[index].content
-            texts = [content or ""] if not isinstance(content, list) else [part.text or "" for part in content]
-            return f"messages[{index}].content", "\n".join(text for text in texts if text)
-    raise RequestError("invalid_request", "There is no user message.", param="messages")
-
-
-def _image(messages: list[ChatMessage]) -> tuple[str, str]:
-    """Where the image is, and its URL: beside the question, or else the only one of the conversation."""
-    users = [(i, message) for i, message in enumerate(messages) if message.role == "user"]
-    for considered in (users[-1:], users):
-        found = {
-            part.image_url.url: f"messages[{i}].content[{j}]"
-            for i, message in considered
-            if isinstance(message.content, list)
-            for j, part in enumerate(message.content)
-            if part.image_url is not None
-        }
-        if len(found) > 1:
-            text = f"The model takes one image; there are {len(found)} different ones."
-            raise RequestError("invalid_request", text, param="messages", detail={"images": len(found)})
-        for url, where in found.items():
-            return where, url
-    raise RequestError("invalid_request", "There is no image: send it as an image_url part.", param="messages")
-
-
 def _completion(
-    request: Request, body: ChatRequest, question: str, answered: Answered, info: ModelInfo
+    request: Request, body: _Body, asked: Asked, answered: Answered, text: TextOutput, info: ModelInfo
 ) -> ChatCompletion:
-    text, geometry = answered.output.texts[0], answered.geometry
-    patches = geometry.rows * geometry.columns
-    prompt = text.token_count + patches
-    native = wire.answer_response(info, answered.image_id, geometry, [question], answered.output, body.maps)
+    tokens = Tokens.of(answered, text)
+    logprobs = LogProbs(content=conversation.log_probabilities(text, body.top_logprobs or 0)) if body.logprobs else None
     return ChatCompletion(
         id=f"chatcmpl-{request_id_of(request)}",
         created=int(time.time()),
         model=info.id,
-        choices=[
-            ChatChoice(
-                message=AssistantMessage(content=text.ranking[0].answer),
-                logprobs=_logprobs(text, body.top_logprobs or 0) if body.logprobs else None,
-            )
-        ],
+        choices=[ChatChoice(message=AssistantMessage(content=text.ranking[0].answer), logprobs=logprobs)],
         usage=ChatUsage(
-            prompt_tokens=prompt,
-            completion_tokens=text.answer_token_count,
-            total_tokens=prompt + text.answer_token_count,
+            prompt_tokens=tokens.text + tokens.image,
+            completion_tokens=tokens.answer,
+            total_tokens=tokens.text + tokens.image + tokens.answer,
             prompt_tokens_details=PromptTokens(
-                text_tokens=text.token_count,
-                image_tokens=patches,
-                cached_tokens=0 if answered.cache == "miss" else patches,
+                text_tokens=tokens.text, image_tokens=tokens.image, cached_tokens=tokens.cached
             ),
         ),
-        crosslook=native,
+        crosslook=conversation.native(body, asked, answered, info),
     )
-
-
-def _logprobs(text: TextOutput, top: int) -> LogProbs:
-    entries = [
-        LogProb(token=r.answer, logprob=math.log(max(r.score, _SMALLEST)), bytes=list(r.answer.encode()))
-        for r in text.ranking
-    ]
-    return LogProbs(content=[TokenLogProb(**entries[0].model_dump(), top_logprobs=entries[:top])])
 
 
 def _events(completion: ChatCompletion, *, with_usage: bool) -> str:

@@ -37,3 +37,17 @@ async def test_a_proxys_prefix_is_no_part_of_the_routes() -> None:
     async with running(root_path="/vqa") as (_, client):
         for path in ("/openapi.json", "/vqa/openapi.json"):
             assert (await client.get(path)).json()["servers"] == [{"url": "/vqa"}]
+
+
+@pytest.mark.parametrize("given", ["", "/vqa"])
+async def test_a_redirect_keeps_the_prefix(given: str) -> None:
+    """A trailing slash too many, whether or not the proxy strips the prefix."""
+    async with running(root_path="/vqa") as (_, client):
+        for path in ("/v1/answer", "/v1/chat/completions", "/docs", "/health/live"):
+            redirected = await client.get(f"{given}{path}/?a=b")
+            assert redirected.status_code == 307
+            assert httpx.URL(redirected.headers["location"]).raw_path == f"/vqa{path}?a=b".encode()
+        assert (await client.get(f"{given}/docs/", follow_redirects=True)).status_code == 200
+        assert (await client.get(f"{given}/vqaother/")).status_code == 404
+    async with running() as (_, client):
+        assert httpx.URL((await client.get("/docs/")).headers["location"]).path == "/docs"

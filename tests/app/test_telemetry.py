@@ -144,6 +144,29 @@ async def test_security_headers_and_cors() -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "authorization,content-type",
+        "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count",
+        "content-type,traceparent,tracestate,user-agent",
+    ],
+)
+async def test_a_browsers_clients_may_send_headers_of_their_own(names: str) -> None:
+    """From an allowed origin, and from the Internet to a server in a private network; from no other origin."""
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
+    asking["Access-Control-Request-Private-Network"] = "true"
+    async with running(cors_origins=["https://example.org"]) as (_, client):
+        allowed = await client.options("/v1/responses", headers=asking | {"Origin": "https://example.org"})
+        assert allowed.status_code == 200
+        said = {name.strip().lower() for name in allowed.headers["access-control-allow-headers"].split(",")}
+        assert said >= set(names.split(","))
+        assert allowed.headers["access-control-allow-private-network"] == "true"
+        refused = await client.options("/v1/responses", headers=asking | {"Origin": "https://example.com"})
+        assert refused.status_code == 400
+        assert "access-control-allow-origin" not in refused.headers
+
+
 async def test_readiness_tells_the_truth(service: tuple[FastAPI, httpx.AsyncClient]) -> None:
     """503 while no worker is ready and while the server drains."""
     async with running() as (app, client):

@@ -1,0 +1,87 @@
+"""Base64 and data URIs, as clients spell them."""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote
+
+import pytest
+
+from app.errors import RequestError
+from app.intake import inline
+from app.intake.decode import ImageLimits
+
+LIMITS = ImageLimits(file_bytes=10_000, pixels=10_000, side=1000, min_side=8)
+DATA = bytes(range(256)) + b"\xfb\xef\xbe\xff"  # 260 bytes: one "=" of padding, and both letters that URLs cannot hold
+PLAIN = base64.b64encode(DATA).decode()
+SAFE = base64.urlsafe_b64encode(DATA).decode()
+LINES = base64.encodebytes(DATA).decode()
+
+SPELLINGS = {
+    "plain": PLAIN,
+    "unpadded": PLAIN.rstrip("="),
+    "URL-safe": SAFE,
+    "URL-safe and unpadded": SAFE.rstrip("="),
+    "lines": LINES,
+    "lines of Windows, indented": LINES.replace("\n", "\r\n    "),
+    "lines that a shell made spaces": LINES.strip().replace("\n", " "),
+    "data URI": f"data:image/png;base64,{PLAIN}",
+    "data URI, nothing named": f"data:;base64,{PLAIN}",
+    "data URI in capitals": f"DATA:IMAGE/PNG;BASE64,{PLAIN}",
+    "data URI with a charset": f"data:image/png;charset=utf-8;base64,{PLAIN}",
+    "data URI with spaces": f" \n data:image/png; base64 ,\n{PLAIN}\n",
+    "data URI, percent-encoded": f"data:image/png;base64,{quote(PLAIN, safe='')}",
+    "data URI, URL-safe and unpadded": f"data:image/png;base64,{SAFE.rstrip('=')}",
+    "data URI, lines percent-encoded": f"data:image/png;base64,{quote(LINES)}",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_all_spellings_are_one_image(spelling: str) -> None:
+    assert PLAIN.endswith("=")
+    assert {"+", "/"} <= set(PLAIN)
+    assert {"-", "_"} <= set(SAFE)
+    assert inline.from_text(SPELLINGS[spelling], LIMITS) == DATA
+    assert inline.plain_base64(SPELLINGS[spelling]) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "data:image/png;base64,",
+        "data:image/png,abcd",
+        "data:image/png;base64",
+        "data:image/png;base32,AAAA",
+        "data:" + ";" * 2000 + "base64," + PLAIN,
+        "no base64!",
+        PLAIN[:-3],  # fours of letters and one: no number of bytes has that
+        PLAIN.replace("+", " ", 1),  # a plus that became a space
+        "data:;base64," + PLAIN.replace("+", "%20", 1),
+        PLAIN[:-5] + " " + PLAIN[-4:-1],  # the same, with the padding lost as well
+        PLAIN[:8] + "=" + PLAIN[8:],
+        PLAIN + "é",
+        PLAIN.replace("A", "%41", 1),  # percent-encoding is of URIs
+    ],
+)
+def test_what_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        inline.from_text(text, LIMITS, param="here")
+    assert (caught.value.code, caught.value.param) == ("invalid_base64", "here")
+
+
+def test_too_many_bytes() -> None:
+    """The cap on the file is checked before base64 is undone."""
+    small = ImageLimits(file_bytes=1024, pixels=10_000, side=1000, min_side=8)
+    for length in (1500, 2000, 10**6):
+        with pytest.raises(RequestError) as caught:
+            inline.from_text("A" * (length // 4 * 4), small)
+        assert caught.value.code == "image_too_large"
+    assert len(inline.from_text("A" * 1024, small)) == 768
+    assert len(inline.from_text("data:;base64," + "%41" * 1024, small)) == 768
+
+
+def test_a_url_is_told_from_base64() -> None:
+    assert all(map(inline.is_url, ("http://a/b.png", "HTTPS://a", "ftp://a/b", "file:///etc/passwd")))
+    assert not any(map(inline.is_url, (PLAIN, SAFE, "data:;base64,AAAA", "//8=")))
