@@ -164,7 +164,7 @@ def test_large_jpegs_are_decoded_smaller_but_reported_whole() -> None:
     image = opened(encoded(big, "JPEG", exif=exif), side=200)
     assert (image.width, image.height) == (1001, 1603)
     assert image.image.size == (251, 401)
-    pixels = loader(encoded(big, "JPEG", exif=exif), LIMITS, "image")(Squash(64, 4, 4))
+    pixels = loader(encoded(big, "JPEG", exif=exif), LIMITS)(Squash(64, 4, 4))
     assert (pixels.geometry.width, pixels.geometry.height) == (1001, 1603)
     assert pixels.geometry.region == Region(0.0, 0.0, 1001.0, 1603.0)
     assert opened(encoded(big, "PNG"), side=200).image.size == (1603, 1001)
