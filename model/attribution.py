@@ -5,6 +5,7 @@ They take what every family has: queries, keys, values, and attention probabilit
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -127,3 +128,15 @@ def rollout(self_attention: Sequence[Tensor], cross_attention: Sequence[Tensor |
         if cross is not None:
             flow = 0.5 * (flow + cross)
     return flow
+
+
+def compose(*steps: Tensor) -> Tensor:
+    """The map of what looks at the image only through others: ``[batch, tokens, keys]`` from steps ``[batch, tokens,
+    queries]``, ``[batch, queries, keys]`` and so on, each what one sequence took from the next.
+
+    Rows of probabilities stay such: what a token took from each query, times where that one looked. Raises ValueError
+    without steps.
+    """
+    if not steps:
+        raise ValueError("there are no steps to compose")
+    return functools.reduce(torch.matmul, steps)

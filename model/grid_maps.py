@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model.interface import Map, Token, Word
+from model.interface import Geometry, Map, Token, Word
 
 _MARK = "\u0300"
 _LETTERS = rf"\w[\w{_MARK}]*"
@@ -46,20 +46,28 @@ def _with_one_mark(text: str) -> str:
 
 
 def place_on_grid(
-    attention: NDArray[np.float32], rows: int, columns: int, first_patch: int, *, total: float | None = None
+    attention: NDArray[np.float32], geometry: Geometry, first_patch: int = 0, *, total: float | None = None
 ) -> list[Map]:
-    """Attention rows ``[n, keys]`` as ``n`` maps; patches are the ``rows * columns`` keys from ``first_patch`` on.
+    """Attention rows ``[n, keys]`` as ``n`` maps on the grid of ``geometry``.
 
-    ``elsewhere`` is what the other keys have; or, for rows that are a part of ``total``, all that the patches lack to
-    it.
+    ``geometry.cells`` says which key belongs to which cell; without it, patches are the ``rows * columns`` keys from
+    ``first_patch`` on. ``elsewhere`` is what the other keys have; or, for rows that are a part of ``total``, all that
+    the patches lack to it. Raises ValueError where ``cells`` does not fit the keys or the grid.
     """
-    end = first_patch + rows * columns
-    patches = np.ascontiguousarray(attention[:, first_patch:end])
-    if total is None:
-        elsewhere = attention[:, :first_patch].sum(1) + attention[:, end:].sum(1)
+    size = geometry.rows * geometry.columns
+    if geometry.cells is None:
+        end = first_patch + size
+        patches = np.ascontiguousarray(attention[:, first_patch:end])
+        others = attention[:, :first_patch].sum(1) + attention[:, end:].sum(1)
     else:
-        elsewhere = np.maximum(0.0, total - patches.sum(1).astype(np.float64))
-    grids = patches.reshape(-1, rows, columns)
+        cells = np.asarray(geometry.cells)
+        if cells.shape != attention.shape[1:] or cells.min() < -1 or cells.max() >= size:
+            raise ValueError(f"cells are one per key ({attention.shape[1]}), from -1 to {size - 1}")
+        patches = np.zeros((len(attention), size), np.float32)
+        np.add.at(patches.T, cells[cells >= 0], attention.T[cells >= 0])  # several keys may add to one cell
+        others = attention[:, cells < 0].sum(1)
+    elsewhere = others if total is None else np.maximum(0.0, total - patches.sum(1).astype(np.float64))
+    grids = patches.reshape(-1, geometry.rows, geometry.columns)
     return [Map(grid, other) for grid, other in zip(grids, elsewhere.tolist(), strict=True)]
 
 

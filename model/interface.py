@@ -39,13 +39,17 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where the patch grid lies: the original image's size, the grid, and the rectangle that the grid covers."""
+    """Where the patch grid lies: the original image's size and ``region``, the rectangle that the grid covers, both in
+    pixels of the original; the grid's ``rows`` and ``columns``."""
 
     width: int
     height: int
     rows: int
     columns: int
     region: Region
+    cells: tuple[int, ...] | None = None
+    """For each key, the cell it is a part of, ``row * columns + column``, or -1 for a key that is no place; several
+    keys of one cell add up. None: the patches are the keys from the first patch on, row by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Pixels:
 
     values: NDArray[np.uint8]
     geometry: Geometry
+    tiles: NDArray[np.uint8] | None = None
+    """uint8 ``[tiles, height, width, 3]`` RGB: parts of the image in higher resolution, for models that look at those
+    as well. ``values`` is the whole image then."""
 
 
 Preprocess = Callable[[Image.Image], Pixels]
@@ -80,6 +87,21 @@ class MapRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """How to write an answer, for models that write. None stands for the model's default; a model ignores what it does
+    not follow (`ModelInfo.generation`)."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    """Divides the logits before a token is drawn; 0: always the most likely token."""
+    top_p: float | None = None
+    """Draw from the most likely tokens that together have this probability, 0 to 1."""
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    """Writing ends before any of these strings."""
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One encoded image and the texts to run against it, kept together as a group.
 
@@ -92,6 +114,7 @@ class Item:
     candidates: tuple[str, ...] | None = None
     top_k: int = 5
     maps: MapRequest | None = None
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,16 @@ class TextOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class MapStep:
+    """One step of a composed map: ``asking`` and ``asked`` name sequences (``answer``, ``question``, ``image``), and
+    the attention between them is the mean over ``layers`` of the stack where it happens."""
+
+    asking: str
+    asked: str
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MapInfo:
     """How the maps of an output were made."""
 
@@ -170,6 +203,9 @@ class MapInfo:
     composition: str | None = None
     """How a map of an answer's token was made where that token does not look at the image itself, such as
     ``answer>question>image``: what it took from each question token, times where that one looked."""
+    steps: tuple[MapStep, ...] = ()
+    """The composition as data, in order from the answer to the image: the map is the product of the steps' attentions
+    (`model.attribution.compose`). Empty where nothing is composed."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +251,13 @@ class ModelInfo:
     preprocess: Preprocess = field(repr=False)
     default_layers: tuple[int, ...] | None = None
     """The layers whose maps are averaged where a request names none; None: all of ``layers``."""
+    languages: tuple[str, ...] = ("en",)
+    """The languages it reads, as ISO 639-1 codes."""
+    decode_side: int | None = None
+    """An image may be decoded down to so many pixels at its shorter side before it is preprocessed; None: what
+    ``preprocess.size`` says, where it has one."""
+    generation: tuple[str, ...] = ()
+    """The fields of `Generation` that it follows; empty for a model that does not write."""
 
 
 class Model(Protocol):

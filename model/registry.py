@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from model.compact import model as compact
-from model.cross_attention import set_kernel
 from model.interface import Model
 from model.kernels import check_kernel
 
@@ -74,7 +73,7 @@ def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle:
             raise ValueError(f"{folder} holds no model that crosslook knows: its config.json names none")
         name = folder.resolve().name
     model = loading.load(folder, id=name, revision=revision, device=device, dtype=dtype, allow_pickle=allow_pickle)
-    set_kernel(model.net, kernel)
+    model.use_kernel(kernel)
     return model
 
 

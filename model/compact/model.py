@@ -25,14 +25,13 @@ from model.compact.maps import MapRows, gradient_rows, keep_self_maps, match_row
 from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
 from model.compact.preprocess import Squash
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
-from model.compact.text import SPECIAL_TOKENS, TokenizedText, build_tokenizer, pad_ids, tokenize
-from model.cross_attention import set_kernel
+from model.compact.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.family import Family, TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
 from model.interface import (
     EncodedImage,
     Geometry,
     Item,
-    ItemError,
     MapInfo,
     MapKind,
     MapRequest,
@@ -44,8 +43,6 @@ from model.interface import (
 )
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "compact"
-_MAX_UNKNOWN_SHARE = 0.5
-_SPECIAL_AROUND = 2  # tokens of an empty text: [CLS] and [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +60,10 @@ class CompactImage:
         object.__setattr__(self, "nbytes", sum(tensor.nbytes for tensor in tensors))
 
 
-class CompactModel:
+class CompactModel(Family):
     """See `model.interface.Model` for what the methods promise."""
+
+    net: CompactNet
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class CompactModel:
     def use_kernel(self, kernel: str) -> None:
         """Compute cross-attention by one of `model.kernels.KERNELS`. On a CUDA device small batches go through CUDA
         graphs, unless it is ``reference``, which is run as it is written. Raises ValueError for an unknown one."""
-        set_kernel(self.net, kernel)
+        super().use_kernel(kernel)
         graphs = self.device.type == "cuda" and kernel != "reference"
         self._graphs = FuseGraphs(self.net) if graphs else None
 
@@ -126,25 +125,8 @@ class CompactModel:
             for i, image in enumerate(images)
         ]
 
-    @torch.no_grad()
-    def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
-        if task not in self.info.tasks:
-            message = f"{self.info.id} cannot {task}; it can {', '.join(self.info.tasks)}"
-            return [ItemError("task_not_supported", message)] * len(items)
-        outcomes: dict[int, Output | ItemError] = {}
-        tokenized: dict[int, list[TokenizedText]] = {}
-        batches: dict[MapRequest | None, list[int]] = {}
-        for index, item in enumerate(items):
-            found = self._check(item)
-            if isinstance(found, ItemError):
-                outcomes[index] = found
-            else:
-                tokenized[index] = found
-                batches.setdefault(self._resolve(item.maps), []).append(index)
-        for maps, members in batches.items():
-            outputs = self._run(task, [items[i] for i in members], [tokenized[i] for i in members], maps)
-            outcomes.update(zip(members, outputs, strict=True))
-        return [outcomes[index] for index in range(len(items))]
+    def tokenize(self, text: str) -> TokenizedText:
+        return tokenize(self.tokenizer, text)
 
     def score_masked(
         self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
@@ -174,36 +156,7 @@ class CompactModel:
         (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
         (folder / "answers.txt").write_text("\n".join(self.answers) + "\n", encoding="utf-8")
 
-    def _resolve(self, maps: MapRequest | None) -> MapRequest | None:
-        """The request with the defaults filled in."""
-        if maps is None:
-            return None
-        layers = maps.layers or self.info.default_layers or self.info.layers
-        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(layers))))
-
-    def _check(self, item: Item) -> list[TokenizedText] | ItemError:
-        """The item's texts as tokens, or why it cannot be run."""
-        if item.maps is not None:
-            kind, layers = item.maps.kind or self.info.default_map_kind, item.maps.layers or ()
-            if not self.info.map_kinds:
-                return ItemError("map_not_supported", f"{self.info.id} makes no maps")
-            if kind not in self.info.map_kinds or not set(layers) <= set(self.info.layers):
-                message = f"maps are {', '.join(self.info.map_kinds)} of layers {list(self.info.layers)}"
-                return ItemError("map_not_supported", message)
-        found = []
-        for index, text in enumerate(item.texts):
-            tokens = tokenize(self.tokenizer, text)
-            if len(tokens.ids) == _SPECIAL_AROUND:  # nothing, or only spaces and what does not print
-                return ItemError("question_empty", "The text is empty.", index)
-            if len(tokens.ids) > self.info.max_tokens:
-                detail: dict[str, object] = {"tokens": len(tokens.ids), "limit": self.info.max_tokens}
-                return ItemError("question_too_long", "The text has more tokens than the model takes.", index, detail)
-            if tokens.unknown_share > _MAX_UNKNOWN_SHARE:
-                message = "More than half of the text is unknown to the model; it knows English."
-                return ItemError("question_not_understood", message, index, {"unknown_share": tokens.unknown_share})
-            found.append(tokens)
-        return found
-
+    @torch.no_grad()
     def _run(
         self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
     ) -> list[Output]:
@@ -263,7 +216,7 @@ class CompactModel:
         # All at once, the answers' behind the tokens': a call of numpy costs more than a map.
         every = torch.cat([rows.tokens, rows.answer[:, None]], 1).float().cpu().numpy()
         total = None if kind == "raw" else 1.0
-        maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid.rows, grid.columns, FIRST_PATCH, total=total)
+        maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid, FIRST_PATCH, total=total)
         found = []
         for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
             own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,8 @@ from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
+
+from model.family import TokenizedText
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -55,26 +56,14 @@ def build_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-class TokenizedText(NamedTuple):
-    """One text as tokens; ``spans`` are half-open, in code points of the text as sent, None for special tokens."""
-
-    ids: list[int]
-    texts: list[str]
-    spans: list[tuple[int, int] | None]
-
-    @property
-    def unknown_share(self) -> float:
-        """The share of tokens, without the special ones, that the vocabulary cannot represent."""
-        known = [i for i, span in zip(self.ids, self.spans, strict=True) if span is not None]
-        return sum(i == UNK for i in known) / len(known) if known else 0.0
-
-
 def tokenize(tokenizer: Tokenizer, text: str) -> TokenizedText:
     """Tokens of ``text`` with [CLS] before and [SEP] behind."""
     encoding = tokenizer.encode(text)
     special = encoding.special_tokens_mask
     spans = [None if s else (start, end) for s, (start, end) in zip(special, encoding.offsets, strict=True)]
-    return TokenizedText(encoding.ids, encoding.tokens, spans)
+    known = [i for i, s in zip(encoding.ids, special, strict=True) if not s]
+    unknown_share = sum(i == UNK for i in known) / len(known) if known else 0.0
+    return TokenizedText(encoding.ids, encoding.tokens, spans, unknown_share)
 
 
 def pad_ids(ids: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -20,19 +20,19 @@ class NotBlind(ValueError):
     """What was given as a question-only twin looks at its image."""
 
 
-class Answered(NamedTuple):
+class BestAnswer(NamedTuple):
     """The model's best answer and its score; the empty answer where it refused the question."""
 
     answer: str
     score: float
 
 
-REFUSED = Answered("", 0.0)
+REFUSED = BestAnswer("", 0.0)
 
 
-def answer_texts(model: Model, asked: Sequence[tuple[EncodedImage, Sequence[str]]]) -> list[list[Answered]]:
+def answer_texts(model: Model, asked: Sequence[tuple[EncodedImage, Sequence[str]]]) -> list[list[BestAnswer]]:
     """The best answer to each text about each encoded image, in order. Refused texts give `REFUSED`."""
-    answers: list[list[Answered]] = [[] for _ in asked]
+    answers: list[list[BestAnswer]] = [[] for _ in asked]
     for indexes in by_batch_key([image for image, _ in asked]):
         items = [Item(asked[i][0], tuple(asked[i][1]), top_k=1) for i in indexes]
         for i, output in zip(indexes, model.run("answer", items), strict=True):
@@ -40,9 +40,9 @@ def answer_texts(model: Model, asked: Sequence[tuple[EncodedImage, Sequence[str]
     return answers
 
 
-def _best(model: Model, image: EncodedImage, texts: Sequence[str], output: Output | ItemError) -> list[Answered]:
+def _best(model: Model, image: EncodedImage, texts: Sequence[str], output: Output | ItemError) -> list[BestAnswer]:
     if isinstance(output, Output):
-        return [Answered(text.ranking[0].answer, text.ranking[0].score) for text in output.texts]
+        return [BestAnswer(text.ranking[0].answer, text.ranking[0].score) for text in output.texts]
     if len(texts) == 1:
         return [REFUSED]
     # One refused text takes its item with it, so ask the others on their own.
@@ -68,9 +68,9 @@ def ask_images(
     texts: dict[ImageRef, list[str]],
     *,
     progress: str = "answers",
-) -> dict[ImageRef, list[Answered]]:
+) -> dict[ImageRef, list[BestAnswer]]:
     """Ask each image its texts; every image is encoded once and kept only while its texts are asked."""
-    answers: dict[ImageRef, list[Answered]] = {}
+    answers: dict[ImageRef, list[BestAnswer]] = {}
     refs = list(texts)
     with tqdm(total=len(refs), desc=progress, unit="image", disable=None) as bar:
         for start in range(0, len(refs), IMAGES_AT_ONCE):
@@ -82,14 +82,14 @@ def ask_images(
     return answers
 
 
-def ask_blind(twin: Model, texts: Sequence[str], look: Image.Image) -> list[Answered]:
+def ask_blind(twin: Model, texts: Sequence[str], look: Image.Image) -> list[BestAnswer]:
     """The answers of a question-only twin, all asked of one grey image.
 
     Raises:
         NotBlind: the twin answers differently about the image ``look``, so it is not blind.
     """
     grey, seen = encode_images(twin, [Image.new("RGB", look.size, (128, 128, 128)), look])
-    answers: list[Answered] = []
+    answers: list[BestAnswer] = []
     for start in tqdm(range(0, len(texts), _BLIND_TEXTS_AT_ONCE), desc="twin", disable=None):
         answers += answer_texts(twin, [(grey, texts[start : start + _BLIND_TEXTS_AT_ONCE])])[0]
     # Asked alike, so that a blind twin's scores are equal to the last digits.

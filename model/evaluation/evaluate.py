@@ -19,13 +19,13 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluation.ask import REFUSED, Answered, NotBlind, ask_blind, ask_images
+from model.evaluation.ask import REFUSED, BestAnswer, NotBlind, ask_blind, ask_images
 from model.evaluation.caption_matching import match_captions
 from model.evaluation.collages import COLLAGES
 from model.evaluation.data import DataError, DataSet, ImageRef, Question, read_data
-from model.evaluation.metrics import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
 from model.evaluation.options import positive
 from model.evaluation.report import Evaluation, Row, as_markdown, write_report
+from model.evaluation.scoring import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
 from model.interface import MapKind, Model
 
 
@@ -95,7 +95,7 @@ def evaluate(
     if twin is not None:
         columns["twin"] = ask_blind(twin, [question.question for question in questions], data.open_image(refs[0]))
     commonest = commonest_answers(train)
-    columns["commonest"] = [Answered(commonest(question), 1.0) for question in questions]
+    columns["commonest"] = [BestAnswer(commonest(question), 1.0) for question in questions]
 
     scores = {
         name: np.array([_accuracy(a, q) for a, q in zip(answered, questions, strict=True)])
@@ -127,7 +127,7 @@ def evaluate(
     return evaluation, records
 
 
-def _accuracy(answered: Answered, question: Question) -> float:
+def _accuracy(answered: BestAnswer, question: Question) -> float:
     return 0.0 if answered is REFUSED else accuracy(answered.answer, question.answers, question.source)
 
 

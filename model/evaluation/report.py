@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.evaluation.metrics import Interval
+from model.evaluation.scoring import Interval
 
 
 @dataclass(frozen=True, slots=True)

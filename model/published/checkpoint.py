@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from model.published.preprocess import Normalization, Resize
-from model.published.tokenizer import Tokenizer
+from model.published.preprocess import Normalization, Resize, read_processor
+from model.published.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,25 @@ class Loaded(NamedTuple):
     id: str
     revision: str
     device: torch.device
+
+
+def load_checkpoint(kind: Any, request: LoadRequest) -> Loaded:
+    """The checkpoint of a folder: ``kind`` is transformers' class for it, whose configuration has a ``vision_config``
+    with ``image_size`` and ``patch_size``. Raises ValueError for whatever of it is missing or makes no sense."""
+    net = load_weights(kind, request)
+    vision = net.config.vision_config
+    resize, normalization = read_processor(request.folder, vision.image_size, vision.patch_size)
+    tokenizer = load_tokenizer(request.folder)
+    return Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device)
+
+
+def architecture_of(folder: Path, known: Collection[str]) -> str:
+    """The first of the ``architectures`` in a folder's config.json. Raises ValueError where it is not a known one."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or [None])[0]
+    if architecture not in known:
+        raise ValueError(f"{folder} is a {architecture}; of {config['model_type']}, crosslook runs {', '.join(known)}")
+    return str(architecture)
 
 
 def load_weights(kind: Any, request: LoadRequest) -> Any:

@@ -11,7 +11,7 @@ import logging
 import re
 from pathlib import Path
 
-from model.published.loading import MODEL_TYPES, model_type
+from model.published.loading import FAMILIES, model_type
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def fetch(name: str, *, allow_pickle: bool = False) -> tuple[Path, str]:
     try:
         config = Path(hf_hub_download(repository, "config.json", revision=revision))
         family = model_type(config.parent)
-        if family not in MODEL_TYPES:
-            raise ValueError(f"{name} is a model of type {family!r}; known are {', '.join(MODEL_TYPES)}")
+        if family not in FAMILIES:
+            raise ValueError(f"{name} is a model of type {family!r}; known are {', '.join(FAMILIES)}")
         commit = config.parent.name
         logger.info("fetching %s at %s, unless it is in the cache", repository, commit)
         for patterns in (_SMALL + _WEIGHTS, _PICKLED):

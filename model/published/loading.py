@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from model.published.checkpoint import Loaded, LoadRequest, load_weights, revision_of
-from model.published.family import Family
+from model.published.checkpoint import LoadRequest, revision_of
+from model.published.family import PublishedFamily
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MODEL_TYPES = ("blip", "clip", "siglip")
+FAMILIES = {  # model_type -> the module that declares the family: MODEL_TYPE, ARCHITECTURES and load(request)
+    "blip": "model.published.blip",
+    "clip": "model.published.dual_encoder.clip",
+    "siglip": "model.published.dual_encoder.siglip",
+}
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: str = "auto",
     allow_pickle: bool = False,
-) -> Family:
+) -> PublishedFamily:
     """Load a published model.
 
     ``dtype`` ``auto`` is float32 on a CPU and float16 on a GPU. Weights are read from safetensors alone, unless
@@ -68,40 +72,9 @@ def load(
     if kind not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there are auto, {', '.join(DTYPES)}")
     family = model_type(folder)
-    request = LoadRequest(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
+    if family not in FAMILIES:
+        raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(FAMILIES)}")
     with _faults_of(folder):
-        if family == "blip":
-            return _load_blip(request)
-        if family in ("clip", "siglip"):
-            from model.published.dual_encoder import load_dual_encoder
-
-            return load_dual_encoder(request, family)
-    raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(MODEL_TYPES)}")
-
-
-def _load_blip(request: LoadRequest) -> Family:
-    import transformers
-
-    from model.published.blip.answer import BlipAnswer
-    from model.published.blip.base import Blip
-    from model.published.blip.caption import BlipCaption
-    from model.published.blip.match import BlipMatch
-    from model.published.preprocess import read_processor
-    from model.published.tokenizer import load_tokenizer
-
-    families: dict[str, tuple[type[Any], type[Blip]]] = {
-        "BlipForQuestionAnswering": (transformers.BlipForQuestionAnswering, BlipAnswer),
-        "BlipForConditionalGeneration": (transformers.BlipForConditionalGeneration, BlipCaption),
-        "BlipForImageTextRetrieval": (transformers.BlipForImageTextRetrieval, BlipMatch),
-    }
-    folder = request.folder
-    architecture = (json.loads((folder / "config.json").read_text()).get("architectures") or [None])[0]
-    if architecture not in families:
-        raise ValueError(f"{folder} is a {architecture}; of BLIP's, crosslook runs {', '.join(families)}")
-    theirs, ours = families[architecture]
-    net = load_weights(theirs, request)
-    vision = net.config.vision_config
-    resize, normalization = read_processor(folder, vision.image_size, vision.patch_size)
-    tokenizer = load_tokenizer(folder)
-    loaded = Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device)
-    return ours(loaded)  # type: ignore[call-arg]
+        request = LoadRequest(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
+        loaded: PublishedFamily = importlib.import_module(FAMILIES[family]).load(request)
+    return loaded

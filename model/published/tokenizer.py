@@ -6,23 +6,15 @@ import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Span = tuple[int, int]
+from model.family import Span, TokenizedText
+
 _SPACE = "\u2581"  # SentencePiece's mark for one
 _CHARACTER = re.compile(r"\s+|\S")
-
-
-class Encoded(NamedTuple):
-    """One text as tokens. ``spans`` are half-open, in code points of the text; None for special tokens."""
-
-    ids: list[int]
-    texts: list[str]
-    spans: list[Span | None]
-    unknown_share: float
 
 
 class Tokenizer:
@@ -31,7 +23,7 @@ class Tokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.hub = tokenizer
 
-    def __call__(self, text: str) -> Encoded:
+    def __call__(self, text: str) -> TokenizedText:
         """Tokens of ``text`` between the tokenizer's own special ones; nothing is cut off."""
         encoding = self.hub._tokenizer.encode(text)
         special = encoding.special_tokens_mask
@@ -39,7 +31,7 @@ class Tokenizer:
         words = [i for i, span in zip(encoding.ids, spans, strict=True) if span is not None]
         unknown = self.hub.unk_token_id
         share = sum(i == unknown for i in words) / len(words) if words else 0.0
-        return Encoded(encoding.ids, encoding.tokens, spans, share)
+        return TokenizedText(encoding.ids, encoding.tokens, spans, share)
 
     def texts(self, ids: Sequence[int]) -> list[str]:
         """The tokens of these ids."""
@@ -75,7 +67,7 @@ class SentencePieceTokenizer(Tokenizer):
     """Wraps `SiglipTokenizer`, which has no offsets, drops punctuation and case, and lets SentencePiece normalise what
     is left: one character of the text may be several of the pieces', or several one."""
 
-    def __call__(self, text: str) -> Encoded:
+    def __call__(self, text: str) -> TokenizedText:
         """Tokens of ``text``, each with the part of it that SentencePiece made the piece of."""
         canonical, places = self._canonical(text)
         # As SiglipTokenizer does: the mark gives the first word its space, and without something before it
@@ -90,7 +82,7 @@ class SentencePieceTokenizer(Tokenizer):
         spans = [_span(text, by_byte[piece.begin : max(piece.end, piece.begin + 1)]) for piece in pieces]
         unknown = sum(piece.id == self.hub.unk_token_id for piece in pieces)
         texts = self.texts(ids)
-        return Encoded(ids, texts, [*spans, *[None] * (len(ids) - len(pieces))], unknown / max(1, len(pieces)))
+        return TokenizedText(ids, texts, [*spans, *[None] * (len(ids) - len(pieces))], unknown / max(1, len(pieces)))
 
     def _canonical(self, text: str) -> tuple[str, list[int]]:
         """What SiglipTokenizer gives SentencePiece, and the place in ``text`` of each of its characters."""

@@ -22,7 +22,7 @@ from model.training.texts import TextCache
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """``images`` images with ``rows`` texts each: text features ``[images * rows, tokens, dim]``, their mask, and
     targets ``[images * rows, answers]`` (rows sum to 1, or to 0 where there is no answer to learn).
 
@@ -76,7 +76,7 @@ class Sampler:
         weights = np.array([a.weight * min(len(a.examples), 4) for a in asked], dtype=np.float64)
         self.weights = np.cumsum(weights / weights.sum())
 
-    def draw(self, step: int, mix: Mix) -> tuple[Batch, Batch | None]:
+    def draw(self, step: int, mix: Mix) -> tuple[TrainingBatch, TrainingBatch | None]:
         """The batch of one step, and its collages."""
         rng = random.Random(f"{self.seed}/{step}")  # noqa: S311
         captioned = mix.captioned if self._stock else 0
@@ -106,7 +106,7 @@ class Sampler:
         for collage in self.collages:
             yield from (example.text for example, _ in collage.texts)
 
-    def _collages(self, features: FeatureCache, mix: Mix, rng: random.Random) -> Batch:
+    def _collages(self, features: FeatureCache, mix: Mix, rng: random.Random) -> TrainingBatch:
         rows = rng.sample(range(len(self.collages)), min(mix.collages, len(self.collages)))
         texts = [rng.sample(self.collages[row].texts, min(mix.rows, len(self.collages[row].texts))) for row in rows]
         places = torch.full((len(rows), mix.rows), -1)
@@ -124,7 +124,7 @@ class Sampler:
         rng: random.Random,
         *,
         mirror: bool,
-    ) -> Batch:
+    ) -> TrainingBatch:
         seen, meaning = features.take([row for row, _ in chosen], self.device)
         texts, targets = [], torch.zeros(len(chosen) * rows, len(self.answers))
         for i, (_, examples) in enumerate(chosen):
@@ -138,7 +138,7 @@ class Sampler:
                 if j < len(examples):
                     self._fill(targets[i * rows + j], examples[j])
         states, mask = self.texts.take(texts)
-        return Batch(seen, meaning, states, mask, targets.to(self.device), rows)
+        return TrainingBatch(seen, meaning, states, mask, targets.to(self.device), rows)
 
     def _fill(self, target: Tensor, example: Example) -> None:
         known = {answer: share for answer, share in example.targets.items() if answer in self.answers and share > 0}

@@ -9,11 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.compact.network import FIRST_PATCH, CompactNet
-from model.training.batches import Batch
+from model.training.batches import TrainingBatch
 
 
 def batch_loss(
-    net: CompactNet, batch: Batch, rng: torch.Generator, *, smoothing: float, drop_patches: float, coarse_only: bool
+    net: CompactNet,
+    batch: TrainingBatch,
+    rng: torch.Generator,
+    *,
+    smoothing: float,
+    drop_patches: float,
+    coarse_only: bool,
 ) -> Tensor:
     """Of the answers; and on collages, of the first layer's maps: how little of them lies on the quarter that a text is
     about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches

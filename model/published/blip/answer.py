@@ -14,28 +14,18 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from model.attribution import record
+from model.attribution import compose, record
 from model.cross_attention import KeysValues
+from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens
-from model.interface import Item, MapRequest, Output, Ranked, TextOutput
-from model.published.blip.base import (
-    FIRST_PATCH,
-    NO_FAULTS,
-    Blip,
-    Faults,
-    GradientPass,
-    forward_map,
-    image_sources,
-    map_info,
-)
+from model.interface import Item, MapRequest, MapStep, Output, Ranked, Task, TextOutput
+from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, image_sources
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
-from model.published.family import to_maps
-from model.published.tokenizer import Encoded
+from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 
-COMPOSITION = "answer>question>image"
 _SCORED_AT_ONCE = 1024  # tokens of candidate answers; bounds the memory of their logits
 
 
@@ -63,6 +53,12 @@ class _Found:
     ids: tuple[int, ...]
 
 
+def _steps(maps: MapRequest) -> tuple[MapStep, MapStep]:
+    """How an answer token's map is composed: the same layers of the decoder and of the question encoder."""
+    layers = maps.layers or ()
+    return MapStep("answer", "question", layers), MapStep("question", "image", layers)
+
+
 class BlipAnswer(Blip):
     """`BlipForQuestionAnswering`, generating with ``num_beams`` beams or ranking given candidates."""
 
@@ -81,7 +77,9 @@ class BlipAnswer(Blip):
             max_tokens=max_new_tokens,
         )
 
-    def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> list[Output]:
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
         rows = [text for group in texts for text in group]
         ids, mask = self.question_ids(rows)
         sources = image_sources(items)
@@ -91,7 +89,7 @@ class BlipAnswer(Blip):
             questions = self._as_sources(encoded.states, mask)
             found = self._answers(items, questions)
             if maps is not None and maps.kind != "gradient":
-                asked = forward_map(encoded, maps)
+                asked = forward_map(encoded.maps, encoded.self_maps, maps)
                 answer_maps = self._composed(found, questions, asked, maps)
         if maps is not None and maps.kind == "gradient":
             asked, answer_maps = self._gradient(found, ids, mask, sources, maps)
@@ -108,7 +106,7 @@ class BlipAnswer(Blip):
                 self._with_maps(found[row], item, text, rows[row], asked[row], answer_maps[row], maps)
                 for row, text in enumerate(item.texts, start)
             ]
-            outputs.append(Output(tuple(results), map_info(maps, COMPOSITION)))
+            outputs.append(Output(tuple(results), map_info(maps, _steps(maps))))
         return outputs
 
     def _as_sources(self, states: Tensor, mask: Tensor | None) -> _Questions:
@@ -182,8 +180,8 @@ class BlipAnswer(Blip):
         """For each answer ``[1 + tokens, keys]``: of the start token and of each of its own."""
         fed, _ = self._feed_answers(found)
         decoded = self.decoder.feed(fed, questions.of(range(len(found)), 1), need_maps=True)
-        taken = forward_map(decoded, maps)  # [rows, answer tokens, question tokens]
-        return [m[: 1 + len(one.ids)] for m, one in zip(taken @ asked, found, strict=True)]
+        taken = forward_map(decoded.maps, decoded.self_maps, maps)  # [rows, answer tokens, question tokens]
+        return [m[: 1 + len(one.ids)] for m, one in zip(compose(taken, asked), found, strict=True)]
 
     def _gradient(
         self, found: Sequence[_Found], ids: Tensor, mask: Tensor | None, sources: Sequence[Source], maps: MapRequest
@@ -214,7 +212,14 @@ class BlipAnswer(Blip):
         return whole, answers
 
     def _with_maps(
-        self, found: _Found, item: Item, text: str, tokens: Encoded, asked: Tensor, answered: Tensor, maps: MapRequest
+        self,
+        found: _Found,
+        item: Item,
+        text: str,
+        tokens: TokenizedText,
+        asked: Tensor,
+        answered: Tensor,
+        maps: MapRequest,
     ) -> TextOutput:
         geometry = item.image.geometry
         whole = maps.kind != "gradient"

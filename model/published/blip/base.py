@@ -20,18 +20,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.attribution import Call, gradient_map, rollout
 from model.cross_attention import KeysValues
-from model.interface import EncodedImage, Geometry, Item, MapInfo, MapKind, MapRequest, ModelInfo, Pixels, Task
-from model.published.blip.text_stack import Stacked, TextStack
+from model.family import TokenizedText
+from model.interface import EncodedImage, Geometry, Item, MapKind, ModelInfo, Pixels, Task
+from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
-from model.published.family import Family, to_input
-from model.published.tokenizer import Encoded, pad
+from model.published.family import PublishedFamily, to_input
+from model.published.tokenizer import pad
 from model.rows import Source
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS
 _MASKED_AT_ONCE = 64
-_HALF_SCALES = (2.0**12, 2.0**6, 1.0)  # of gradients in float16: small ones would vanish, large ones overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class VisionAttention(nn.Module):
         return self.projection(attended.transpose(1, 2).flatten(2)), None
 
 
-class Blip(Family):
+class Blip(PublishedFamily):
     """The part that all tasks share: images, tokens, and the maps of a stack that looks at images."""
 
     task: Task
@@ -149,7 +148,7 @@ class Blip(Family):
         result: NDArray[np.floating[Any]] = torch.cat(scores).float().cpu().numpy()
         return result
 
-    def question_ids(self, texts: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
+    def question_ids(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor | None]:
         """Ids ``[rows, tokens]`` that begin with ``[ENC]``, and their mask."""
         rows = [list(text.ids) for text in texts]
         if self.encode_id is not None and not self.faults.keep_cls:
@@ -157,13 +156,10 @@ class Blip(Family):
                 row[0] = self.encode_id
         return pad(rows, self.pad_id, self.device)
 
-    def question_tokens(self, text: Encoded) -> list[str]:
+    def question_tokens(self, text: TokenizedText) -> list[str]:
         """The tokens as they were fed."""
         fed_enc = self.encode_id is not None and not self.faults.keep_cls
         return ["[ENC]", *text.texts[1:]] if fed_enc else text.texts
-
-    @abstractmethod
-    def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> Any: ...
 
     @abstractmethod
     def _score(self, source: Source, text: str, answer: str) -> Tensor:
@@ -183,58 +179,3 @@ def _token_id(loaded: Loaded, name: str) -> int:
 def image_sources(items: Sequence[Item]) -> list[Source]:
     """Each item's image, asked by all the item's texts."""
     return [Source(item.image.layers, rows=len(item.texts)) for item in items]  # type: ignore[attr-defined]
-
-
-def map_info(maps: MapRequest, composition: str | None = None) -> MapInfo:
-    """How the maps of an output were made, from a request whose defaults are filled in."""
-    return MapInfo(maps.kind or "raw", maps.layers or (), composition=composition)
-
-
-def forward_map(stacked: Stacked, maps: MapRequest) -> Tensor:
-    """The ``raw`` or ``rollout`` map ``[rows, tokens, keys]`` of a pass that kept its maps."""
-    chosen = maps.layers or ()
-    if maps.kind == "rollout":
-        return rollout(stacked.self_maps, [m if i in chosen else None for i, m in enumerate(stacked.maps)])
-    return torch.stack([stacked.maps[layer] for layer in chosen]).mean(0)
-
-
-class GradientPass:
-    """Gradient maps of one recorded pass over ``sources``, for as many scalars as wanted.
-
-    ``calls``: of the chosen layers, those of the sources in order. Gradients of scalars add up exactly, so the map of
-    a sum needs no backward pass of its own.
-    """
-
-    def __init__(self, calls: list[list[Call]], layers: Sequence[int], sources: Sequence[Source]) -> None:
-        self.calls, self.layers, self.sources = calls, layers, sources
-        self._scales = _HALF_SCALES if calls[0][0].attended.dtype == torch.float16 else (1.0,)
-
-    def backward(self, scalar: Tensor) -> list[Tensor]:
-        """The gradient of ``scalar`` at every call's attended values, each from the largest scale that holds it: a
-        loud text of a batch takes no digits from a quiet one."""
-        first, *smaller = self._scales
-        gradients = self._scaled(scalar, first)
-        for scale in smaller:
-            if all(gradient.isfinite().all() for gradient in gradients):
-                break
-            again = self._scaled(scalar, scale)
-            gradients = [torch.where(g.isfinite(), g, a) for g, a in zip(gradients, again, strict=True)]
-        return gradients
-
-    def _scaled(self, scalar: Tensor, scale: float) -> list[Tensor]:
-        """The gradients in float32, from a pass backward that holds them times ``scale``."""
-        attended = [call.attended for calls in self.calls for call in calls]
-        found = torch.autograd.grad(scalar * scale, attended, retain_graph=True)
-        return [gradient.float() / scale for gradient in found]
-
-    def maps(self, gradients: Sequence[Tensor]) -> Tensor:
-        """``[rows, tokens, keys]``: the mean over the layers, from gradients of `backward` (or their sum)."""
-        remaining = iter(gradients)
-        layers = []
-        for layer, calls in zip(self.layers, self.calls, strict=True):
-            parts = []
-            for call, source in zip(calls, self.sources, strict=True):
-                found = gradient_map(call.queries.detach(), next(remaining), source.layers[layer], mask=source.mask)
-                parts.append(found.reshape(source.count * source.rows, -1, found.shape[-1]))
-            layers.append(torch.cat(parts))
-        return torch.stack(layers).mean(0)

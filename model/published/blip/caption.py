@@ -9,24 +9,15 @@ import torch
 from torch import Tensor
 
 from model.attribution import record
+from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens
-from model.interface import Item, MapRequest, Output, Ranked, TextOutput
+from model.interface import Item, MapRequest, Output, Ranked, Task, TextOutput
 from model.published.beam_search import Generated
-from model.published.blip.base import (
-    FIRST_PATCH,
-    NO_FAULTS,
-    Blip,
-    Faults,
-    GradientPass,
-    forward_map,
-    image_sources,
-    map_info,
-)
+from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, image_sources
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
-from model.published.family import to_maps
-from model.published.tokenizer import Encoded
+from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 
 
@@ -34,7 +25,6 @@ class BlipCaption(Blip):
     """`BlipForConditionalGeneration`, generating with ``num_beams`` beams behind a prompt, which may be empty."""
 
     task = "caption"
-    free_text_may_be_empty = True
 
     def __init__(
         self, loaded: Loaded, *, faults: Faults = NO_FAULTS, num_beams: int = 3, max_new_tokens: int = 20
@@ -44,7 +34,9 @@ class BlipCaption(Blip):
         head = loaded.net.text_decoder.cls
         self.decoder = Decoder(stack, head, end=self.end_id, num_beams=num_beams, max_tokens=max_new_tokens)
 
-    def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> list[Output]:
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
         prompts = [[self.start_id, *text.ids[1:-1]] for group in texts for text in group]
         images = [item for item in items for _ in item.texts]
         with torch.no_grad():
@@ -93,7 +85,8 @@ class BlipCaption(Blip):
         sources = image_sources(items)
         if maps.kind != "gradient":
             with torch.no_grad():
-                return forward_map(self.decoder.feed(fed, sources, need_maps=True), maps)
+                decoded = self.decoder.feed(fed, sources, need_maps=True)
+                return forward_map(decoded.maps, decoded.self_maps, maps)
         layers = maps.layers or ()
         with record(self.net, [self.stack.cross_layers[i] for i in layers]) as calls:
             embedded = self.stack.embed(fed).detach().requires_grad_()
@@ -105,7 +98,13 @@ class BlipCaption(Blip):
             return passed.maps(gradients)
 
     def _caption(
-        self, prompt: str, tokens: Encoded, made: Generated, item: Item, rows: Tensor | None, maps: MapRequest | None
+        self,
+        prompt: str,
+        tokens: TokenizedText,
+        made: Generated,
+        item: Item,
+        rows: Tensor | None,
+        maps: MapRequest | None,
     ) -> TextOutput:
         """``rows`` ``[1 + prompt + caption, keys]``."""
         caption, start = self._join(prompt, tokens.ids[1:-1], made.ids)

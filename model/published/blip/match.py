@@ -8,22 +8,13 @@ import torch
 from torch import Tensor
 
 from model.attribution import record
+from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens
-from model.interface import Item, MapRequest, Output, Ranked, TextOutput
-from model.published.blip.base import (
-    FIRST_PATCH,
-    NO_FAULTS,
-    Blip,
-    Faults,
-    GradientPass,
-    forward_map,
-    image_sources,
-    map_info,
-)
+from model.interface import Item, MapRequest, Output, Ranked, Task, TextOutput
+from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, image_sources
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
-from model.published.family import to_maps
-from model.published.tokenizer import Encoded
+from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 
 
@@ -35,7 +26,9 @@ class BlipMatch(Blip):
     def __init__(self, loaded: Loaded, *, faults: Faults = NO_FAULTS) -> None:
         super().__init__(loaded, stack=TextStack(loaded.net.text_encoder), faults=faults)
 
-    def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> list[Output]:
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
         rows = [text for group in texts for text in group]
         ids, mask = self.question_ids(rows)
         sources = image_sources(items)
@@ -43,7 +36,7 @@ class BlipMatch(Blip):
             need = maps is not None and maps.kind != "gradient"
             encoded = self.stack(self.stack.embed(ids), sources, mask=mask, need_maps=need)
             odds = self._odds(encoded.states)
-            kept = forward_map(encoded, maps) if need and maps is not None else None
+            kept = forward_map(encoded.maps, encoded.self_maps, maps) if need and maps is not None else None
         if maps is not None and maps.kind == "gradient":
             kept = self._gradient(ids, mask, sources, maps)
         outputs = []
@@ -86,7 +79,7 @@ class BlipMatch(Blip):
             return passed.maps(gradients)
 
     def _with_maps(
-        self, output: TextOutput, item: Item, text: str, tokens: Encoded, rows: Tensor, maps: MapRequest
+        self, output: TextOutput, item: Item, text: str, tokens: TokenizedText, rows: Tensor, maps: MapRequest
     ) -> TextOutput:
         rows = rows[: len(tokens.ids)]
         whole = maps.kind != "gradient"

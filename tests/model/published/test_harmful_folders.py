@@ -78,7 +78,7 @@ def test_what_is_no_fault_of_the_folder_is_not_said_to_be(
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("model.published.tokenizer.load_tokenizer", fail)
+    monkeypatch.setattr("model.published.checkpoint.load_tokenizer", fail)
     with pytest.raises(type(error)):
         load(folder, id="x")
 

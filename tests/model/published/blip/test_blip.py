@@ -12,7 +12,7 @@ import torch
 
 from model.cross_attention import CrossAttention
 from model.interface import Item, ItemError, MapRequest, Output
-from model.published import family
+from model.published import map_passes
 from model.published.blip import answer as blip_answer
 from model.published.blip.base import NO_FAULTS, Faults
 from model.published.blip.text_stack import CrossBlock
@@ -90,7 +90,7 @@ def test_a_mutant_is_noticed(answer: Pair, mutant: str, monkeypatch: pytest.Monk
             with torch.no_grad():
                 layer.wq.weight.copy_(layer.wq.weight.roll(layer.head_dim, 0))
     elif mutant == "transposed":
-        to_maps = family.to_maps
+        to_maps = map_passes.to_maps
 
         def transposed(*args: Any, **kwargs: Any) -> Any:
             return [type(m)(m.values.T, m.elsewhere) for m in to_maps(*args, **kwargs)]

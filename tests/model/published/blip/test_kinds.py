@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from model.interface import Item, MapRequest
-from model.published.blip.base import GradientPass
 from model.published.loading import load
+from model.published.map_passes import GradientPass
 from tests.model.published import checkpoints
 from tests.model.published.checkpoints import make_image
 from tests.model.published.conftest import Pair

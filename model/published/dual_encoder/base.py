@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens
 from model.interface import (
     EncodedImage,
@@ -31,12 +31,11 @@ from model.interface import (
     Output,
     Pixels,
     Ranked,
+    Task,
     TextOutput,
 )
-from model.published.checkpoint import Loaded, LoadRequest, load_weights
-from model.published.family import Family, to_input
-from model.published.preprocess import read_processor
-from model.published.tokenizer import Encoded, load_tokenizer, pad
+from model.published.checkpoint import Loaded
+from model.published.family import PublishedFamily, to_input
 
 
 class Features(NamedTuple):
@@ -60,7 +59,7 @@ class DualImage:
         return self.whole.nbytes + self.patches.nbytes
 
 
-class DualEncoder(Family):
+class DualEncoder(PublishedFamily):
     """What CLIP and SigLIP share. Scores are a softmax over the texts of a request."""
 
     def __init__(self, loaded: Loaded) -> None:
@@ -86,7 +85,7 @@ class DualEncoder(Family):
         """Of pixels ``[images, 3, height, width]``."""
 
     @abstractmethod
-    def text_features(self, texts: Sequence[Encoded]) -> Features:
+    def text_features(self, texts: Sequence[TokenizedText]) -> Features:
         """Of texts; ``parts`` may have rows behind a text's tokens."""
 
     @abstractmethod
@@ -107,9 +106,11 @@ class DualEncoder(Family):
         ]
 
     @torch.no_grad()
-    def _run(self, items: Sequence[Item], texts: Sequence[Sequence[Encoded]], maps: MapRequest | None) -> list[Output]:
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
         rows: dict[str, int] = {}  # a text that comes with several images is encoded once
-        distinct: list[Encoded] = []
+        distinct: list[TokenizedText] = []
         for item, group in zip(items, texts, strict=True):
             for text, tokens in zip(item.texts, group, strict=True):
                 if rows.setdefault(text, len(distinct)) == len(distinct):
@@ -144,80 +145,3 @@ class DualEncoder(Family):
             info = None if maps is None else MapInfo("similarity", (), "none", "none")
             outputs.append(Output(tuple(results), info))
         return outputs
-
-
-class Clip(DualEncoder):
-    """`CLIPModel`. A token's feature is the text tower's state there, through the projection that the last one takes;
-    a patch's feature goes through the norm and projection that the image's does."""
-
-    def image_features(self, pixels: Tensor) -> Features:
-        tower = self.net.vision_model
-        states = tower.post_layernorm(tower(pixel_values=pixels).last_hidden_state)
-        projected = F.normalize(self.net.visual_projection(states), dim=-1)
-        return Features(projected[:, 0], projected[:, 1:])
-
-    def text_features(self, texts: Sequence[Encoded]) -> Features:
-        # Padding comes behind the text, which a causal tower never looks at; it takes the first end token as the text.
-        ids, _ = pad([text.ids for text in texts], self.tokenizer.hub.eos_token_id, self.device)
-        result = self.net.text_model(input_ids=ids)
-        whole, parts = (self.net.text_projection(x) for x in (result.pooler_output, result.last_hidden_state))
-        return Features(F.normalize(whole, dim=-1), F.normalize(parts, dim=-1))
-
-    def logits(self, cosines: Tensor) -> Tensor:
-        scaled: Tensor = cosines * self.net.logit_scale.float().exp()
-        return scaled
-
-    def fits(self, logits: Tensor) -> list[float | None]:
-        return [None] * len(logits)
-
-
-class Siglip(DualEncoder):
-    """`SiglipModel`. A patch's feature is what the pooling head would make of that patch alone; each pair has its own
-    probability, the sigmoid that the model was trained with."""
-
-    def image_features(self, pixels: Tensor) -> Features:
-        tower = self.net.vision_model
-        result = tower(pixel_values=pixels)
-        parts = self._pooled_alone(tower.head, result.last_hidden_state)
-        return Features(F.normalize(result.pooler_output, dim=-1), F.normalize(parts, dim=-1))
-
-    @staticmethod
-    def _pooled_alone(head: Any, patches: Tensor) -> Tensor:
-        """Attention over a single key returns its value, whatever the query."""
-        attention = head.attention
-        dim = patches.shape[-1]
-        values = F.linear(patches, attention.in_proj_weight[2 * dim :], attention.in_proj_bias[2 * dim :])
-        pooled = attention.out_proj(values)
-        alone: Tensor = pooled + head.mlp(head.layernorm(pooled))
-        return alone
-
-    def text_features(self, texts: Sequence[Encoded]) -> Features:
-        # Always padded to full length, unmasked, and read from the last place: that is how the model was trained.
-        length, fill = self.info.max_tokens, self.tokenizer.hub.pad_token_id
-        ids = torch.tensor([text.ids + [fill] * (length - len(text.ids)) for text in texts], device=self.device)
-        tower = self.net.text_model
-        result = tower(input_ids=ids)
-        parts = tower.head(result.last_hidden_state)
-        return Features(F.normalize(result.pooler_output, dim=-1), F.normalize(parts, dim=-1))
-
-    def logits(self, cosines: Tensor) -> Tensor:
-        scaled: Tensor = cosines * self.net.logit_scale.float().exp() + self.net.logit_bias.float()
-        return scaled
-
-    def fits(self, logits: Tensor) -> list[float | None]:
-        return list(logits.sigmoid().tolist())
-
-
-def load_dual_encoder(request: LoadRequest, family: str) -> DualEncoder:
-    """Load a `CLIPModel` or `SiglipModel`."""
-    import transformers
-
-    theirs, ours = {
-        "clip": (transformers.CLIPModel, Clip),
-        "siglip": (transformers.SiglipModel, Siglip),
-    }[family]
-    net = load_weights(theirs, request)
-    vision = net.config.vision_config
-    resize, normalization = read_processor(request.folder, vision.image_size, vision.patch_size)
-    tokenizer = load_tokenizer(request.folder)
-    return ours(Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device))

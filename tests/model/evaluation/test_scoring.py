@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.evaluation.metrics import (
+from model.evaluation.scoring import (
     accuracy,
     answer_kind,
     bootstrap,

@@ -1,0 +1,1 @@
+"""CLIP and SigLIP: a module each, and what they share in `base`."""

@@ -1,0 +1,61 @@
+"""SigLIP (Zhai et al. 2023): images and texts in one space, each pair with a probability of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.family import TokenizedText
+from model.published.checkpoint import LoadRequest, load_checkpoint
+from model.published.dual_encoder.base import DualEncoder, Features
+
+MODEL_TYPE = "siglip"
+ARCHITECTURES = ("SiglipModel",)
+
+
+class Siglip(DualEncoder):
+    """`SiglipModel`. A patch's feature is what the pooling head would make of that patch alone; each pair has its own
+    probability, the sigmoid that the model was trained with."""
+
+    def image_features(self, pixels: Tensor) -> Features:
+        tower = self.net.vision_model
+        result = tower(pixel_values=pixels)
+        parts = self._pooled_alone(tower.head, result.last_hidden_state)
+        return Features(F.normalize(result.pooler_output, dim=-1), F.normalize(parts, dim=-1))
+
+    @staticmethod
+    def _pooled_alone(head: Any, patches: Tensor) -> Tensor:
+        """Attention over a single key returns its value, whatever the query."""
+        attention = head.attention
+        dim = patches.shape[-1]
+        values = F.linear(patches, attention.in_proj_weight[2 * dim :], attention.in_proj_bias[2 * dim :])
+        pooled = attention.out_proj(values)
+        alone: Tensor = pooled + head.mlp(head.layernorm(pooled))
+        return alone
+
+    def text_features(self, texts: Sequence[TokenizedText]) -> Features:
+        # Always padded to full length, unmasked, and read from the last place: that is how the model was trained.
+        length, fill = self.info.max_tokens, self.tokenizer.hub.pad_token_id
+        ids = torch.tensor([text.ids + [fill] * (length - len(text.ids)) for text in texts], device=self.device)
+        tower = self.net.text_model
+        result = tower(input_ids=ids)
+        parts = tower.head(result.last_hidden_state)
+        return Features(F.normalize(result.pooler_output, dim=-1), F.normalize(parts, dim=-1))
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        scaled: Tensor = cosines * self.net.logit_scale.float().exp() + self.net.logit_bias.float()
+        return scaled
+
+    def fits(self, logits: Tensor) -> list[float | None]:
+        return list(logits.sigmoid().tolist())
+
+
+def load(request: LoadRequest) -> Siglip:
+    """Load a `SiglipModel`. Raises ValueError or OSError for a folder that is none."""
+    from transformers import SiglipModel
+
+    return Siglip(load_checkpoint(SiglipModel, request))
