@@ -24,6 +24,7 @@ class Keys:
     """
 
     def __init__(self, pairs: Sequence[str]) -> None:
+        """Read the pairs. Raises: ValueError, as the class says."""
         self._digests: dict[str, bytes] = {}
         for pair in pairs:
             name, _, digest = pair.rpartition(":")

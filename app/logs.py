@@ -12,6 +12,7 @@ class JSONFormatter(logging.Formatter):
     _FIELDS = ("request_id", "method", "path", "status", "code", "key", "milliseconds")
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
         entry: dict[str, object] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),

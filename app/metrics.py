@@ -11,7 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from app.engine.engine import Engine
-from app.engine.replica import Observer
+from app.engine.options import Observer
 from app.engine.stages import Stages
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

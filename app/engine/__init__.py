@@ -1,7 +1,11 @@
-"""The engine between the routes and the model: images and texts in, outputs and stage times out.
+"""The engine between the routes and the model: an image and texts in, outputs and stage times out.
 
-`engine.Engine.run` is all that a route needs. Behind it: `admission.Admission` bounds what is accepted,
-`replica.Replica` keeps a worker alive, `cache.ImageCache` says what is encoded already, `batcher.Batcher` puts
-requests together, `local` is the parent's end of the worker and `worker` the process that holds the model. Nothing is
-imported here, so that the worker loads its own module alone.
+1. `engine.Engine` takes a request, `admission.Admission` counts it or refuses it, and the replica that has the image
+   (or the least to do) gets it.
+2. `replica.Replica` decodes the image in a thread, once for all who ask for it; `cache.ImageCache` says what is kept.
+3. `batcher.Batcher` holds what waits (`jobs`) and puts together the next `jobs.Batch`, when the worker is free.
+4. The batch goes as one message (`messages`) to the replica's `protocol.Worker`: `local.LocalWorker`, a process.
+5. That process (`worker`) holds the model, encodes, runs, replies; the replica hands each result to its request.
+
+Nothing is imported here, so that the worker loads its own modules alone. `devices` gives each worker its GPU.
 """

@@ -1,4 +1,4 @@
-"""How much is accepted: bounds in items, bytes and estimated wait, and how long the refused should stay away."""
+"""How much is accepted: bounds in items, bytes and estimated wait; and when the refused may come back."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class CostEstimate:
     seconds: float = 0.0
 
     def observe(self, count: int, seconds: float) -> None:
+        """A batch of ``count`` items took ``seconds``."""
         each = seconds / count
         self.seconds = each if self.seconds == 0.0 else (1 - _WEIGHT) * self.seconds + _WEIGHT * each
 
@@ -43,6 +44,7 @@ class Admission:
 
     @property
     def items(self) -> int:
+        """Images and texts that are accepted and not answered."""
         return self.images + self.texts
 
     def seconds(self, images: int, texts: int) -> float:
@@ -54,9 +56,12 @@ class Admission:
         return self.seconds(self.images, self.texts) / max(1, self.replicas)
 
     def check(self, items: int = 1, wait: float | None = None) -> None:
-        """Raise ``overloaded`` when ``items`` more would be too many, or the ``wait`` too long (seconds; over all
-        replicas together where the request's own is not known). A request larger than the whole queue is taken by an
-        empty one, so that the limits of one request and of the queue need not know each other."""
+        """Refuse ``items`` more where they would be too many, or their ``wait`` too long (seconds; None: that of all
+        replicas together). An empty queue takes a request of any size, so the limits of a request and of the queue
+        need not know each other.
+
+        Raises: `RequestError` ``overloaded``.
+        """
         if wait is None:
             wait = self.wait()
         if self.items and self.items + items > self.max_items:

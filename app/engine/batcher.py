@@ -69,10 +69,12 @@ class Batcher:
 
     @property
     def encodes(self) -> int:
+        """Images that wait for the vision encoder."""
         return len(self._encode)
 
     @property
     def texts(self) -> int:
+        """Texts that wait for the model, their images encoded."""
         return sum(len(job.item.texts) for job in self._run)
 
     async def wait(self, seconds: float) -> None:

@@ -19,7 +19,8 @@ from app.engine.cache import Entry
 from app.engine.devices import default_workers, device_environment
 from app.engine.local import LocalWorker
 from app.engine.messages import Load, RunItem
-from app.engine.replica import Observer, Replica, ReplicaOptions
+from app.engine.options import Observer, ReplicaOptions
+from app.engine.replica import Replica
 from app.engine.stages import Stages
 from app.errors import RequestError
 from app.settings import Settings

@@ -91,6 +91,7 @@ class Batch:
 
     @property
     def jobs(self) -> list[Job]:
+        """All of them, images first."""
         return [*self.encodes, *self.runs]
 
     def message(self, evict: tuple[str, ...]) -> Encode | Run:

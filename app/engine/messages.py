@@ -64,7 +64,7 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run items of one task. Reply: one `Output`, `ItemError` or `Failure` each."""
+    """Run items of one task. The reply has one `Output`, `ItemError` or `Failure` each."""
 
     task: Task
     items: tuple[RunItem, ...]

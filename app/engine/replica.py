@@ -19,7 +19,8 @@ from app.engine.admission import Admission
 from app.engine.batcher import Batcher
 from app.engine.cache import Entry, ImageCache
 from app.engine.jobs import Batch, EncodeJob, Job, RunJob
-from app.engine.messages import Encoded, Load, Reply, RunItem
+from app.engine.messages import Encoded, Reply, RunItem
+from app.engine.options import Observer, ReplicaOptions
 from app.engine.protocol import ModelNotLoaded, Worker, WorkerDied
 from app.engine.stages import Stages
 from app.errors import RequestError
@@ -31,31 +32,6 @@ State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 _LONGEST_PAUSE = 30.0
 _GPU_ENCODE_BATCH = 8
 _DIED = "The worker died while it held this request."
-
-
-@dataclass(slots=True)
-class ReplicaOptions:
-    """What a replica needs to know; see `app.settings.Settings` for the meanings."""
-
-    load: Load
-    cache_bytes: int
-    cache_seconds: float
-    encode_batch: int | None
-    run_batch: int
-    batch_wait: float
-    decode_ahead: int
-    call_seconds: float
-    load_seconds: float
-
-
-@dataclass(slots=True)
-class Observer:
-    """Where a replica reports what it does; the telemetry fills the fields that it wants."""
-
-    batch: Callable[[str, str, int, float], None] = lambda kind, reason, size, seconds: None
-    waited: Callable[[str, float], None] = lambda kind, seconds: None
-    dropped: Callable[[str], None] = lambda kind: None
-    restarted: Callable[[], None] = lambda: None
 
 
 @dataclass(eq=False, slots=True)

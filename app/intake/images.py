@@ -15,7 +15,10 @@ _DECODE_SIDE = 1024  # for a preprocessing that does not tell its size
 
 
 def from_bytes(data: bytes, limits: ImageLimits, *, scope: str = "", param: str = "image") -> ImageSource:
-    """An image given by value. It is decoded only where the engine does not know it."""
+    """An image given by value. It is decoded only where the engine does not know it.
+
+    Raises: `RequestError` ``image_broken`` for no bytes, ``image_too_large``.
+    """
     if not data:
         raise RequestError("image_broken", "The image is empty.", param=param)
     decode.check_bytes(len(data), limits, param=param)

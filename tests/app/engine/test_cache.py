@@ -65,6 +65,8 @@ def test_an_image_that_is_still_loading_is_not_evicted() -> None:
     assert not entry.ready
     assert cache.shrink(1000.0) == ()
     assert cache.peek("a") is entry
+    cache.drop(entry)
+    assert (len(cache), cache.nbytes) == (0, 0)
 
 
 def test_images_grow_old_by_their_last_use() -> None:

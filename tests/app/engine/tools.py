@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from app.engine.engine import Answered, Engine, ImageSource
-from app.engine.replica import Observer
+from app.engine.options import Observer
 from app.errors import RequestError
 from app.settings import Settings
 from model.interface import Pixels, Preprocess
