@@ -1,33 +1,58 @@
-"""Maps that are more than the raw attention of one layer: `gradient_map` and `rollout`, for any stack of layers.
+"""Maps that are more than the raw attention of one layer: `gradient_map`, `rollout` and `compose`.
 
-They take what every family has: queries, keys, values, and attention probabilities. Nothing here knows a model.
+They take what every family has: queries, keys, values, and attention probabilities. Nothing here knows a model;
+`record` watches whatever has the parts that `Attention` names.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from model.cross_attention import CrossAttention, KeysValues
 from model.kernels.inputs import accumulator_dtype, default_scale, split_mask
 
 
+class Attention(Protocol):
+    """What `record` needs of an attention layer: four modules through which its tensors pass.
+
+    ``queries``, ``keys`` and ``values`` put them out, as attention takes them, ``[batch, tokens, heads * head_dim]`` or
+    ``[batch, tokens, heads, head_dim]``; ``output`` takes in what is attended, ``[batch, tokens, heads * head_dim]``. A
+    layer that changes its queries on the way (rotary positions) has an `nn.Identity` that the final ones pass.
+    `model.cross_attention.CrossAttention` is one.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+
+    @property
+    def queries(self) -> nn.Module: ...
+    @property
+    def keys(self) -> nn.Module: ...
+    @property
+    def values(self) -> nn.Module: ...
+    @property
+    def output(self) -> nn.Module: ...
+
+
 class Call(NamedTuple):
-    """What one call of a `CrossAttention` computed: ``queries`` and ``attended``, both
-    ``[batch, tokens, heads * head_dim]`` and part of the graph. ``attended`` is the softmax-weighted sum of the values,
-    before the output projection."""
+    """What one call of a layer computed: ``queries`` and ``attended``, both ``[batch, tokens, heads * head_dim]`` and
+    part of the graph. ``attended`` is the softmax-weighted sum of the values, before the output projection. ``kv``:
+    the keys and values that it made itself; None where it was given them ready."""
 
     queries: Tensor
     attended: Tensor
+    kv: KeysValues | None = None
 
 
 @contextmanager
-def record(model: nn.Module, layers: Sequence[CrossAttention]) -> Iterator[list[list[Call]]]:
+def record(model: nn.Module, layers: Sequence[Attention]) -> Iterator[list[list[Call]]]:
     """Keep what ``layers`` compute while the context is open, with gradients: for each layer its calls, in order.
 
     Every `CrossAttention` of ``model`` has its kernel left to ``auto`` meanwhile: not every kernel has a gradient.
@@ -36,18 +61,8 @@ def record(model: nn.Module, layers: Sequence[CrossAttention]) -> Iterator[list[
     kernels = {module: module.kernel for module in model.modules() if isinstance(module, CrossAttention)}
     with ExitStack() as stack:
         for layer, found in zip(layers, calls, strict=True):
-            queries: list[Tensor] = []
-
-            def keep_queries(_module: object, _args: object, output: Tensor, kept: list[Tensor] = queries) -> None:
-                kept.append(output)
-
-            def keep_attended(
-                _module: object, args: tuple[Tensor], kept: list[Tensor] = queries, found: list[Call] = found
-            ) -> None:
-                found.append(Call(kept.pop(), args[0]))
-
-            stack.callback(layer.wq.register_forward_hook(keep_queries).remove)
-            stack.callback(layer.o.register_forward_pre_hook(keep_attended).remove)
+            for handle in _watch(layer, found):
+                stack.callback(handle.remove)
         for module in kernels:
             module.kernel = "auto"
         try:
@@ -56,6 +71,30 @@ def record(model: nn.Module, layers: Sequence[CrossAttention]) -> Iterator[list[
         finally:
             for module, kernel in kernels.items():
                 module.kernel = kernel
+
+
+def _watch(layer: Attention, found: list[Call]) -> list[RemovableHandle]:
+    """Hooks that add each call of ``layer`` to ``found``."""
+    latest: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _args, output: latest.update({name: output})
+
+    def end(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        kv = None
+        if "keys" in latest:
+            kv = KeysValues(*(_split(latest.pop(name), layer.num_kv_heads) for name in ("keys", "values")))
+        queries = latest.pop("queries")
+        found.append(Call(queries.reshape(*queries.shape[:2], -1), args[0], kv))
+
+    parts = {"queries": layer.queries, "keys": layer.keys, "values": layer.values}
+    handles = [part.register_forward_hook(keep(name)) for name, part in parts.items()]
+    return [*handles, layer.output.register_forward_pre_hook(end)]
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """``[batch, n, heads * head_dim]`` or ``[batch, n, heads, head_dim]`` -> ``[batch, heads, n, head_dim]``."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def score_gradient(
@@ -73,15 +112,24 @@ def score_gradient(
     * ``queries`` ``[batch, tokens, heads * head_dim]``, and ``gradient`` of the same shape: that of the result with
       respect to the attended values (`Call.attended`). With ``P`` the probabilities, ``dP = gradient V^T`` and
       ``dS = P * (dP - sum(P * dP))`` then are exact, and no graph through the probabilities is needed.
-    * ``kv``: the keys and values of that call; ``mask`` as in `model.kernels.cross_attention`.
+    * ``kv``: the keys and values of that call, ``[batch, key heads, keys, head_dim]``, where each key head may be
+      shared by a group of query heads; ``mask`` and ``scale`` as in `model.kernels.cross_attention`.
     * ``map_gradient`` ``[batch, tokens, keys]``: where the result is also read from the head-mean map itself, its
       gradient with respect to that; every head gets an equal part: ``dP = gradient V^T + map_gradient / heads``.
+
+    Raises ValueError where the queries cannot be shared out over the key heads.
     """
-    heads = kv.keys.shape[1]
-    q, g = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, gradient))
-    probabilities = _probabilities(q, kv.keys, mask, scale)
+    key_heads, head_dim = kv.keys.shape[1], kv.keys.shape[3]
+    heads = queries.shape[-1] // head_dim
+    if heads * head_dim != queries.shape[-1] or heads % key_heads:
+        raise ValueError(
+            f"queries of {queries.shape[-1]} numbers cannot be shared out over {key_heads} key heads of {head_dim}"
+        )
+    q, g = _split(queries, heads), _split(gradient, heads)
+    keys, values = (x.repeat_interleave(heads // key_heads, 1) if heads > key_heads else x for x in kv)
+    probabilities = _probabilities(q, keys, mask, scale)
     dtype = probabilities.dtype
-    change = g.to(dtype) @ kv.values.to(dtype).transpose(-2, -1)
+    change = g.to(dtype) @ values.to(dtype).transpose(-2, -1)
     if map_gradient is not None:
         change = change + map_gradient[:, None].to(dtype) / heads
     weighted: Tensor = probabilities * (change - (probabilities * change).sum(-1, keepdim=True))

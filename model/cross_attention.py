@@ -2,11 +2,19 @@
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V
 
-with queries Q from one sequence, keys K and values V from another, in ``num_heads`` heads side by side.
-Source: Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762, section 3.2.
+with queries Q from one sequence, keys K and values V from another, in ``num_heads`` heads side by side. In code, with
+``q``, ``k`` and ``v`` split into heads ``[batch, heads, tokens or patches, head_dim]``:
 
-The rows of the softmax are probabilities over patches, so the mean over the heads says for each token where it looked.
-How the formula is computed fast is the business of `model.kernels`.
+    scores = q @ k.transpose(-2, -1) / head_dim**0.5  # [batch, heads, tokens, patches]
+    probabilities = scores.softmax(-1)
+    attended = probabilities @ v  # [batch, heads, tokens, head_dim]
+    output = o(attended.transpose(1, 2).flatten(2))  # heads merged, [batch, tokens, dim_q]
+
+The rows of the softmax are probabilities over patches. So their mean over the heads, ``probabilities.mean(1)``, says
+for each token where it looked: that is the map.
+
+Next, read `model/kernels/reference.py`: the same lines with masks. The other files of `model.kernels` compute them
+faster. Source: Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762, section 3.2.
 """
 
 from __future__ import annotations
@@ -23,7 +31,7 @@ from model.kernels.inputs import masked_from
 
 
 class KeysValues(NamedTuple):
-    """What an image gives to one layer, split into heads: two tensors ``[batch, heads, patches, head_dim]``."""
+    """What an image gives to one layer, split into heads: two tensors ``[batch, key heads, patches, head_dim]``."""
 
     keys: Tensor
     values: Tensor
@@ -32,23 +40,42 @@ class KeysValues(NamedTuple):
 class CrossAttention(nn.Module):
     """Multi-head cross-attention from ``q`` ``[batch, tokens, dim_q]`` to ``kv`` ``[batch, patches, dim_kv]``.
 
-    ``head_dim`` is ``dim_q / num_heads`` unless given. Raises ValueError where ``dim_q`` does not divide so.
-    `kernel` (see `model.kernels.KERNELS`) says how it is computed, not what: `set_kernel` sets it for a whole model.
+    * ``head_dim``: ``dim_q / num_heads`` unless given.
+    * ``num_kv_heads``: key and value heads, a divisor of ``num_heads``, each shared by a group of query heads (Ainslie
+      et al., "GQA", 2023); ``num_heads`` unless given.
+    * ``qk_norm``: an RMS norm over ``head_dim`` on queries and keys (Dehghani et al., "Scaling Vision Transformers to
+      22 Billion Parameters", 2023), as Llama 3.2 Vision has it.
+
+    Raises ValueError where ``dim_q`` or the heads do not divide so. `kernel` (see `model.kernels.KERNELS`) says how it
+    is computed, not what: `set_kernel` sets it for a whole model.
     """
 
     def __init__(
-        self, dim_q: int, dim_kv: int, num_heads: int, *, bias: bool = True, head_dim: int | None = None
+        self,
+        dim_q: int,
+        dim_kv: int,
+        num_heads: int,
+        *,
+        bias: bool = True,
+        head_dim: int | None = None,
+        num_kv_heads: int | None = None,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         if num_heads < 1 or (head_dim is None and dim_q % num_heads):
             raise ValueError(f"dim_q = {dim_q} cannot be split into {num_heads} heads")
         self.dim_q, self.dim_kv, self.num_heads = dim_q, dim_kv, num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if self.num_kv_heads < 1 or num_heads % self.num_kv_heads:
+            raise ValueError(f"{num_heads} query heads cannot be shared out over {num_kv_heads} key heads")
         self.head_dim = head_dim or dim_q // num_heads
-        inner = self.num_heads * self.head_dim
+        inner, inner_kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         self.wq = nn.Linear(dim_q, inner, bias=bias)
-        self.wk = nn.Linear(dim_kv, inner, bias=bias)
-        self.wv = nn.Linear(dim_kv, inner, bias=bias)
+        self.wk = nn.Linear(dim_kv, inner_kv, bias=bias)
+        self.wv = nn.Linear(dim_kv, inner_kv, bias=bias)
         self.o = nn.Linear(inner, dim_q, bias=bias)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else None
         self.kernel = "auto"
 
     def forward(
@@ -67,7 +94,7 @@ class CrossAttention(nn.Module):
         keys, values = kv if isinstance(kv, KeysValues) else self.project(kv)
         if keys.shape[0] != q.shape[0]:
             raise ValueError(f"q has batch {q.shape[0]}, kv has batch {keys.shape[0]}")
-        queries = self._split(self.wq(q))  # [batch, heads, tokens, head_dim]
+        queries = self._split(self.wq(q), self.q_norm)  # [batch, heads, tokens, head_dim]
         attended = cross_attention(queries, keys, values, mask=mask, need_map=need_map, kernel=self.kernel)
         output: Tensor = self.o(attended.output.transpose(1, 2).flatten(2))  # heads merged, [batch, tokens, dim_q]
         if mask is not None:  # without a patch to look at there is nothing to add, not even o.bias
@@ -77,11 +104,33 @@ class CrossAttention(nn.Module):
     def project(self, kv: Tensor) -> KeysValues:
         """Keys and values of ``kv`` ``[batch, patches, dim_kv]``: made once, used for any question."""
         self._check("kv", kv, "patches", self.dim_kv)
-        return KeysValues(self._split(self.wk(kv)), self._split(self.wv(kv)))
+        return KeysValues(self._split(self.wk(kv), self.k_norm), self._split(self.wv(kv)))
 
-    def _split(self, x: Tensor) -> Tensor:
-        """``[batch, n, heads * head_dim]`` -> ``[batch, heads, n, head_dim]``."""
-        return x.view(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
+    @property
+    def queries(self) -> nn.Module:
+        """The module whose output are the queries; with `keys`, `values` and `output` what `model.attribution.record`
+        watches."""
+        return self.q_norm or self.wq
+
+    @property
+    def keys(self) -> nn.Module:
+        """The module whose output are the keys."""
+        return self.k_norm or self.wk
+
+    @property
+    def values(self) -> nn.Module:
+        """The module whose output are the values."""
+        return self.wv
+
+    @property
+    def output(self) -> nn.Module:
+        """The module whose input are the attended values, heads merged."""
+        return self.o
+
+    def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """``[batch, n, heads * head_dim]`` -> ``[batch, heads, n, head_dim]``, through the norm if there is one."""
+        heads = x.view(x.shape[0], x.shape[1], x.shape[2] // self.head_dim, self.head_dim)
+        return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     @staticmethod
     def _check(name: str, x: Tensor, rows: str, dim: int) -> None:
@@ -113,7 +162,10 @@ def project_all(layers: Sequence[CrossAttention], kv: Tensor) -> list[KeysValues
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
     parts = torch.split(F.linear(kv, weight, bias), [linear.out_features for linear in linears], dim=-1)
     # Contiguous by head: every later question then reads rows that lie side by side.
-    split = [layers[i // 2]._split(part).contiguous() for i, part in enumerate(parts)]
+    split = [
+        layers[i // 2]._split(part, None if i % 2 else layers[i // 2].k_norm).contiguous()
+        for i, part in enumerate(parts)
+    ]
     return [KeysValues(keys, values) for keys, values in zip(split[::2], split[1::2], strict=True)]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from model import cross_attention
 from model.cross_attention import CrossAttention, KeysValues, project_all, set_kernel
 
 
@@ -18,6 +19,9 @@ def formula(layer: CrossAttention, q: Tensor, kv: Tensor, mask: Tensor | None) -
     def linear(m: nn.Linear, x: Tensor) -> Tensor:
         y = x @ m.weight.double().T
         return y if m.bias is None else y + m.bias.double()
+
+    def norm(m: nn.RMSNorm | None, x: Tensor) -> Tensor:
+        return x if m is None else x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * m.weight.double()
 
     outputs, maps = [], []
     for b in range(q.shape[0]):
@@ -31,7 +35,10 @@ def formula(layer: CrossAttention, q: Tensor, kv: Tensor, mask: Tensor | None) -
         heads = []
         for h in range(layer.num_heads):
             part = slice(h * layer.head_dim, (h + 1) * layer.head_dim)
-            Q, K, V = linear(layer.wq, x)[:, part], linear(layer.wk, y)[:, part], linear(layer.wv, y)[:, part]
+            g = h // (layer.num_heads // layer.num_kv_heads)
+            shared = slice(g * layer.head_dim, (g + 1) * layer.head_dim)
+            Q, K, V = linear(layer.wq, x)[:, part], linear(layer.wk, y)[:, shared], linear(layer.wv, y)[:, shared]
+            Q, K = norm(layer.q_norm, Q), norm(layer.k_norm, K)
             P = (Q @ K.T / layer.head_dim**0.5).softmax(-1)
             map_[:, keep] += P / layer.num_heads
             heads.append(P @ V)
@@ -43,14 +50,18 @@ def formula(layer: CrossAttention, q: Tensor, kv: Tensor, mask: Tensor | None) -
 @st.composite
 def modules(draw: st.DrawFn) -> tuple[CrossAttention, Tensor, Tensor, Tensor | None]:
     torch.manual_seed(draw(st.integers(0, 10_000)))
-    heads = draw(st.sampled_from((1, 2, 3)))
+    heads, key_heads = draw(st.sampled_from(((1, 1), (2, 2), (3, 3), (4, 2), (3, 1))))
     dim_q, dim_kv = heads * draw(st.sampled_from((1, 4, 10))), draw(st.sampled_from((1, 6, 24)))
     head_dim = draw(st.sampled_from((None, 8)))
     B, Tq, Tk = draw(st.integers(1, 3)), draw(st.integers(1, 8)), draw(st.integers(1, 30))
     mask = None
     if draw(st.booleans()):
         mask = torch.arange(Tk)[None] < torch.randint(0, Tk + 1, (B, 1))  # ragged; 0 masks an image whole
-    layer = CrossAttention(dim_q, dim_kv, heads, bias=draw(st.booleans()), head_dim=head_dim)
+    options = {"bias": draw(st.booleans()), "head_dim": head_dim, "qk_norm": draw(st.booleans())}
+    layer = CrossAttention(dim_q, dim_kv, heads, num_kv_heads=key_heads, **options)
+    for norm in (layer.q_norm, layer.k_norm):
+        if norm is not None:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
     return layer, torch.randn(B, Tq, dim_q), torch.randn(B, Tk, dim_kv), mask
 
 
@@ -185,3 +196,38 @@ def test_inputs_that_do_not_fit(q, kv, mask, message: str) -> None:
 def test_names_of_the_parameters() -> None:
     names = {name for name, _ in CrossAttention(4, 6, 2).named_parameters()}
     assert names == {f"{linear}.{part}" for linear in ("wq", "wk", "wv", "o") for part in ("weight", "bias")}
+
+
+@torch.no_grad()
+def test_the_lines_in_the_docstring_are_what_it_computes() -> None:
+    """The indented lines of the module's docstring, run as they stand."""
+    lines = [line.strip() for line in (cross_attention.__doc__ or "").splitlines() if line.startswith("    ")]
+    code = "\n".join(line for line in lines if not line.startswith("Attention("))
+    layer, q, kv = CrossAttention(12, 6, 3), torch.randn(2, 4, 12), torch.randn(2, 5, 6)
+    queries = layer.wq(q).view(2, 4, 3, 4).transpose(1, 2)
+    names = {"q": queries, "k": layer.project(kv).keys, "v": layer.project(kv).values, "o": layer.o, "head_dim": 4}
+    exec(code, names)  # noqa: S102
+    output, map_ = layer(q, kv, need_map=True)
+    assert_close(names["output"], output)
+    assert_close(names["probabilities"].mean(1), map_)
+
+
+@pytest.mark.parametrize("key_heads", [0, 3, 8])
+def test_heads_that_cannot_be_shared_out_are_refused(key_heads: int) -> None:
+    with pytest.raises(ValueError, match=f"4 query heads cannot be shared out over {key_heads} key heads"):
+        CrossAttention(8, 6, 4, num_kv_heads=key_heads)
+
+
+@torch.no_grad()
+def test_layers_with_grouped_keys_and_norms_are_projected_together_as_each_alone() -> None:
+    torch.manual_seed(0)
+    layers = [CrossAttention(16, 6, 4, num_kv_heads=n, qk_norm=norm) for n, norm in ((2, True), (1, False), (4, True))]
+    for layer in layers:
+        if layer.k_norm is not None:
+            nn.init.uniform_(layer.k_norm.weight, 0.5, 1.5)
+    kv = torch.randn(2, 5, 6)
+    for layer, together in zip(layers, project_all(layers, kv), strict=True):
+        alone = layer.project(kv)
+        assert together.keys.shape == (2, layer.num_kv_heads, 5, 4)
+        assert_close(together.keys, alone.keys)
+        assert_close(together.values, alone.values)
