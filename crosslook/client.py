@@ -51,7 +51,8 @@ class Client:
 
     Every method raises the exceptions of `crosslook.errors`; what it says of an image is in `ImageLike`.
 
-    Raises: ValueError for a URL that is none, a key that no header can carry and a timeout of 0.
+    Raises: ValueError for a URL that is none, a key that no header can carry and a timeout of 0; BadEnvironment for a
+        proxy or certificates of the environment that cannot be used.
     """
 
     def __init__(
@@ -194,7 +195,11 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited; ``async with`` closes it."""
+    """`Client` for asyncio: the same methods, awaited; ``async with`` closes it.
+
+    It may be used in several event loops (several ``asyncio.run``), each of which gets connections of its own. An
+    ``http_client`` of your own belongs to one loop.
+    """
 
     def __init__(
         self,

@@ -178,7 +178,7 @@ class Core:
             raise BadResponse(f"the maps of the response do not fit together: {error}") from error
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Send:
-        return Send("POST", path, self._headers | {"content-type": "application/json"}, json.dumps(body).encode())
+        return Send("POST", path, self._headers | {"content-type": "application/json"}, _dumped(body))
 
     def _exchange(self, request: Send) -> Operation[Response]:
         attempt = 0
@@ -229,6 +229,16 @@ def read_error(response: Response) -> errors.CrosslookError:
         detail=info.detail,
         retry_after=retry_after,
     )
+
+
+def _dumped(body: Mapping[str, Any]) -> bytes:
+    def plain(value: Any) -> Any:
+        """NumPy's numbers and arrays, whatever brings them."""
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise TypeError(f"a request cannot hold a {type(value).__name__}")
+
+    return json.dumps(body, default=plain).encode()
 
 
 def _exception_for(status: int) -> type[APIError]:

@@ -9,6 +9,7 @@ The exception tree::
     ├── ConnectionFailed                no response: refused, reset, name not found, broken in the middle
     ├── TimedOut                        no response in time
     ├── BadResponse                     a response that is not ours: wrong content type, cut short, unknown shape
+    ├── BadEnvironment                  a variable of the environment (proxies, certificates) that cannot be followed
     └── APIError                        the server said no: .code .status .param .request_id .detail .retry_after
         ├── BadRequest                  the request must change
         │   ├── MalformedRequest            400 malformed_request
@@ -68,6 +69,11 @@ class TimedOut(CrosslookError):
 
 class BadResponse(CrosslookError):
     """A response that no crosslook server sends: wrong content type, cut short, unknown shape."""
+
+
+class BadEnvironment(CrosslookError):
+    """A variable of the environment that cannot be followed: a proxy, or a file of certificates. Raised by the client's
+    constructor; the message names the variable."""
 
 
 class APIError(CrosslookError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
@@ -30,7 +31,7 @@ class SupportsArrayInterface(Protocol):
 
 
 class SupportsRead(Protocol):
-    """A file opened in binary mode, or anything that reads like one."""
+    """A file opened in binary mode, or anything that reads like one. It is read from its beginning, if it can seek."""
 
     def read(self) -> bytes: ...
 
@@ -66,7 +67,8 @@ class ImageSource:
 def read_image(image: ImageLike) -> ImageSource:
     """Read what the caller passed. May touch the disk.
 
-    Raises: OSError as `open` does; TypeError for what is no image; ValueError for arrays of the wrong shape.
+    Raises: OSError as `open` does; TypeError for what is no image; ValueError for arrays of the wrong shape and for
+        files that are empty.
     """
     if isinstance(image, ImageRef):
         return ImageSource(image_id=image.id)
@@ -93,9 +95,13 @@ def _file_bytes(image: Any) -> bytes:
     if isinstance(image, SupportsArrayInterface):
         return _encode_array(image)
     if hasattr(image, "read"):
+        with contextlib.suppress(AttributeError, OSError):  # no file that can: a pipe, a response
+            image.seek(0)  # Pillow does so too; whoever looked at the first bytes has left it behind them
         data = image.read()
         if not isinstance(data, bytes):
             raise TypeError("the image file must be opened in binary mode")
+        if not data:
+            raise ValueError("the image file has no bytes, or they were read before")
         return data
     raise TypeError(f"an image cannot be a {type(image).__name__}")
 

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 
 from crosslook.core import Response, Send
+from crosslook.environment import certificates, find_proxy
 from crosslook.errors import BadResponse, ConnectionFailed, TimedOut
+from crosslook.loops import LoopClients
 
 HTTPClient = httpx.Client
 AsyncHTTPClient = httpx.AsyncClient
@@ -24,7 +26,7 @@ class Transport:
     def __init__(self, base_url: str, timeout: float, client: HTTPClient | None = None) -> None:
         self._base_url, self._timeout = _checked(base_url), timeout
         self._own = client is None
-        self._client = client or httpx.Client()
+        self._client = client or httpx.Client(**_options(self._base_url))
 
     def send(self, request: Send) -> Response:
         """Raises: ConnectionFailed, TimedOut, BadResponse."""
@@ -50,14 +52,16 @@ class AsyncTransport:
 
     def __init__(self, base_url: str, timeout: float, client: AsyncHTTPClient | None = None) -> None:
         self._base_url, self._timeout = _checked(base_url), timeout
-        self._own = client is None
-        self._client = client or httpx.AsyncClient()
+        self._given = client
+        options = {} if client else _options(self._base_url)
+        self._own = LoopClients(lambda: httpx.AsyncClient(**options))
 
     async def send(self, request: Send) -> Response:
         """Raises: ConnectionFailed, TimedOut, BadResponse."""
         deadline = time.monotonic() + self._timeout
+        client = self._given or await self._own.get()
         with _translated(self._base_url, request, self._timeout):
-            async with self._client.stream(**_arguments(self._base_url, request, self._timeout)) as response:
+            async with client.stream(**_arguments(self._base_url, request, self._timeout)) as response:
                 body = bytearray()
                 async for chunk in response.aiter_bytes():
                     body += chunk
@@ -66,8 +70,26 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close the connections, unless the httpx client came from outside."""
-        if self._own:
-            await self._client.aclose()
+        if self._given is None:
+            await self._own.close()
+
+
+def _options(base_url: str) -> dict[str, Any]:
+    """Arguments for a client that talks to ``base_url`` alone, as the environment says.
+
+    Raises: BadEnvironment.
+    """
+    url = httpx.URL(base_url)
+    with certificates():
+        options: dict[str, Any] = {"verify": httpx.create_ssl_context(), "trust_env": False}
+    proxy = find_proxy(url.scheme, url.host, url.port)
+    if proxy is not None:
+        options["proxy"] = proxy.url
+        try:
+            httpx.Client(**options).close()
+        except (ValueError, ImportError, httpx.InvalidURL, UnicodeError) as error:
+            raise proxy.unusable(error) from None
+    return options
 
 
 def _checked(base_url: str) -> str:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -160,3 +162,24 @@ def test_no_pillow(
 def test_no_server(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", str(image), "a?", "--url", "http://127.0.0.1:9"]) == 1
     assert "POST /v1/answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii", "utf-8", "utf-16", "gb18030"])
+@pytest.mark.parametrize("image_name", ["cat.png", "貓.png"])
+def test_output_of_any_encoding(server: str, image: Path, encoding: str, image_name: str) -> None:
+    """What a code page lacks is escaped, in answers and in errors; the exit status is that of the question."""
+    named = image.rename(image.with_name(image_name))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "crosslook.cli", "ask", "--url", server, str(named), "什麼動物？ 🐈"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.decode(encoding).splitlines()[0]
+    expected = "什麼動物？ 🐈"
+    if encoding in ("cp1252", "cp437", "ascii"):
+        expected = expected.encode("ascii", "backslashreplace").decode()
+    assert first == expected
+    missing = [*command[:-2], "没有.png", "?"]
+    done = subprocess.run(missing, env=environment, capture_output=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1
+    assert "crosslook: " in done.stderr.decode(encoding)
+    assert "Traceback" not in done.stderr.decode(encoding)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import httpx
+import numpy as np
 import pytest
 
 import crosslook
-from tests.crosslook.conftest import Connect
+from tests.crosslook.conftest import Connect, golden
 from tests.crosslook.test_client import IMAGE, Server
 
 
@@ -88,3 +92,20 @@ async def test_an_async_http_client_from_outside_stays_open() -> None:
         await client.answer(IMAGE, "a?")
     assert not http.is_closed
     await http.aclose()
+
+
+def test_numbers_and_arrays_of_numpy_are_sent_as_numbers_and_lists(connect: Connect) -> None:
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json=golden("answer_one"))
+
+    options = {"top_k": np.int64(3), "layers": np.array([0, 1]), "candidates": np.array(["yes", "no"])}
+    connect(answer).answer(IMAGE, np.array(["a?"]), **options)
+    connect(answer).answer(IMAGE, ["a?"], layers=[np.int32(0), np.uint8(1)])
+    assert {name: asked[0][name] for name in options} == {"top_k": 3, "layers": [0, 1], "candidates": ["yes", "no"]}
+    assert asked[0]["questions"] == ["a?"]
+    assert asked[1]["layers"] == [0, 1]
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        connect(answer).answer(IMAGE, ["a?"], layers={0})

@@ -170,3 +170,45 @@ def test_ids_are_kept_for_the_latest_images() -> None:
     ids.forget("never")
     ids.forget(None)
     assert ids.get("a") is None
+
+
+def test_a_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """Whoever looked at its first bytes, or read it once already, has left it behind them."""
+    data = png()
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for position in (0, 8, len(data)):
+        with path.open("rb") as file:
+            file.seek(position)
+            assert [read_image(file).data for _ in range(2)] == [data] * 2
+        memory = io.BytesIO(data)
+        memory.seek(position)
+        assert read_image(memory).data == data
+
+
+class Pipe:
+    """A file that cannot seek, as a response or a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    def read(self) -> bytes:
+        return self._file.read()
+
+
+class Unseekable(Pipe):
+    """One that says so only when it is tried."""
+
+    def seek(self, position: int) -> int:
+        raise io.UnsupportedOperation("seek")
+
+
+@pytest.mark.parametrize("kind", [Pipe, Unseekable, io.BytesIO])
+def test_a_file_without_bytes_says_so(kind: type[Pipe]) -> None:
+    file = kind(png())
+    assert read_image(file).data == png()
+    if kind is not io.BytesIO:
+        with pytest.raises(ValueError, match="no bytes, or they were read before"):
+            read_image(file)
+    with pytest.raises(ValueError, match="no bytes"):
+        read_image(kind(b""))
