@@ -10,13 +10,12 @@ import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from crosslook.images import deep_to_grey, is_deep
-from crosslook.maps import AttentionMap
-from crosslook.results import Answer
+from crosslook.types import Attention, ImageRef
 
 _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
@@ -48,9 +47,36 @@ def open_image(image: Any) -> Image.Image:
     return upright.convert("RGB")
 
 
-def draw_map(
-    image: Image.Image, attention_map: AttentionMap, *, opacity: float = 0.65, legend: bool = True
-) -> Image.Image:
+class DrawnMap(Protocol):
+    """What of a `crosslook.maps.AttentionMap` is drawn. That one calls this module, so it is not imported here."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def values(self) -> Sequence[Sequence[float]]: ...
+    @property
+    def attention(self) -> Attention: ...
+    @property
+    def image(self) -> ImageRef: ...
+    def format_value(self, value: float) -> str: ...
+
+
+class DrawnAnswer(Protocol):
+    """What of a `crosslook.results.Answer` is drawn."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def map(self) -> DrawnMap | None: ...
+    @property
+    def words(self) -> Sequence[DrawnMap]: ...
+
+
+def draw_map(image: Image.Image, attention_map: DrawnMap, *, opacity: float = 0.65, legend: bool = True) -> Image.Image:
     """The map over the image, at the image's own size. Where the map is strong the colour covers more.
 
     Args:
@@ -69,7 +95,7 @@ def draw_map(
     return drawn
 
 
-def draw_answer(image: Image.Image, answer: Answer) -> Image.Image:
+def draw_answer(image: Image.Image, answer: DrawnAnswer) -> Image.Image:
     """One sheet: question and answer, the answer's map over the image, and below it a small panel for every word.
 
     Without an ``answer.map`` the image itself stands in its place. Raises ValueError as `draw_map` does.
@@ -115,11 +141,11 @@ def _fitted(image: Image.Image, box: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _strongest(attention_map: AttentionMap) -> float:
+def _strongest(attention_map: DrawnMap) -> float:
     return max(map(max, attention_map.values))
 
 
-def _blend(image: Image.Image, attention_map: AttentionMap, opacity: float) -> Image.Image:
+def _blend(image: Image.Image, attention_map: DrawnMap, opacity: float) -> Image.Image:
     """Map over image, whatever the image's size: positions go by the fraction of the original."""
     strength = _place(attention_map, image.size)
     colours = Image.merge("RGB", [strength.point([_viridis(i / 255)[band] for i in range(256)]) for band in range(3)])
@@ -130,7 +156,7 @@ def _blend(image: Image.Image, attention_map: AttentionMap, opacity: float) -> I
     return Image.composite(colours, image, mask)
 
 
-def _place(attention_map: AttentionMap, size: tuple[int, int], *, whole: bool = False) -> Image.Image:
+def _place(attention_map: DrawnMap, size: tuple[int, int], *, whole: bool = False) -> Image.Image:
     """The map as an 8-bit image of ``size``, smooth between the centres of its cells; 0 outside its region.
 
     ``whole`` gives the region itself, as 255.
@@ -189,7 +215,7 @@ def _viridis(level: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _draw_legend(image: Image.Image, attention_map: AttentionMap) -> None:
+def _draw_legend(image: Image.Image, attention_map: DrawnMap) -> None:
     """A colour bar from 0 to the strength of the strongest cell, in the lower right corner."""
     unit = max(1.0, min(image.size) / 400)
     font = _font(12 * unit)
