@@ -15,7 +15,8 @@ import uvicorn
 from pydantic import ValidationError
 
 from app.auth import make_key
-from app.connections import closing_late_heads
+from app.connections import connection_class
+from app.errors import RequestError
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings, unknown_variables
@@ -74,9 +75,17 @@ def run(settings: Settings, **options: Any) -> int:
     """Serve until SIGTERM or SIGINT; 1 when the model cannot be loaded or the address is taken. ``options`` go to
     `create_app`."""
     configure_logging(settings.log_level, settings.log_format)
+    app = create_app(settings, **options)
+
+    def refused(error: RequestError) -> None:
+        app.state.metrics.finished("other", error.status, error.code, 0.0)
+
     config = uvicorn.Config(
-        create_app(settings, **options),
-        http=closing_late_heads(settings.header_seconds),
+        app,
+        http=connection_class(
+            settings, lambda error: app.state.metrics.finished("other", error.status, error.code, 0.0)
+        ),
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,

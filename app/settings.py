@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     header_seconds: float = Field(
         10.0, gt=0, description="A connection whose request's headers take longer to arrive is closed."
     )
+    write_seconds: float = Field(
+        10.0, gt=0, description="A client that reads less than 32 KiB a second of its answer for so long is hung up on."
+    )
+    connections: int = Field(1000, ge=1, description="Connections open at once, at most; more are closed at once.")
     worker_seconds: float = Field(60.0, gt=0, description="A model call that takes longer has the worker killed.")
     load_seconds: float = Field(600.0, gt=0, description="Loading and warm-up that take longer have the worker killed.")
     drain_seconds: float = Field(30.0, gt=0, description="How long accepted requests may finish after SIGTERM.")

@@ -129,4 +129,9 @@ def _is_draining(scope: Scope) -> bool:
 def _request_id(given: str | None) -> str:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """An id for a request that brought none."""
     return f"req_{secrets.token_hex(16)}"

@@ -16,6 +16,8 @@ The exception tree::
         │   ├── MethodNotAllowed            405 method_not_allowed
         │   ├── RequestIncomplete           408 request_incomplete
         │   ├── BodyTooLarge                413 body_too_large
+        │   ├── URLTooLong                  414 url_too_long
+        │   ├── HeadTooLarge                431 head_too_large
         │   ├── UnsupportedMediaType        415 unsupported_media_type
         │   ├── InvalidRequest              422 invalid_request
         │   ├── TaskNotSupported            422 task_not_supported
@@ -126,6 +128,14 @@ class RequestIncomplete(BadRequest):
 
 class BodyTooLarge(BadRequest):
     """The request body has more bytes than this server takes."""
+
+
+class URLTooLong(BadRequest):
+    """The request's URL is longer than this server takes."""
+
+
+class HeadTooLarge(BadRequest):
+    """The request has more headers, or larger ones, than this server takes."""
 
 
 class UnsupportedMediaType(BadRequest):
@@ -272,6 +282,7 @@ CODES: dict[str, Code] = {
     ),
     "body_too_large": Code(413, _INVALID, BodyTooLarge, "The request body has more bytes than this server takes."),
     "image_too_large": Code(413, _INVALID, ImageTooLarge, "The image has more bytes or pixels than this server takes."),
+    "url_too_long": Code(414, _INVALID, URLTooLong, "The request's URL is longer than this server takes."),
     "unsupported_media_type": Code(
         415, _INVALID, UnsupportedMediaType, "The Content-Type is neither JSON nor multipart."
     ),
@@ -289,6 +300,7 @@ CODES: dict[str, Code] = {
     "too_many_questions": Code(422, _INVALID, TooManyQuestions, "More questions than one request may hold."),
     "task_not_supported": Code(422, _INVALID, TaskNotSupported, "This model lacks that task."),
     "map_not_supported": Code(422, _INVALID, MapNotSupported, "This model lacks that map kind or layer."),
+    "head_too_large": Code(431, _INVALID, HeadTooLarge, "The request has more headers, or larger ones, than allowed."),
     "rate_limited": Code(429, "rate_limit_error", RateLimited, "Too many requests for this key.", retry=True),
     "internal_error": Code(500, "server_error", ServerFailed, "A fault of the server; the request id finds its log."),
     "overloaded": Code(503, "server_error", Overloaded, "The queue is full.", retry=True),

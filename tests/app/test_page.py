@@ -69,7 +69,14 @@ def test_every_error_that_a_reader_may_meet_has_chinese_words() -> None:
     source = (WEB / "i18n.js").read_text()
     known = set(re.findall(r"(\w+): \"", re.search(r"const ERRORS = {(.*?)^};", source, re.S | re.M)[1]))
     never = {"malformed_request", "invalid_base64", "not_found", "model_not_found", "method_not_allowed"}
-    never |= {"unsupported_media_type", "url_not_allowed", "url_fetch_failed", "too_many_questions"}
+    never |= {
+        "url_too_long",
+        "head_too_large",
+        "unsupported_media_type",
+        "url_not_allowed",
+        "url_fetch_failed",
+        "too_many_questions",
+    }
     assert set(CODES) - never <= known
     assert known - {"offline"} <= set(CODES)
 
