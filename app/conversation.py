@@ -7,7 +7,6 @@ user's last turn must be of parts that are known here.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from app import wire
 from app.engine.engine import Answered
 from app.errors import RequestError, only_text
 from app.intake import inline
+from app.offload import by_size
 from app.request_context import RequestContext, distinct, map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
 from model.interface import ModelInfo, TextOutput
@@ -27,8 +27,11 @@ _TEXTS = ("text", "input_text")
 _IMAGES = ("image_url", "input_image")
 _SAME_TURN = ("system", "developer")  # what may stand between two messages of one turn
 _SMALLEST = 1e-300  # a probability that float32 rounded to 0 still gets a logarithm
-_LONG_TEXT = 1 << 20  # base64 that would hold up the event loop
 _TOP_K, _MOST_TOP_K = 5, 50
+
+MOST_MESSAGES = 5000
+MOST_PARTS = 1000
+"""Messages of a conversation, and parts of one of them that counts."""
 
 
 class ConversationRequest(AnswerOptions):
@@ -44,7 +47,9 @@ class ConversationRequest(AnswerOptions):
     )
     stream: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = Field(None, description="Refused unless `tool_choice` is none.")
+    tools: list[dict[str, Any]] | None = Field(
+        None, max_length=1000, fail_fast=True, description="Refused unless `tool_choice` is none."
+    )
     tool_choice: str | dict[str, Any] | None = None
 
     @field_validator("top_k", mode="before")
@@ -175,9 +180,7 @@ async def _without_doubles(found: dict[str, str]) -> dict[str, str]:
     def compare() -> dict[str, str]:
         return dict({inline.plain_base64(url): (url, place) for url, place in found.items()}.values())
 
-    if sum(map(len, found)) < _LONG_TEXT:
-        return compare()
-    return await asyncio.to_thread(compare)
+    return await by_size(sum(map(len, found)), compare)
 
 
 async def answer(

@@ -16,6 +16,9 @@ from crosslook.errors import CODES
 from crosslook.types import ErrorBody, ErrorInfo
 from model.interface import ItemError
 
+_LONGEST_NAME = 100  # characters of a client's own word in an error, which else would be as long as a body
+_LONGEST_MESSAGE = 1000
+
 TAG = "#"
 """What a pydantic ``Tag`` begins with, by which a field takes this or that type: it is in the location of an error, but
 is no name of the request's."""
@@ -98,6 +101,8 @@ def validation_error(problems: Sequence[object]) -> RequestError:
     parts = list(location) if isinstance(location, tuple | list) else []
     unknown = [parts.pop()] if parts and kind == "extra_forbidden" else []  # the client's own word, whatever it is
     param = field_name([part for part in parts if not str(part).startswith(TAG)] + unknown)
+    if kind == "too_long" and param == "questions":
+        return RequestError("too_many_questions", f"{param}: {message}.", param=param)
     if kind == "json_invalid":
         return RequestError("malformed_request", f"The body is not valid JSON: {message}.")
     if kind == "extra_forbidden":
@@ -113,7 +118,8 @@ def field_name(location: Sequence[object]) -> str | None:
     for part in location:
         if part in ("body", "query", "path", "header") and not name:
             continue
-        name += f"[{part}]" if isinstance(part, int) else (f".{part}" if name else str(part))
+        shown = str(part)[:_LONGEST_NAME]
+        name += f"[{shown}]" if isinstance(part, int) else (f".{shown}" if name else shown)
     return name or None
 
 
@@ -122,7 +128,7 @@ def error_response(error: RequestError, request_id: str | None) -> Response:
     code = CODES[error.code]
     info = ErrorInfo(
         code=error.code,
-        message=error.message,
+        message=error.message[:_LONGEST_MESSAGE],
         type=code.type,
         param=error.param,
         request_id=request_id,

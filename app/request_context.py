@@ -15,13 +15,12 @@ from app.intake import bodies, decode, images, inline
 from app.intake.fetch import Fetcher
 from app.limits import RateLimiter, time_allowed
 from app.metrics import Metrics
+from app.offload import by_size
 from app.settings import Settings
 from crosslook.types import MapOptions
 from model.interface import ItemError, MapRequest, ModelInfo, Task
 
 T = TypeVar("T")
-
-_LONG_TEXT = 1 << 20  # base64 that would hold up the event loop
 
 
 def image_limits(settings: Settings) -> decode.ImageLimits:
@@ -81,9 +80,7 @@ class RequestContext:
             raise RequestError("invalid_request", "Give one image.", param=param)
         if inline.is_url(text):
             return await self._fetch(text.strip(), param)
-        if len(text) < _LONG_TEXT:
-            return inline.from_text(text, self.limits, param=param)
-        return await asyncio.to_thread(inline.from_text, text, self.limits, param=param)
+        return await by_size(len(text), inline.from_text, text, self.limits, param=param)
 
     async def image(
         self, *, file: bytes | None = None, text: str | None = None, image_id: str | None = None, param: str = "image"
@@ -93,14 +90,14 @@ class RequestContext:
         Raises: as `data`.
         """
         if image_id is None:
-            return self.by_value(await self.data(file=file, text=text, param=param), param=param)
+            return await self.by_value(await self.data(file=file, text=text, param=param), param=param)
         if file is not None or text is not None:
             raise RequestError("invalid_request", "Give the image or its id, not both.", param=param)
         return ImageSource(image_id=image_id, scope=self.caller)
 
-    def by_value(self, data: bytes, *, param: str = "image") -> ImageSource:
+    async def by_value(self, data: bytes, *, param: str = "image") -> ImageSource:
         """The engine's source for the bytes of an image."""
-        return images.from_bytes(data, self.limits, scope=self.caller, param=param)
+        return await by_size(len(data), images.from_bytes, data, self.limits, scope=self.caller, param=param)
 
     async def _fetch(self, url: str, param: str) -> bytes:
         if self._fetcher is None:

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     image_pixels: int = Field(50_000_000, ge=64, description="Most pixels of an image, read from its header.")
     image_side: int = Field(16_384, ge=8, description="Longest side of an image, in pixels.")
     image_min_side: int = Field(8, ge=1, description="Shortest side of an image, in pixels.")
-    questions: int = Field(32, ge=1, description="Questions in one request, at most.")
+    questions: int = Field(32, ge=1, le=1000, description="Questions in one request, at most.")
     question_characters: int = Field(1000, ge=1, description="Characters in one question, at most.")
 
     request_seconds: float = Field(

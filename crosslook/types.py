@@ -169,7 +169,13 @@ class MapOptions(WireModel):
     model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
     maps: MapChoice = Field("float", description="Encoding of the maps, or none.")
     map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
-    layers: list[int] | None = Field(None, min_length=1, description="Fusion layers to average; default: the model's.")
+    layers: list[int] | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        fail_fast=True,
+        description="Fusion layers to average; default: the model's.",
+    )
 
 
 class ImageInput(WireModel):
@@ -189,6 +195,7 @@ class AnswerOptions(MapOptions):
         None,
         min_length=1,
         max_length=200,
+        fail_fast=True,
         description="Answer with one of these; scores are over them alone. Those that differ only in case or spaces "
         "count once, as first given. `in_vocabulary` marks those that the model knows as answers.",
     )
@@ -197,7 +204,7 @@ class AnswerOptions(MapOptions):
 class AnswerRequest(AnswerOptions, ImageInput):
     """The JSON body of ``POST /v1/answer``: one image (by value or by id) and one or more questions."""
 
-    questions: list[str] = Field(min_length=1)
+    questions: list[str] = Field(min_length=1, max_length=1000, fail_fast=True)
 
 
 class MatchResult(WireModel):
@@ -229,7 +236,10 @@ class MatchRequest(MapOptions, ImageInput):
     """The JSON body of ``POST /v1/match``: one image and the texts to compare with each other."""
 
     texts: list[Annotated[str, Field(max_length=2000)]] = Field(
-        min_length=1, max_length=200, description="No two alike but for case and spaces: they would share one score."
+        min_length=1,
+        max_length=200,
+        fail_fast=True,
+        description="No two alike but for case and spaces: they would share one score.",
     )
 
 
@@ -262,7 +272,11 @@ class CaptionRequest(MapOptions, ImageInput):
     """The JSON body of ``POST /v1/caption``: one image and how its captions shall begin."""
 
     prompts: list[Annotated[str, Field(max_length=2000)]] = Field(
-        default_factory=lambda: [""], min_length=1, max_length=16, description="One caption each; an empty one is free."
+        default_factory=lambda: [""],
+        min_length=1,
+        max_length=16,
+        fail_fast=True,
+        description="One caption each; an empty one is free.",
     )
 
 
@@ -294,11 +308,21 @@ class OverlayRequest(WireModel):
     opacity: float = Field(0.65, ge=0, le=1, description="0: the image alone; 1: the strongest cell hides it.")
     legend: bool = Field(True, description="A small colour bar with the strength of the strongest cell.")
     candidates: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
-        None, min_length=1, max_length=200, description="Answer with one of these; scores are over them alone."
+        None,
+        min_length=1,
+        max_length=200,
+        fail_fast=True,
+        description="Answer with one of these; scores are over them alone.",
     )
     model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
     map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
-    layers: list[int] | None = Field(None, min_length=1, description="Fusion layers to average; default: the model's.")
+    layers: list[int] | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        fail_fast=True,
+        description="Fusion layers to average; default: the model's.",
+    )
 
 
 class ModelLimits(WireModel):

@@ -11,17 +11,26 @@ from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import RequestError, validation_error
+from app.offload import PIECE, by_size
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-_MOST_PARTS = 1000
+MOST_VALUES = 100_000
+"""Values in a JSON body, counted by its commas (those of texts among them)."""
+MOST_ESCAPES = 2_000_000
+"""Backslashes in a JSON body: PHP escapes every slash of base64."""
+MOST_NAMES = 1000
+"""Names in an object of a JSON body."""
+MOST_PARTS = 1000
+"""Fields of a multipart body."""
 _CHARSETS = ("utf-8", "ascii", "iso8859-1")  # of Python's others, UTF-7 makes lone surrogates and Punycode takes hours
 _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
@@ -59,9 +68,9 @@ async def read(
     Raises: `RequestError` ``unsupported_media_type``, ``malformed_request``, ``invalid_request``.
     """
     content_type = media_type(request)
+    if content_type == "application/json":
+        return await _json(request, kind), None
     try:
-        if content_type == "application/json":
-            return kind.model_validate_json(_text(await request.body())), None
         if content_type == "multipart/form-data":
             form = await _form(request)
             try:
@@ -96,19 +105,56 @@ async def read_json(request: Request, kind: type[M]) -> M:
     """
     if media_type(request) != "application/json":
         raise RequestError("unsupported_media_type", "Content-Type must be application/json.")
+    return await _json(request, kind)
+
+
+async def _json(request: Request, kind: type[M]) -> M:
+    data = await request.body()
+    return await by_size(len(data), _validated, data, kind)
+
+
+def _validated(data: bytes, kind: type[M]) -> M:
+    """JSON as ``kind``. What a body costs to read is bounded first: the parser builds all of it before any field's own
+    bound counts, and of every unknown name and wrong item there would be an error."""
+    data = _utf8(data)
+    values = escapes = 0
+    for start in range(0, len(data), PIECE):
+        values += data.count(b",", start, start + PIECE)
+        escapes += data.count(b"\\", start, start + PIECE)
+    if values > MOST_VALUES or escapes > MOST_ESCAPES:
+        of = f"{MOST_VALUES} commas" if values > MOST_VALUES else f"{MOST_ESCAPES} escapes"
+        raise RequestError("invalid_request", f"The body has more than {of}.")
+    if values > MOST_NAMES:
+        _check_objects(data)
     try:
-        return kind.model_validate_json(_text(await request.body()))
+        return kind.model_validate_json(data)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_input=False)) from None
 
 
-def _text(body: bytes) -> bytes | str:
-    """JSON without the byte order mark that editors and shells of Windows put before it; those write UTF-16 too."""
+def _check_objects(data: bytes) -> None:
+    """Raise `RequestError` for an object of more than `MOST_NAMES`."""
+    try:
+        found = [from_json(data)]
+    except ValueError:
+        return  # the validation says it better
+    while found:
+        value = found.pop()
+        if isinstance(value, dict):
+            if len(value) > MOST_NAMES:
+                raise RequestError("invalid_request", f"An object of the body has more than {MOST_NAMES} names.")
+            found.extend(value.values())
+        elif isinstance(value, list):
+            found.extend(value)
+
+
+def _utf8(body: bytes) -> bytes:
+    """JSON in UTF-8, without the byte order mark of editors and shells of Windows; those write UTF-16 too."""
     if not body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return body
     try:
-        return body.decode(json.detect_encoding(body))
-    except UnicodeDecodeError:
+        return body.decode(json.detect_encoding(body)).encode()
+    except UnicodeError:
         return body
 
 
@@ -119,7 +165,7 @@ def media_type(request: Request) -> str:
 
 async def _form(request: Request) -> FormData:
     parser = _InMemory(
-        request.headers, request.stream(), max_files=1, max_fields=_MOST_PARTS, max_part_size=_LONGEST_FIELD
+        request.headers, request.stream(), max_files=1, max_fields=MOST_PARTS, max_part_size=_LONGEST_FIELD
     )
     try:
         _check_charset(request)
@@ -144,6 +190,7 @@ def _check_charset(request: Request) -> None:
 async def _fields(form: FormData, repeated: Mapping[str, str]) -> tuple[dict[str, Any], bytes | None]:
     fields: dict[str, Any] = {}
     file: bytes | None = None
+    values = 0
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if not value.filename and not value.size:  # a form in which none was chosen
@@ -153,6 +200,9 @@ async def _fields(form: FormData, repeated: Mapping[str, str]) -> tuple[dict[str
             file = await value.read()
             continue
         if name in repeated:
+            values += value.count(",")
+            if values > MOST_VALUES:
+                raise RequestError("invalid_request", f"The body has more than {MOST_VALUES} commas.", param=name)
             fields.setdefault(repeated[name], []).extend(_listed(value))
         elif fields.get(name):
             if value:

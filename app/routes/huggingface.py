@@ -43,7 +43,11 @@ class TaskParameters(BaseModel):
 
     top_k: int | None = Field(None, ge=1, le=50, description="How many answers, at most (5).")
     candidate_labels: list[str] | None = Field(
-        None, min_length=1, max_length=200, description="No more than `limits.questions` of `GET /v1/models`."
+        None,
+        min_length=1,
+        max_length=200,
+        fail_fast=True,
+        description="No more than `limits.questions` of `GET /v1/models`.",
     )
     hypothesis_template: str | None = Field(_TEMPLATE, max_length=1000, description="`{}` stands for the label, once.")
 
@@ -124,7 +128,7 @@ async def hugging_face(request: Request, context: AskerDep) -> Response:
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
         data = await request.body()
         context.model(None)
-        return await _image_to_text(context, context.by_value(data, param="inputs"))
+        return await _image_to_text(context, await context.by_value(data, param="inputs"))
     body = await bodies.read_json(request, HuggingFaceRequest)
     context.model(None)
     inside = body.inputs if isinstance(body.inputs, ImageAndQuestion) else ImageAndQuestion(image=body.inputs)

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from app import conversation
-from app.conversation import Asked, ConversationRequest, Received, TokenLogProb, Tokens
+from app.conversation import MOST_MESSAGES, Asked, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import TAG, RequestError, request_id_of
@@ -42,7 +42,8 @@ class ChatContentPart(BaseModel):
 
 
 Content = Annotated[
-    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[ChatContentPart], Tag(f"{TAG}parts")],
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[ChatContentPart], Field(max_length=1000, fail_fast=True), Tag(f"{TAG}parts")],
     Discriminator(lambda value: f"{TAG}text" if isinstance(value, str) else f"{TAG}parts"),
 ]
 
@@ -63,7 +64,7 @@ class StreamOptions(BaseModel):
 class ChatRequest(ConversationRequest):
     """The part of OpenAI's request that matters here, and the options of ``POST /v1/answer``."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     n: int | None = Field(None, description="Anything but 1 is refused.")
@@ -73,7 +74,10 @@ class ChatRequest(ConversationRequest):
 class _Body(ChatRequest):
     """The body as it is read."""
 
-    messages: list[Received] = Field(min_length=1)  # type: ignore[assignment]  # wider than the document, on purpose
+    # Wider than the document, on purpose.
+    messages: list[Received] = Field(  # type: ignore[assignment]
+        min_length=1, max_length=MOST_MESSAGES, fail_fast=True
+    )
 
 
 class LogProbs(BaseModel):

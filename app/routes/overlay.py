@@ -54,7 +54,7 @@ async def overlay(request: Request, context: AskerDep, drawing: DrawingDep) -> R
     with drawing.admission.hold(images=1):
         with only_text("question"):
             answered = await context.run(
-                "answer", context.by_value(data), [body.question], candidates=candidates, maps=maps
+                "answer", await context.by_value(data), [body.question], candidates=candidates, maps=maps
             )
         start = perf_counter()
         size = fitted(answered.geometry)

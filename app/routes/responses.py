@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from app import conversation
-from app.conversation import ConversationRequest, Received, TokenLogProb, Tokens
+from app.conversation import MOST_MESSAGES, MOST_PARTS, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.errors import TAG, RequestError, request_id_of
 from app.intake import bodies
@@ -41,7 +41,8 @@ class InputMessage(BaseModel):
 
     role: str
     content: Annotated[
-        Annotated[str, Tag(f"{TAG}text")] | Annotated[list[InputPart], Tag(f"{TAG}parts")],
+        Annotated[str, Tag(f"{TAG}text")]
+        | Annotated[list[InputPart], Field(max_length=MOST_PARTS, fail_fast=True), Tag(f"{TAG}parts")],
         Discriminator(lambda value: f"{TAG}text" if isinstance(value, str) else f"{TAG}parts"),
     ]
 
@@ -55,10 +56,12 @@ class TextFormat(BaseModel):
 class ResponseRequest(ConversationRequest):
     """The part of OpenAI's request that matters here, and the options of ``POST /v1/answer``."""
 
-    input: list[InputMessage] = Field(min_length=1)
+    input: list[InputMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     instructions: str | None = Field(None, description="Not read.")
     text: TextFormat | None = None
-    include: list[str] | None = Field(None, description=f"`{_LOGPROBS}` gives the logarithms of scores.")
+    include: list[str] | None = Field(
+        None, max_length=100, fail_fast=True, description=f"`{_LOGPROBS}` gives the logarithms of scores."
+    )
     background: bool | None = Field(None, description="Refused: answers are given at once.")
     previous_response_id: str | None = Field(None, description="Refused: this server keeps no conversation.")
     conversation: str | dict[str, Any] | None = Field(None, description="Refused: this server keeps no conversation.")
@@ -69,7 +72,8 @@ class _Body(ResponseRequest):
     """The body as it is read: wider than the document, on purpose. Items without a role are no messages."""
 
     input: Annotated[  # type: ignore[assignment]
-        Annotated[str, Tag(f"{TAG}text")] | Annotated[list[Received], Tag(f"{TAG}items")],
+        Annotated[str, Tag(f"{TAG}text")]
+        | Annotated[list[Received], Field(max_length=MOST_MESSAGES, fail_fast=True), Tag(f"{TAG}items")],
         Discriminator(lambda value: f"{TAG}text" if isinstance(value, str) else f"{TAG}items"),
     ]
     instructions: Any = None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+from unittest import mock
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.errors import RequestError
 from app.intake import inline
@@ -85,3 +88,38 @@ def test_too_many_bytes() -> None:
 def test_a_url_is_told_from_base64() -> None:
     assert all(map(inline.is_url, ("http://a/b.png", "HTTPS://a", "ftp://a/b", "file:///etc/passwd")))
     assert not any(map(inline.is_url, (PLAIN, SAFE, "data:;base64,AAAA", "//8=")))
+
+
+@given(st.binary(max_size=300), st.integers(1, 40), st.booleans())
+def test_any_bytes_in_any_lines(data: bytes, width: int, padded: bool) -> None:
+    """Pieces are of a few letters here: they end in the middle of everything."""
+    text = base64.b64encode(data).decode()
+    text = text if padded else text.rstrip("=")
+    wrapped = "\r\n".join(text[start : start + width] for start in range(0, len(text), width))
+    with mock.patch.object(inline, "PIECE", 8):
+        for spelling in (wrapped, f"data:;base64,{wrapped}", f"data:;base64,{quote(wrapped, safe='')}"):
+            if data:
+                assert inline.from_text(spelling, LIMITS) == data
+
+
+@given(st.text(alphabet="AZaz09+/=\n -_é%4", max_size=24))
+def test_pieces_change_nothing(text: str) -> None:
+    """What is refused and what is read does not depend on where a piece ends."""
+
+    def read(spelling: str) -> bytes | None:
+        try:
+            return inline.from_text(spelling, LIMITS)
+        except RequestError:
+            return None
+
+    whole = [read(text), read(f"data:;base64,{text}")]
+    with mock.patch.object(inline, "PIECE", 4):
+        assert [read(text), read(f"data:;base64,{text}")] == whole
+
+
+def test_a_percent_sign_for_every_letter() -> None:
+    """Millions of them are no image: to undo each would take seconds."""
+    large = ImageLimits(file_bytes=20_000_000, pixels=10_000, side=1000, min_side=8)
+    with pytest.raises(RequestError) as caught:
+        inline.from_text("data:;base64," + "%41" * 2_000_001, large)
+    assert caught.value.code == "invalid_base64"
