@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
+import crosslook
 from app.errors import RequestError
 from app.settings import Settings
 
@@ -87,7 +88,12 @@ class Fetcher:
         except TimeoutError:
             message = f"The image URL did not answer within {self.seconds:g} s."
             raise RequestError("url_fetch_failed", message, param=param) from None
-        except (httpx.HTTPError, OSError) as error:
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            OSError,
+            ValueError,
+        ) as error:  # of names that are none: UnicodeError
             logger.info("fetch failed: %s", type(error).__name__)
             raise RequestError("url_fetch_failed", "The image URL could not be fetched.", param=param) from None
         except RequestError as error:
@@ -99,7 +105,8 @@ class Fetcher:
         """One request: the body, or where it redirects to."""
         url = self._check(text)
         port = url.port or (443 if url.scheme == "https" else 80)
-        addresses = await self.resolve(url.host, port)
+        name = url.raw_host.decode("ascii")  # as it is in the URL: `host` would decode what may be no IDNA
+        addresses = await self.resolve(name, port)
         if not addresses:
             raise RequestError("url_fetch_failed", "The host of the image URL has no address.")
         for address in addresses:
@@ -108,8 +115,13 @@ class Fetcher:
         address = addresses[0]
         numeric = f"[{address}]" if address.version == 6 else str(address)
         dialled = url.copy_with(host=numeric)
-        headers = {"Host": url.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity"}
-        request = httpx.Request("GET", dialled, headers=headers, extensions={"sni_hostname": url.host})
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": f"crosslook/{crosslook.__version__}",  # some hosts refuse who does not say
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+        }
+        request = httpx.Request("GET", dialled, headers=headers, extensions={"sni_hostname": name})
         # A transport of its own, without environment, cookies or kept connections: nothing crosses between hosts.
         async with httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, retries=0) as transport:
             request.extensions["timeout"] = httpx.Timeout(self.seconds).as_dict()
@@ -135,7 +147,7 @@ class Fetcher:
             raise RequestError("url_not_allowed", "Image URLs must be http or https.")
         if url.userinfo:
             raise RequestError("url_not_allowed", "Image URLs must not carry a user name.")
-        if not url.host or "%" in url.host or not 0 < (url.port or 80) < 65536:
+        if not url.raw_host or b"%" in url.raw_host or not 0 < (url.port or 80) < 65536:
             raise RequestError("url_not_allowed", "The image URL has no sound host or port.")
         return url
 

@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import ipaddress
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -139,6 +139,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_dialled() -> None
         assert requests[0].startswith(b"GET /x?y=1 HTTP/1.1\r\n")
         assert f"host: example.org:{port}\r\n".encode() in requests[0].lower()
         assert b"cookie" not in requests[0].lower()
+        assert b"\r\nuser-agent: crosslook/" in requests[0].lower()
 
 
 @pytest.mark.parametrize("target", ["http://169.254.169.254/", "http://[::1]/", "file:///etc/passwd", "//10.0.0.1/x"])
@@ -159,6 +160,63 @@ async def test_an_allowed_redirect_is_followed_and_a_loop_ends() -> None:
         with pytest.raises(RequestError, match="redirects"):
             await allowed.fetch(f"http://127.0.0.1:{port}/")
         assert len(requests) == 4
+
+
+NO_NAMES = [
+    *(
+        "xn--a",
+        "xn--",
+        "xn--\u00e4",
+        "\u00ad",
+        "ex\u200dample.com",
+        "\ud800.example",
+        "\u2603\u2603.example",
+        "a..b",
+        ".",
+    ),
+    *("a" * 64 + ".example", "a." * 200 + "example", "xn--" + "9" * 200 + ".example", "-.example", "*.example"),
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+async def test_names_that_cannot_be_encoded_or_resolved(name: str) -> None:
+    """Refused, also as the target of a redirect, in UTF-8 or as it is."""
+    with pytest.raises(RequestError) as caught:
+        await fetcher().fetch(f"http://{name}/")
+    assert caught.value.status == 422
+    location = f"http://{name}/".encode("utf-8", "replace").decode()
+    async with answering(moved(location)) as (port, _):
+        with pytest.raises(RequestError) as caught:
+            await fetcher(url_allow_addresses=["127.0.0.1/32"]).fetch(f"http://127.0.0.1:{port}/")
+        assert caught.value.status == 422
+        assert caught.value.param == "image"
+
+
+@pytest.mark.parametrize(
+    "location", ["javascript:1", "http://", "//", "http://[", "http://a:b/", "\u00ff://x", "a" * 9000]
+)
+async def test_redirects_to_no_url(location: str) -> None:
+    """Whatever stands in a Location."""
+    async with answering(moved(location)) as (port, _):
+        with pytest.raises(RequestError) as caught:
+            await fetcher(url_allow_addresses=["127.0.0.1/32"]).fetch(f"http://127.0.0.1:{port}/")
+        assert caught.value.status == 422
+
+
+async def test_a_name_is_resolved_as_it_is_written() -> None:
+    """Not as it would be decoded and encoded again: the two may be different hosts."""
+
+    class Asked(Fetcher):
+        names: ClassVar[list[str]] = []
+
+        async def resolve(self, host: str, port: int) -> Sequence[Address]:
+            self.names.append(host)
+            return []
+
+    for name in ("xn--zckzah.example", "xn--a.example", "Example.ORG"):
+        with pytest.raises(RequestError):
+            await Asked(Settings(_env_file=None, allow_urls=True)).fetch(f"http://{name}/")
+    assert Asked.names == ["xn--zckzah.example", "xn--a.example", "example.org"]
 
 
 @pytest.mark.parametrize(
