@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
+from app.offload import by_size
 from crosslook import types as wire
 from model import interface as model
 
+T = TypeVar("T")
+
+_BYTES_OF_A_CELL = 8  # of a float map's JSON
 _POWERS = np.array([10.0**k for k in range(23)])  # those that a float holds exactly
+
+
+async def formatted(output: model.Output, make: Callable[[], T]) -> T:
+    """What ``make`` makes of the output: off the event loop where its maps are large."""
+    maps = [text.answer_map for text in output.texts]
+    maps += [token.map for text in output.texts for token in (*text.tokens, *text.answer_tokens)]
+    return await by_size(_BYTES_OF_A_CELL * sum(found.values.size for found in maps if found is not None), make)
+
+
+def to_json(response: BaseModel) -> str:
+    """`BaseModel.model_dump_json`, result by result: the whole of a large response at once would hold all threads."""
+    results = getattr(response, "results", None)
+    if not results:
+        return response.model_dump_json()
+    around = response.model_copy(update={"results": []}).model_dump_json()
+    return around.removesuffix("]}") + ",".join(result.model_dump_json() for result in results) + "]}"
 
 
 def significant(values: NDArray[np.floating], digits: int = 4) -> NDArray[np.float64]:

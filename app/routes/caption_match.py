@@ -44,11 +44,14 @@ async def caption(request: Request, context: AskerDep) -> Response:
     maps = map_request(body, info)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run("caption", image, body.prompts, field="prompts", maps=maps)
-    start = perf_counter()
-    content = wire.caption_response(
-        info, answered.image_id, answered.geometry, body.prompts, answered.output, body.maps
-    ).model_dump_json()
-    return _respond(context, answered, content, start)
+    start, output = perf_counter(), answered.output
+
+    def content() -> str:
+        return wire.to_json(
+            wire.caption_response(info, answered.image_id, answered.geometry, body.prompts, output, body.maps)
+        )
+
+    return _respond(context, answered, await wire.formatted(output, content), start)
 
 
 @router.post(
@@ -77,11 +80,14 @@ async def match(request: Request, context: AskerDep) -> Response:
     maps = map_request(body, info)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run("match", image, body.texts, field="texts", maps=maps)
-    start = perf_counter()
-    content = wire.match_response(
-        info, answered.image_id, answered.geometry, body.texts, answered.output, body.maps
-    ).model_dump_json()
-    return _respond(context, answered, content, start)
+    start, output = perf_counter(), answered.output
+
+    def content() -> str:
+        return wire.to_json(
+            wire.match_response(info, answered.image_id, answered.geometry, body.texts, output, body.maps)
+        )
+
+    return _respond(context, answered, await wire.formatted(output, content), start)
 
 
 def _respond(context: RequestContext, answered: Answered, content: str, start: float) -> Response:

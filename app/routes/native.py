@@ -59,11 +59,16 @@ async def answer(request: Request, context: AskerDep) -> Response:
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run("answer", image, body.questions, candidates=candidates, top_k=body.top_k, maps=maps)
     start = perf_counter()
-    content = wire.answer_response(
-        info, answered.image_id, answered.geometry, body.questions, answered.output, body.maps
-    ).model_dump_json()
+    output = answered.output
+
+    def content() -> str:
+        return wire.to_json(
+            wire.answer_response(info, answered.image_id, answered.geometry, body.questions, output, body.maps)
+        )
+
+    text = await wire.formatted(output, content)
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=context.headers(answered), media_type="application/json")
+    return Response(text, headers=context.headers(answered), media_type="application/json")
 
 
 @router.post(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from app import conversation
+from app import conversation, wire
 from app.conversation import MOST_MESSAGES, Asked, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
@@ -166,14 +166,18 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
     asked = await conversation.read(body.messages, "messages")
     answered, text, info = await conversation.answer(context, body, asked)
     start = perf_counter()
-    completion = _completion(request, body, asked, answered, text, info)
-    if body.stream:
+
+    def content() -> str:
+        completion = _completion(request, body, asked, answered, text, info)
+        if not body.stream:
+            return completion.model_dump_json()
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        content, kind = _events(completion, with_usage=with_usage), "text/event-stream"
-    else:
-        content, kind = completion.model_dump_json(), "application/json"
+        return _events(completion, with_usage=with_usage)
+
+    made = await wire.formatted(answered.output, content)
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=context.headers(answered), media_type=kind)
+    kind = "text/event-stream" if body.stream else "application/json"
+    return Response(made, headers=context.headers(answered), media_type=kind)
 
 
 def _completion(

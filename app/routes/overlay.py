@@ -59,8 +59,13 @@ async def overlay(request: Request, context: AskerDep, drawing: DrawingDep) -> R
         start = perf_counter()
         size = fitted(answered.geometry)
         geometry = in_original(answered.geometry, *size)  # the map in pixels of what is drawn on
-        response = wire.answer_response(info, answered.image_id, geometry, [body.question], answered.output, "float")
-        answer = read_answers(response, None)[0]
+
+        def read() -> Answer:
+            questions = [body.question]
+            response = wire.answer_response(info, answered.image_id, geometry, questions, answered.output, "float")
+            return read_answers(response, None)[0]
+
+        answer = await wire.formatted(answered.output, read)
         if body.word is not None and body.word >= len(answer.words):
             message = f"The question has {len(answer.words)} words, counted from 0."
             raise RequestError("invalid_request", message, param="word", detail={"words": len(answer.words)})

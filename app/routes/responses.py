@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from app import conversation
+from app import conversation, wire
 from app.conversation import MOST_MESSAGES, MOST_PARTS, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.errors import TAG, RequestError, request_id_of
@@ -183,27 +183,32 @@ async def responses(request: Request, context: AskerDep) -> Response:
     wanted = body.top_logprobs is not None or _LOGPROBS in (body.include or ())
     logprobs = conversation.log_probabilities(text, body.top_logprobs or 0) if wanted else []
     name = request_id_of(request)
-    response = ModelResponse(
-        id=f"resp_{name}",
-        created_at=int(time.time()),
-        instructions=body.instructions,
-        model=info.id,
-        output=[OutputMessage(id=f"msg_{name}", content=[OutputText(text=text.ranking[0].answer, logprobs=logprobs)])],
-        usage=ResponseUsage(
-            input_tokens=tokens.text + tokens.image,
-            input_tokens_details=InputTokens(
-                text_tokens=tokens.text, image_tokens=tokens.image, cached_tokens=tokens.cached
+
+    def content() -> str:
+        response = ModelResponse(
+            id=f"resp_{name}",
+            created_at=int(time.time()),
+            instructions=body.instructions,
+            model=info.id,
+            output=[
+                OutputMessage(id=f"msg_{name}", content=[OutputText(text=text.ranking[0].answer, logprobs=logprobs)])
+            ],
+            usage=ResponseUsage(
+                input_tokens=tokens.text + tokens.image,
+                input_tokens_details=InputTokens(
+                    text_tokens=tokens.text, image_tokens=tokens.image, cached_tokens=tokens.cached
+                ),
+                output_tokens=tokens.answer,
+                total_tokens=tokens.text + tokens.image + tokens.answer,
             ),
-            output_tokens=tokens.answer,
-            total_tokens=tokens.text + tokens.image + tokens.answer,
-        ),
-        crosslook=conversation.native(body, asked, answered, info),
-    )
-    content, kind = response.model_dump_json(), "application/json"
-    if body.stream:
-        content, kind = _events(response), "text/event-stream"
+            crosslook=conversation.native(body, asked, answered, info),
+        )
+        return _events(response) if body.stream else response.model_dump_json()
+
+    made = await wire.formatted(answered.output, content)
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=context.headers(answered), media_type=kind)
+    kind = "text/event-stream" if body.stream else "application/json"
+    return Response(made, headers=context.headers(answered), media_type=kind)
 
 
 def _refuse(body: _Body) -> None:
