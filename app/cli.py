@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import logging
+import resource
 import signal
 import socket
 import sys
@@ -21,7 +23,10 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings, unknown_variables
 
+logger = logging.getLogger(__name__)
+
 _LINGER = 0.5  # seconds in which requests on open connections still get their 503
+_DESCRIPTORS = 200  # that the server needs beside those of connections: workers, fetches, libraries
 _EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -75,6 +80,7 @@ def run(settings: Settings, **options: Any) -> int:
     """Serve until SIGTERM or SIGINT; 1 when the model cannot be loaded or the address is taken. ``options`` go to
     `create_app`."""
     configure_logging(settings.log_level, settings.log_format)
+    _allow_descriptors(settings.connections + _DESCRIPTORS)
     app = create_app(settings, **options)
 
     def refused(error: RequestError) -> None:
@@ -108,6 +114,16 @@ def run(settings: Settings, **options: Any) -> int:
         each.set_inheritable(False)  # uvicorn's is: a worker that held it would keep a dead port open
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         return runner.run(_serve(_Server(config), config, sockets))
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit of open files, often 1024, to what the connections and the server's own may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        logger.warning("only %d files may be open, of %d wanted: CROSSLOOK_CONNECTIONS is too many", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):

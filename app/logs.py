@@ -4,6 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that is not printed: line breaks forge lines, escapes take over terminals, and
+    some characters turn the direction of reading."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
+    )
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record; the lines of a traceback are indented, so that none of them passes for a record."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(f"  | {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JSONFormatter(logging.Formatter):
@@ -17,19 +42,21 @@ class JSONFormatter(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": printable(record.getMessage()),
         }
-        entry |= {name: getattr(record, name) for name in self._FIELDS if getattr(record, name, None) is not None}
+        for name in self._FIELDS:
+            value = getattr(record, name, None)
+            if value is not None:
+                entry[name] = printable(value) if isinstance(value, str) else value
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = "\n".join(map(printable, self.formatException(record.exc_info).split("\n")))
         return json.dumps(entry, ensure_ascii=False)
 
 
 def configure_logging(level: str, style: str) -> None:
     """Send all logs to stderr in one style."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JSONFormatter() if style == "json" else text)
+    handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -20,6 +20,7 @@ access = logging.getLogger("crosslook.access")
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LONGEST_PATH = 500  # characters in the log
 CLIENT_GONE = 499  # what logs and metrics say where no answer could be sent
 
 SECURITY_HEADERS = {
@@ -93,16 +94,17 @@ class Telemetry:
         route = getattr(scope.get("route"), "path", "") or "other"  # a bounded set, unlike the path
         route = route.replace(":path}", "}")  # that is Starlette's, for parameters with slashes
         request_id = scope["state"]["request_id"]
+        path = scope["path"][:_LONGEST_PATH]
         self.metrics.finished(route, status, code, seconds)
         access.info(
             "%s %s %d",
             scope["method"],
-            scope["path"],
+            path,
             status,
             extra={
                 "request_id": request_id,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": path,
                 "status": status,
                 "code": code or None,
                 "key": scope["state"].get("caller") or None,

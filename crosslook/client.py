@@ -25,12 +25,17 @@ Progress = Callable[[int, int], None]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
+LONGEST_TIMEOUT = 1_000_000
+"""Seconds: beyond, clocks of some systems overflow."""
+
 _ITEM_ERRORS = (CrosslookError, OSError, TypeError, ValueError)  # what one item of `ask_many` may be at fault for
 
 
 def _core(api_key: str | None, retries: int | RetryPolicy, timeout: float) -> Core:
     if not timeout > 0:  # so said that it holds for NaN too
         raise ValueError("timeout must be more than 0 seconds")
+    if timeout > LONGEST_TIMEOUT:
+        raise ValueError(f"timeout must be at most {LONGEST_TIMEOUT} seconds")
     policy = RetryPolicy(retries) if isinstance(retries, int) else retries
     return Core(api_key=api_key or os.environ.get("CROSSLOOK_API_KEY"), retry=policy, timeout=timeout)
 
@@ -45,14 +50,15 @@ class Client:
     Args:
         url: where the server is; the environment's ``CROSSLOOK_URL``, else ``http://127.0.0.1:8080``.
         api_key: sent as a bearer token; the environment's ``CROSSLOOK_API_KEY``.
-        timeout: seconds that one try may take; the server is told, and stops its work then.
+        timeout: seconds that one try may take from its start to the last byte; the server is told, and stops its work
+            then. (With a blocking ``http_client`` of your own: the wait for each read and write, and the body.)
         retries: how often a request is repeated, or a `RetryPolicy` of your own, which also says how patiently.
         http_client: an `httpx.Client` to use (proxies, certificates, tests); it stays yours to close.
 
     Every method raises the exceptions of `crosslook.errors`; what it says of an image is in `ImageLike`.
 
-    Raises: ValueError for a URL that is none, a key that no header can carry and a timeout of 0; BadEnvironment for a
-        proxy or certificates of the environment that cannot be used.
+    Raises: ValueError for a URL that is none, a key that no header can carry and a timeout of 0 or of more than
+        `LONGEST_TIMEOUT`; BadEnvironment for a proxy or certificates of the environment that cannot be used.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Send:
 
     method: str
     path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # the key is among them
     body: bytes | None = field(default=None, repr=False)
 
 
@@ -173,9 +173,13 @@ class Core:
         parsed = _parse(wire, response)
         self._ids.put(source.key, parsed.image.id)  # type: ignore[attr-defined]
         try:
-            return read(parsed, response.headers.get("x-request-id"))
-        except (ValueError, IndexError) as error:
+            found = read(parsed, response.headers.get("x-request-id"))
+        except (ValueError, LookupError, ArithmeticError) as error:
             raise BadResponse(f"the maps of the response do not fit together: {error}") from error
+        asked = next(len(body[name]) for name in ("questions", "texts", "prompts") if name in body)
+        if len(found) < asked:
+            raise BadResponse(f"the response has {len(found)} results for {asked} texts")
+        return found
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Send:
         return Send("POST", path, self._headers | {"content-type": "application/json"}, _dumped(body))
@@ -261,7 +265,7 @@ def _exception_for(status: int) -> type[APIError]:
 def _json(response: Response) -> Any:
     try:
         return json.loads(response.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

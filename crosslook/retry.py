@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 
 from crosslook.errors import CODES, APIError, ConnectionFailed, CrosslookError
 
+_MOST_SECONDS = 1e9  # what no clock refuses to sleep
 _RETRY_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
 
@@ -70,11 +71,12 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -
         return seconds
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        if date.tzinfo is None:  # "-0000" stands for a UTC time of unknown zone
+            date = date.replace(tzinfo=UTC)
+        seconds = (date - (now or datetime.now(UTC))).total_seconds()
+    except (ValueError, OverflowError):
         return None
-    if date.tzinfo is None:  # "-0000" stands for a UTC time of unknown zone
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+    return min(max(0.0, seconds), _MOST_SECONDS)
 
 
 def _number(text: str | None) -> float | None:
@@ -82,4 +84,4 @@ def _number(text: str | None) -> float | None:
         value = float(text or "")
     except ValueError:
         return None
-    return value if 0.0 <= value < float("inf") else None
+    return min(value, _MOST_SECONDS) if 0.0 <= value < float("inf") else None

@@ -68,6 +68,7 @@ class VerifiedImage:
 
 def configure(limits: ImageLimits) -> None:
     """Set Pillow's own guard (a process-wide value) to ours; it catches what allocates before we can look."""
+    Image.init()  # its modules now, not with the first image: by then there may be no descriptors left
     Image.MAX_IMAGE_PIXELS = limits.pixels
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged metadata, printed to stderr
 

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import mimetypes
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from starlette.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 router = APIRouter(include_in_schema=False)
 documentation = APIRouter(include_in_schema=False)
 
+
+class Folder:
+    """The files of a folder, read when the server starts: where connections have taken every descriptor, a file that
+    is opened for a request is a 500."""
+
+    def __init__(self, path: Path, pattern: str = "*") -> None:
+        self._files = {each.name: each.read_bytes() for each in path.glob(pattern) if each.is_file()}
+        self._kinds = {name: mimetypes.guess_type(name)[0] or "application/octet-stream" for name in self._files}
+        self._tags = {name: f'"{hashlib.sha256(data).hexdigest()[:32]}"' for name, data in self._files.items()}
+
+    def response(self, name: str, request: Request, headers: dict[str, str]) -> Response:
+        """One of them, or 304 to who has it.
+
+        Raises: HTTPException 404.
+        """
+        data = self._files.get(name)
+        if data is None:
+            raise HTTPException(404)
+        headers = {**headers, "ETag": self._tags[name]}
+        known = request.headers.get("if-none-match", "")
+        if self._tags[name] in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+            return Response(status_code=304, headers=headers)
+        kind = self._kinds[name]
+        if request.method == "HEAD":
+            return Response(headers={**headers, "Content-Length": str(len(data))}, media_type=kind)
+        return Response(data, headers=headers, media_type=kind)
+
+
 _ROOT = Path(__file__).resolve().parents[2]
-_WEB = StaticFiles(directory=_ROOT / "app" / "web")
-_EXAMPLES = StaticFiles(directory=_ROOT / "examples")
-_SWAGGER_UI = StaticFiles(packages=[("fastapi_offline", "static")])  # that package is taken for these files alone
+_WEB = Folder(_ROOT / "app" / "web")
+_EXAMPLES = Folder(_ROOT / "examples")
+# That package is taken for these files alone.
+_SWAGGER_UI = Folder(Path(str(files("fastapi_offline"))) / "static", "swagger-ui*")
 
 HEADERS = {
     # Nothing but this server's own files; blob: is the image that the reader chose.
@@ -34,35 +66,32 @@ DOCS_HEADERS = HEADERS | {
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
     """The page."""
-    return await _file(_WEB, "index.html", request)
+    return _file(_WEB, "index.html", request)
 
 
 @router.api_route("/web/{name}", methods=["GET", "HEAD"])
 async def part(name: str, request: Request) -> Response:
     """A module, style sheet or icon of the page."""
-    return await _file(_WEB, name, request)
+    return _file(_WEB, name, request)
 
 
 @router.api_route("/examples/{name}", methods=["GET", "HEAD"])
 async def example(name: str, request: Request) -> Response:
     """An example image."""
-    return await _file(_EXAMPLES, name, request)
+    return _file(_EXAMPLES, name, request)
 
 
 @documentation.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> Response:
     """The routes, to read and to try."""
-    return await _file(_WEB, "docs.html", request, DOCS_HEADERS)
+    return _file(_WEB, "docs.html", request, DOCS_HEADERS)
 
 
 @documentation.api_route("/docs/{name}", methods=["GET", "HEAD"])
 async def docs_part(name: str, request: Request) -> Response:
     """A file of Swagger UI."""
-    return await _file(_SWAGGER_UI, name, request)
+    return _file(_SWAGGER_UI, name, request)
 
 
-async def _file(folder: StaticFiles, name: str, request: Request, headers: dict[str, str] = HEADERS) -> Response:
-    """A file of one folder, or its 304. Raises HTTPException 404."""
-    response = await folder.get_response(name, request.scope)
-    response.headers.update(headers)
-    return response
+def _file(folder: Folder, name: str, request: Request, headers: dict[str, str] = HEADERS) -> Response:
+    return folder.response(name, request, headers)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from app.auth import make_key
 from app.engine.stages import Stages
-from app.logs import JSONFormatter
+from app.logs import JSONFormatter, TextFormatter
 from app.tracing import Tracer, tracer
 from tests.app.conftest import encoded, running
 from tests.app.engine.tools import source
@@ -251,3 +251,36 @@ async def test_traces_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None
 def flush(client: Any) -> None:
     """Have the exporter send from another thread than the one that receives."""
     client._transport.app.state.tracers[0].flush()
+
+
+FORGED = "/x\r\n2026-01-01 00:00:00,000 ERROR app.auth: forged\x1b[31m\u2028\u202e\x85\ud800 "
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JSONFormatter()])
+def test_a_log_record_is_one_line_whatever_a_client_sends(formatter: logging.Formatter) -> None:
+    """In the message, in the fields and in a traceback: no line of it begins like a record, none moves the cursor."""
+    try:
+        raise ValueError(FORGED)
+    except ValueError as error:
+        caught = (ValueError, error, error.__traceback__)
+    record = logging.LogRecord("app", logging.INFO, "", 0, "%s", (FORGED,), caught)
+    record.path = FORGED
+    first, *rest = formatter.format(record).split("\n")
+    assert "forged" in first
+    assert all(line.isprintable() for line in (first, *rest))
+    assert all(line.startswith("  | ") for line in rest)
+    assert bool(rest) is isinstance(formatter, TextFormatter)
+    plain = logging.LogRecord("app", logging.INFO, "", 0, "größer als 中文 %d", (1,), None)
+    assert "größer als 中文 1" in formatter.format(plain)
+
+
+def test_a_path_cannot_forge_a_line(tmp_path: Path) -> None:
+    """Through the whole server, as text; a long one is cut."""
+    with serving(tmp_path / "log", log_format="text") as server, server.client() as client:
+        assert client.get("/x%0a2026-01-01%2000:00:00,000%20ERROR%20app.auth:%20forged%1b[31m").status_code == 404
+        assert client.get("/" + "y" * 5000).status_code == 404
+        lines = server.log.read_text().splitlines()
+    (line,) = [line for line in lines if "forged" in line]
+    assert "\\n2026" in line
+    assert line.isprintable()
+    assert max(map(len, lines)) < 1000

@@ -51,6 +51,12 @@ def test_a_timeout_of_nothing_is_refused(connect: Connect, timeout: float) -> No
         connect(Server(), timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 1_000_001])
+def test_a_timeout_that_no_clock_holds_is_refused(connect: Connect, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be at most 1000000 seconds"):
+        connect(Server(), timeout=timeout)
+
+
 def test_a_url_without_a_scheme_is_refused_at_once(connect: Connect) -> None:
     with pytest.raises(ValueError, match="http://"):
         connect(url="localhost:8080")

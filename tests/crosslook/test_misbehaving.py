@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import logging
 import socket
 import struct
 import threading
 import time
+import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 
 import pytest
 
 from crosslook import RetryPolicy, errors
+from crosslook.core import Send
 from tests.crosslook.conftest import Connect, golden
 
 Behaviour = Callable[[socket.socket], None]
@@ -80,9 +85,8 @@ class Server:
             while b"\r\n\r\n" not in request:
                 request += connection.recv(65536)
             head, _, body = request.partition(b"\r\n\r\n")
-            length = next(
-                int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
-            )
+            lines = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+            length = int(lines[0].split(b":")[1]) if lines else 0
             while len(body) < length:
                 body += connection.recv(65536)
             self.requests.append(body)
@@ -195,3 +199,121 @@ def test_connections_are_reused(server: Server, connect: Connect) -> None:
     client.answer(b"image", "b?")
     assert len(server._threads) == 3  # the listener and two connections for three requests
     assert len(server.requests) == 3
+
+
+def bomb(size: int, *codings: str) -> bytes:
+    """A response of zeros, compressed; the first coding by gzip, the rest only said."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(size >> 20)) + packer.flush()
+    return http(200, data, "Content-Type: application/json", f"Content-Encoding: {', '.join(codings)}")
+
+
+def head_drips(connection: socket.socket) -> None:
+    """A head that comes for ever, a byte at a time."""
+    for byte in b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1000:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+def informs(connection: socket.socket) -> None:
+    """An interim response now and then, never the last one."""
+    for _ in range(1000):
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("behaviour", [head_drips, informs])
+def test_the_time_is_for_all_of_a_request(server: Server, connect: Connect, behaviour: Behaviour) -> None:
+    """Also for the head of its response; they would take a minute."""
+    server.behaviours = [behaviour]
+    with pytest.raises(errors.TimedOut):
+        connect(url=server.url, timeout=0.5).answer(b"image", "a?")
+
+
+def test_the_time_is_for_the_request_too(connect: Connect) -> None:
+    """A server that takes the body of a request a little at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        accepted: list[socket.socket] = []
+
+        def sip() -> None:
+            connection, _ = listener.accept()
+            accepted.append(connection)
+            with contextlib.suppress(OSError):
+                while connection.recv(1024):
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=sip)
+        thread.start()
+        with pytest.raises(errors.TimedOut):
+            connect(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5).answer(bytes(20_000_000), "a?")
+        accepted[0].close()
+        thread.join(10)
+
+
+@pytest.mark.parametrize("codings", [("gzip",), ("gzip", "gzip"), ("br",), ("zstd",), ("deflate",)])
+def test_a_response_is_bounded_whatever_it_is_compressed_to(
+    server: Server, connect: Connect, codings: tuple[str, ...]
+) -> None:
+    """A small one that becomes a large one, and codings that nobody asked for."""
+    server.behaviours = [say(bomb(300 << 20, *codings))]
+    with pytest.raises(errors.BadResponse, match=r"bytes|asked"):
+        connect(url=server.url, timeout=20).answer(b"image", "a?")
+
+
+def test_a_compressed_response_is_read(server: Server, connect: Connect) -> None:
+    body = gzip.compress(json.dumps(golden("answer_one")).encode())
+    kind = ("Content-Type: application/json", "Content-Encoding: gzip")
+    server.behaviours = [say(http(200, body, *kind)), say(http(200, body[:-20], *kind))]
+    client = connect(url=server.url)
+    assert client.answer(b"image", "a?").answer == golden("answer_one")["results"][0]["answer"]
+    with pytest.raises(errors.BadResponse, match="ends before"):
+        client.answer(b"image", "a?")
+
+
+def without(name: str, value: object) -> bytes:
+    """A response whose ``name`` is another."""
+    return http(200, json.dumps(golden("answer_one") | {name: value}).encode(), "Content-Type: application/json")
+
+
+NONSENSE = {
+    "deep JSON": http(200, b"[" * 200_000, "Content-Type: application/json"),
+    "a zone of 10^17 hours": http(503, b"{}", "Retry-After: Wed, 1 Jan 2020 00:00:00 +99999999999999999"),
+    "the year 9999": http(503, b"{}", "Retry-After: Fri, 31 Dec 9999 23:59:59 -2359"),
+    "Retry-After: 1e300": http(503, b"{}", "Retry-After: 1e300"),
+    "no IDNA": http(302, b"", "Location: http://xn--a/"),
+    "no URL": http(302, b"", "Location: javascript:1"),
+    "a port of 10^9": http(302, b"", "Location: http://a:1000000000/"),
+    "no results": without("results", []),
+    "a status of 999": http(999, b"{}", "Content-Type: application/json"),
+    "no cells": without("attention", golden("answer_one")["attention"] | {"grid": {"rows": 10**30, "columns": 10**30}}),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+@pytest.mark.parametrize("call", ["answer", "models", "health", "upload"])
+def test_nonsense_is_an_error_of_ours(server: Server, connect: Connect, name: str, call: str) -> None:
+    """Whatever comes, whatever was asked for: a CrosslookError, or an answer where that much of it was sound."""
+    server.behaviours = [say(NONSENSE[name])] * 3
+    arguments = {"answer": (b"image", "a?"), "upload": (b"image",)}.get(call, ())
+    client = connect(url=server.url, retries=RetryPolicy(1, first=0.001))
+    with contextlib.suppress(errors.CrosslookError):
+        assert getattr(client, call)(*arguments)
+
+
+def test_no_secret_is_shown(server: Server, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the key nor a password in the URL: not by repr, in no log, in no traceback with its causes."""
+    caplog.set_level(logging.DEBUG)
+    url = server.url.replace("http://", "http://me:pa55word@")
+    server.behaviours = [say(b"nonsense\r\n\r\n"), reset, say(http(302, b"", "Location: http://xn--a/"))]
+    client = connect(url=url, api_key="ck_SECRET", retries=0)
+    shown = [repr(client), repr(vars(client))]
+    for _ in range(3):
+        with pytest.raises(errors.CrosslookError) as caught:
+            client.answer(b"image", "a?")
+        shown.append("".join(traceback.format_exception(caught.value)))
+    client.answer(b"image", "a?")
+    shown += [caplog.text, repr(Send("GET", "/", {"authorization": "Bearer ck_SECRET"}))]
+    for text in shown:
+        assert "SECRET" not in text
+        assert "pa55word" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -163,6 +164,19 @@ def small(server: Server) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
     connection.connect((host, int(port)))
     return connection
+
+
+def test_files_are_served_without_descriptors(tmp_path: Path) -> None:
+    """Where connections have taken all of them, those that are open still get the page."""
+    with serving(tmp_path / "log") as server, server.client() as client:
+        assert client.get("/health/live").status_code == 200
+        soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        assert soft >= 1200
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        for path in ("/", "/web/main.js", "/examples/cat.jpg", "/docs", "/docs/swagger-ui.css", "/openapi.json"):
+            assert client.get(path).status_code == 200, path
+        assert client.post("/v1/answer", json=body("still?")).status_code == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_too_many_connections(tmp_path: Path) -> None:
