@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from app.auth import make_key
 from app.connections import connection_class
+from app.engine.allocator import return_large_blocks
 from app.errors import RequestError
 from app.logs import configure_logging
 from app.main import create_app
@@ -80,6 +81,7 @@ def run(settings: Settings, **options: Any) -> int:
     """Serve until SIGTERM or SIGINT; 1 when the model cannot be loaded or the address is taken. ``options`` go to
     `create_app`."""
     configure_logging(settings.log_level, settings.log_format)
+    return_large_blocks()
     _allow_descriptors(settings.connections + _DESCRIPTORS)
     app = create_app(settings, **options)
 

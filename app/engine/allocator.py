@@ -6,11 +6,25 @@ this a worker's resident memory creeps up for as long as larger batches than bef
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections.abc import Callable
 
 EVERY = 20.0  # seconds: a trim takes some milliseconds, and what it gave back has to be fetched again
+
+
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
+
+
+def return_large_blocks() -> None:
+    """Have blocks of 1 MiB and more go back to the system when they are freed.
+
+    glibc does that from a size on that grows with the largest block freed: after one large body the next ones lie in
+    the heap, under what came later.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # a C library without it
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def find_trim() -> Callable[[int], int] | None:
