@@ -5,23 +5,25 @@ ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
 # Where torch is looked for beside PyPI, whose Linux wheel brings CUDA (gigabytes). Where it cannot be reached, PyPI
-# serves. For a GPU: `--build-arg TORCH_INDEX=` (empty: PyPI's), or PyTorch's index of another CUDA release.
+# serves. For a GPU: `--build-arg TORCH_INDEX= --build-arg GPU=1`, PyPI's torch with what it needs of CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG GPU=
 # pip's own settings, for builds behind a mirror.
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv /opt/venv
-COPY constraints.txt ./
-# torch alone and without its dependencies: the one package for which the extra index is asked.
+# Every package as scripts/lock pinned it, none that is not listed, none but by its hash, and none that would run code
+# of its own to be built.
+COPY docker ./
 RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} ${TORCH_INDEX}" \
-    /opt/venv/bin/pip install --retries 1 --timeout 60 --no-deps -c constraints.txt torch
-# The dependencies in a layer of their own, which lasts until they change. Left out of the image: what builds and tests
-# torch extensions, other packages' own tests, and pip.
-COPY pyproject.toml ./
-RUN mkdir crosslook && touch crosslook/__init__.py README.md \
- && /opt/venv/bin/pip install -c constraints.txt ".[server]" \
- && /opt/venv/bin/pip uninstall --yes crosslook pip \
+    /opt/venv/bin/pip install --retries 1 --timeout 60 --no-deps --only-binary=:all: --require-hashes \
+      -r requirements/torch.txt
+# Left out of the image: what builds and tests torch extensions, other packages' own tests, and pip.
+RUN /opt/venv/bin/pip install --no-deps --only-binary=:all: --require-hashes -r requirements/base.txt \
+      ${GPU:+-r requirements/cuda.txt} \
+ && /opt/venv/bin/pip uninstall --yes pip \
+ && /opt/venv/bin/python sbom.py > /opt/venv/sbom.cdx.json \
  && cd /opt/venv/lib/python3*/site-packages \
  && rm -rf torch/include torch/test torch/share torch/lib/*_test.so \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
