@@ -26,6 +26,7 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 _KEPT = ("previous_response_id", "conversation", "prompt")  # what names something that OpenAI would have kept
 _LOGPROBS = "message.output_text.logprobs"
+_LONGEST_ECHO = 10_000  # characters
 
 
 class InputPart(BaseModel):
@@ -188,7 +189,7 @@ async def responses(request: Request, context: AskerDep) -> Response:
         response = ModelResponse(
             id=f"resp_{name}",
             created_at=int(time.time()),
-            instructions=body.instructions,
+            instructions=_short(body.instructions),
             model=info.id,
             output=[
                 OutputMessage(id=f"msg_{name}", content=[OutputText(text=text.ranking[0].answer, logprobs=logprobs)])
@@ -209,6 +210,11 @@ async def responses(request: Request, context: AskerDep) -> Response:
     answered.stages.add("format", start, perf_counter())
     kind = "text/event-stream" if body.stream else "application/json"
     return Response(made, headers=context.headers(answered), media_type=kind)
+
+
+def _short(instructions: Any) -> str | None:
+    """What is given back of instructions: nothing of those that would make an answer as large as a body."""
+    return instructions if isinstance(instructions, str) and len(instructions) <= _LONGEST_ECHO else None
 
 
 def _refuse(body: _Body) -> None:
