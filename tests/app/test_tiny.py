@@ -111,9 +111,7 @@ async def test_candidates_that_are_no_answers_of_the_model_are_marked(client: ht
 async def test_layers_are_chosen_by_the_request(client: httpx.AsyncClient, encoding: str, kind: str | None) -> None:
     """The response names what it averaged, and the maps are the model's own of these layers."""
     model = compact.tiny()
-    encoded = model.encode(
-        [loader(CAT.read_bytes(), image_limits(Settings(_env_file=None)), "image")(model.info.preprocess)]
-    )[0]
+    encoded = model.encode([loader(CAT.read_bytes(), image_limits(Settings(_env_file=None)))(model.info.preprocess)])[0]
     card = (await client.get("/v1/models")).json()["data"][0]
     assert (card["map_kinds"], card["layers"]) == (["raw", "gradient", "rollout"], [0, 1])
     assert "default_layers" not in card
