@@ -40,7 +40,7 @@ async def test_answers_and_maps_are_the_models_own(client: httpx.AsyncClient) ->
     """Scores to 6 digits, maps to 4, tokens and spans exactly; each question alone gives the same."""
     model = compact.tiny()
     limits = image_limits(Settings(_env_file=None))
-    encoded = model.encode([loader(CAT.read_bytes(), limits, "image")(model.info.preprocess)])[0]
+    encoded = model.encode([loader(CAT.read_bytes(), limits)(model.info.preprocess)])[0]
     output = model.run("answer", [Item(encoded, tuple(QUESTIONS), maps=MapRequest())])[0]
     assert isinstance(output, Output)
     response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data={"question": QUESTIONS})
