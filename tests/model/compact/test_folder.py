@@ -43,6 +43,25 @@ def test_the_revision_is_of_what_the_folder_holds(model: CompactModel, tmp_path:
     assert tiny(seed=1).info.revision != tiny(seed=0).info.revision
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("config.json", b'"temperature": 1.0', b'"temperature": 2.0'),
+        ("vocabulary.txt", b"\ncat\n", b"\ncow\n"),
+        ("answers.txt", b"\ncat\n", b"\ncow\n"),
+        ("model.safetensors", None, b""),
+    ],
+)
+def test_the_revision_is_of_each_file(tmp_path: Path, name: str, old: bytes | None, new: bytes) -> None:
+    tiny().save(tmp_path)
+    first, file = load(tmp_path).info.revision, tmp_path / name
+    whole = file.read_bytes()
+    changed = whole[:-1] + bytes([whole[-1] ^ 1]) if old is None else whole.replace(old, new)
+    assert changed != whole
+    file.write_bytes(changed)
+    assert load(tmp_path).info.revision != first
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocabulary.txt", "answers.txt"])
 def test_a_folder_that_lacks_a_file(model: CompactModel, tmp_path: Path, name: str) -> None:
     model.save(tmp_path)

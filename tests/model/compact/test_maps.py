@@ -24,6 +24,17 @@ KINDS: list[Any] = ["raw", "gradient", "rollout"]
 TEXT = "How many cats are there in this?"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task", ["answer", "match"])
+def test_each_text_of_a_group_has_the_maps_that_it_has_alone(kind: Any, task: Any) -> None:
+    model = tiny()
+    (image,) = encode(model, noise())
+    together = ask(model, image, *QUESTIONS, task=task, maps=MapRequest(kind))
+    for text, found in zip(QUESTIONS, together, strict=True):
+        (alone,) = ask(model, image, text, task=task, maps=MapRequest(kind))
+        near(replace(found, ranking=alone.ranking) if task == "match" else found, alone, 1e-4)
+
+
 @pytest.fixture(scope="module")
 def tiny_model() -> CompactModel:
     """With biases of the answers, as training makes them."""

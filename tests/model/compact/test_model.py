@@ -95,6 +95,16 @@ def test_the_temperature_flattens_scores_and_keeps_their_order() -> None:
     assert [r.score for r in flat.ranking] == pytest.approx(list(np.exp(logits) / np.exp(logits).sum()), rel=1e-4)
 
 
+def test_the_temperature_holds_for_candidates_too() -> None:
+    """All answers as candidates score as the vocabulary does."""
+    model = tiny()
+    (image,) = encode(model, noise())
+    model.net.config = replace(model.net.config, temperature=2.0)
+    (chosen,) = ask(model, image, QUESTIONS[0], top_k=8, candidates=tuple(model.answers))
+    (free,) = ask(model, image, QUESTIONS[0], top_k=8)
+    assert scores(chosen) == pytest.approx(scores(free), abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["raw", "gradient", "rollout"])
 def test_maps_change_no_answer(model: CompactModel, kind: str) -> None:
     (image,) = encode(model, noise())
