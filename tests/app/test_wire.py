@@ -1,14 +1,17 @@
-"""How outputs become JSON: the same text however it is made, and large ones beside the event loop."""
+"""How outputs become JSON: how many digits, which maps, what is null, and large ones beside the event loop."""
 
 from __future__ import annotations
 
+import base64
 import threading
+from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
 from app import wire
-from crosslook.types import AnswerResponse, MatchResponse
+from crosslook.types import AnswerResponse, FloatMap, MatchResponse, ModelLimits, U8Map
 from model.interface import Geometry, Map, MapInfo, ModelInfo, Output, Ranked, Region, TextOutput, Token, Word
 from tests.fakes.model import StandIn
 
@@ -51,3 +54,83 @@ async def test_large_outputs_are_formatted_beside_the_loop(tokens: int, beside: 
     """By their size alone; small ones would only be slower."""
     made_in = await wire.formatted(output(1, tokens), threading.get_ident)
     assert (made_in != threading.get_ident()) is beside
+
+
+def digits_of(value: float) -> int:
+    """How many significant digits the shortest text of a number has."""
+    return len(Decimal(repr(value)).normalize().as_tuple().digits)
+
+
+@pytest.mark.parametrize("digits", [1, 4, 6])
+def test_significant_digits(digits: int) -> None:
+    """Those of Python's own rounding, for every sign and size below ``10**digits``, and no more of them in the JSON."""
+    random = np.random.default_rng(0)
+    given = random.uniform(-1.0, 1.0, (20, 50)) * 10.0 ** random.integers(-10, digits + 1, (20, 50))
+    found = wire.significant(given, digits)
+    assert found.shape == given.shape
+    assert found.ravel().tolist() == [float(f"{value:.{digits}g}") for value in given.ravel().tolist()]
+    assert max(map(digits_of, found.ravel().tolist())) == digits
+    assert wire.significant(np.array([0.0, 1.0, 1e-30], np.float32), digits).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_one_number() -> None:
+    assert [wire.number(value) for value in (0.123456, 123456.0, 1e-30, 0.0)] == [0.1235, 123500.0, 1e-30, 0.0]
+    assert wire.number(2 / 3, 6) == 0.666667
+
+
+def test_maps_keep_their_places() -> None:
+    """Those that are None too, and each its own numbers."""
+    one = Map(np.array([[0.12345678, 0.5]], np.float32), 0.3765432)
+    other = Map(np.array([[0.0, 0.25]], np.float32), 0.75)
+    found = wire.encode_maps([None, one, None, other], "float")
+    assert found == [
+        None,
+        FloatMap(values=[[0.1235, 0.5]], elsewhere=0.3765),
+        None,
+        FloatMap(values=[[0.0, 0.25]], elsewhere=0.75),
+    ]
+    assert wire.encode_maps([None, None], "u8") == [None, None]
+    assert wire.encode_maps([], "float") == []
+
+
+def test_maps_in_eight_bits() -> None:
+    """Each has 255 for its highest cell and is off by half a step at most; a map of nothing is one of zeros."""
+    values = np.random.default_rng(0).uniform(0.0, 0.02, (3, 4, 6)).astype(np.float32)
+    values[1] *= 40
+    values[2] = 0.0
+    for source, found in zip(values, wire.encode_maps([Map(v, 0.123456) for v in values], "u8"), strict=True):
+        assert isinstance(found, U8Map)
+        levels = np.frombuffer(base64.b64decode(found.data), np.uint8).reshape(4, 6)
+        assert found.elsewhere == 0.1235
+        assert levels.max() == (255 if source.any() else 0)
+        assert found.scale == pytest.approx(source.max() / 255, rel=1e-5)
+        np.testing.assert_allclose(levels * found.scale, source, atol=found.scale * 0.51)
+
+
+def test_a_map_of_the_whole_text_is_apart_from_its_tokens() -> None:
+    """With or without maps of the tokens."""
+    one, whole = Map(np.full((1, 1), 0.5, np.float32), 0.5), Map(np.full((1, 1), 0.25, np.float32), 0.75)
+    source = [Token("a", (0, 1), False, one), Token("[SEP]", None, True)]
+    made, last = wire.tokens(source, "float", whole)
+    assert [(t.text, t.span, t.special, t.map is None) for t in made] == [
+        ("a", (0, 1), False, False),
+        ("[SEP]", None, True, True),
+    ]
+    assert last == FloatMap(values=[[0.25]], elsewhere=0.75)
+    assert wire.tokens(source, "float")[1] is None
+    assert wire.tokens([], "float", whole) == ([], last)
+
+
+def test_what_the_model_does_not_say_is_null() -> None:
+    """Not a number that stands for it."""
+    text = TextOutput((Ranked("cat", 2 / 3),), "sequence", None)
+    plain = Output((text,))
+    answer = wire.answer_response(info(), "img", GEOMETRY, ["a?"], plain, "none")
+    assert (answer.attention, answer.results[0].rest, answer.results[0].answer_map) == (None, None, None)
+    match = wire.match_response(info(), "img", GEOMETRY, ["cat"], plain, "none")
+    assert (match.attention, match.results[0].fit, match.results[0].score) == (None, None, 0.666667)
+    fits = wire.match_response(info(), "img", GEOMETRY, ["cat"], Output((replace(text, fit=1 / 3),)), "none")
+    assert fits.results[0].fit == 0.333333
+    limits = ModelLimits(**dict.fromkeys(ModelLimits.model_fields, 1))
+    assert wire.model_card(info(), limits, 0).default_layers is None
+    assert wire.model_card(replace(info(), default_layers=(1,)), limits, 0).default_layers == [1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
+from starlette.requests import Request
 
 from app.errors import RequestError
 from app.intake import bodies
@@ -132,3 +135,69 @@ async def test_names_that_come_by_the_thousand() -> None:
     nested = b'{"inputs": "x", "parameters": ' + data + b"}"
     with pytest.raises(RequestError, match="names"):
         bodies._validated(nested, HuggingFaceRequest)
+
+
+class Anything(BaseModel):
+    """Takes a body as it is."""
+
+    x: Any = None
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("of", ["commas", "escapes", "names"])
+async def test_a_bound_is_what_is_still_taken(of: str, more: int) -> None:
+    """And one more is not. They are counted over all of a body, which is looked at in pieces."""
+    data = {
+        "commas": b'{"x": [' + b"0," * (bodies.MOST_VALUES + more) + b"0]}",
+        "escapes": b'{"x": "' + b"\\/" * (bodies.MOST_ESCAPES + more) + b'"}',
+        "names": b'{"x": [{' + b",".join(b'"%d": 1' % n for n in range(bodies.MOST_NAMES + more)) + b"}, 1, 1]}",
+    }[of]
+    if more:
+        with pytest.raises(RequestError, match=of):
+            bodies._validated(data, Anything)
+    else:
+        assert bodies._validated(data, Anything).x
+
+
+def listening(gone: asyncio.Event) -> Request:
+    """A request whose client leaves with ``gone``, after something that is no leaving."""
+    messages = iter(["http.request"])
+
+    async def receive() -> dict[str, Any]:
+        if kind := next(messages, ""):
+            return {"type": kind}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http", "headers": []}, receive)
+
+
+async def test_work_ends_with_the_client() -> None:
+    """It is cancelled, and what it cleans up is done before the caller goes on."""
+    gone, steps = asyncio.Event(), []
+
+    async def work() -> None:
+        gone.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            steps.append("cleaned")
+
+    with pytest.raises(bodies.ClientGone):
+        await bodies.unless_gone(listening(gone), work())
+    assert steps == ["cleaned"]
+
+
+async def test_work_of_a_client_that_stays() -> None:
+    """Its result, or what it raises; also where the client leaves in the same moment."""
+
+    async def work(gone: asyncio.Event, error: Exception | None = None) -> str:
+        gone.set()
+        if error:
+            raise error
+        return "done"
+
+    assert await bodies.unless_gone(listening(gone := asyncio.Event()), work(gone)) == "done"
+    with pytest.raises(RequestError, match="own"):
+        await bodies.unless_gone(listening(gone := asyncio.Event()), work(gone, RequestError("overloaded", "own")))

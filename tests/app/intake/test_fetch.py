@@ -125,9 +125,9 @@ def ok(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def moved(location: str) -> bytes:
+def moved(location: str, status: int = 302) -> bytes:
     """A redirect."""
-    return f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    return f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
 
 async def test_the_address_that_was_checked_is_the_one_that_is_dialled() -> None:
@@ -220,6 +220,39 @@ async def test_a_name_is_resolved_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "followed"), [(301, 1), (302, 1), (303, 1), (307, 1), (308, 1), (201, 0), (300, 0), (304, 0), (305, 0)]
+)
+async def test_the_statuses_that_redirect(status: int, followed: int) -> None:
+    """Others lead nowhere, though they have a location."""
+    allowed = fetcher(url_allow_addresses=["127.0.0.1/32"])
+    async with (
+        answering(ok(b"hello")) as (port, requests),
+        answering(moved(f"http://127.0.0.1:{port}/", status)) as (first, _),
+    ):
+        if followed:
+            assert await allowed.fetch(f"http://127.0.0.1:{first}/") == b"hello"
+        else:
+            with pytest.raises(RequestError) as caught:
+                await allowed.fetch(f"http://127.0.0.1:{first}/")
+            assert (caught.value.code, caught.value.detail) == ("url_fetch_failed", {"status": status})
+        assert len(requests) == followed
+
+
+async def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would reach what we must not, and resolve names by itself."""
+    async with answering(ok(b"direct")) as (port, _), answering(ok(b"by proxy")) as (proxy, asked):
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        url = f"http://127.0.0.1:{port}/"
+        assert await fetcher(url_allow_addresses=["127.0.0.1/32"]).fetch(url) == b"direct"
+        assert not asked
+        async with httpx.AsyncClient() as client:  # as it would be
+            assert (await client.get(url)).content == b"by proxy"
+
+
+@pytest.mark.parametrize(
     ("response", "code"),
     [
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "url_fetch_failed"),
@@ -257,6 +290,23 @@ async def test_a_body_in_small_pieces_is_capped_as_a_whole(pieces: int, code: st
         assert caught.value.code == code
         assert caught.value.detail == {"max_bytes": 2000}
     assert counted == [1000, 1000]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://host.test/", 80), ("https://host.test/", 443), ("https://host.test:8443/", 8443)]
+)
+async def test_the_port_is_the_schemes_unless_the_url_has_one(url: str, port: int) -> None:
+    """It is what the host is resolved with."""
+    made, asked = fetcher(), []
+
+    async def resolve(host: str, port: int) -> Sequence[Address]:
+        asked.append((host, port))
+        return []
+
+    made.resolve = resolve  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match="no address"):
+        await made.fetch(url)
+    assert asked == [("host.test", port)]
 
 
 async def test_a_slow_server_runs_out_of_time() -> None:
