@@ -27,7 +27,9 @@ def load_model(
 
     ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``threads`` bounds the CPU threads of one operation. For
     published models, ``dtype`` is ``auto`` (float16 on a GPU, else float32), ``float32``, ``float16`` or ``bfloat16``;
-    ``allow_pickle`` lets weights be read that are not safetensors.
+    for the others it is what their image networks are computed in, ``auto`` (int8 on a CPU) or ``float32``, as all of
+    a GPU's is (see `model.compact.image_networks.choose`). ``allow_pickle`` lets weights be read
+    that are not safetensors.
 
     Raises ValueError or OSError with a message for the operator where the model cannot be had.
     """
@@ -44,11 +46,11 @@ def load_model(
         raise ValueError(str(error)) from None
     own: compact.CompactModel
     if name == "compact":
-        own = compact.load(id="compact", device=device)
+        own = compact.load(id="compact", device=device, dtype=dtype)
     elif name == "tiny":
-        own = compact.tiny(device=device)
+        own = compact.tiny(device=device, dtype=dtype)
     elif _family(name) == "compact":
-        own = compact.load(Path(name), device=device)
+        own = compact.load(Path(name), device=device, dtype=dtype)
     else:
         return _published(name, device=device, kernel=kernel, dtype=dtype, allow_pickle=allow_pickle)
     own.use_kernel(kernel)

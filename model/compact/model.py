@@ -1,7 +1,8 @@
 """The default model behind `model.interface.Model`: questions about an image, answered by a softmax over known answers.
 
-A model's folder holds ``config.json``, ``model.safetensors`` (see `model.compact.storage`), ``vocabulary.txt`` and
-``answers.txt``. `tiny` is the same code at toy size with random weights; most tests run on it.
+A model's folder holds ``config.json``, ``model.safetensors`` (see `model.compact.storage`), ``vocabulary.txt``,
+``answers.txt`` and ``calibration.json`` (see `model.compact.image_networks`). `tiny` is the same code at toy size with
+random weights; most tests run on it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from model.compact import image_networks
 from model.compact.answers import AnswerSpace
 from model.compact.graphs import FuseGraphs
 from model.compact.maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
@@ -43,6 +45,7 @@ from model.interface import (
 )
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "compact"
+_TINY_RANGES: dict[int, image_networks.Ranges] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,16 @@ class CompactModel(Family):
         id: str,
         revision: str,
         device: torch.device | str = "cpu",
+        ranges: image_networks.Ranges | None = None,
+        dtype: str = "torch",
     ) -> None:
+        """``ranges`` and ``dtype``: of the image networks, see `model.compact.image_networks.choose`. As it is, they
+        are PyTorch's, and follow ``net`` where it is trained on."""
         self.net = net.eval().requires_grad_(False).to(device)
         self.net.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device(device)
+        self.ranges = ranges
+        self.use_dtype(dtype)
         self.vocabulary = list(vocabulary)
         self.answers = list(answers)
         self.tokenizer = build_tokenizer(vocabulary)
@@ -100,6 +109,13 @@ class CompactModel(Family):
         self._graphs: FuseGraphs | None = None
         self.use_kernel("auto")
 
+    def use_dtype(self, dtype: str) -> None:
+        """Compute the image networks as `model.compact.image_networks.choose` says, from their weights as they are."""
+        vision, size = self.net.vision, self.net.config.size
+        self.image_networks = image_networks.choose(
+            vision, None, size, ranges=self.ranges, dtype=dtype, device=self.device
+        )
+
     def use_kernel(self, kernel: str) -> None:
         """Compute cross-attention by one of `model.kernels.KERNELS`. On a CUDA device small batches go through CUDA
         graphs, unless it is ``reference``, which is run as it is written. Raises ValueError for an unknown one."""
@@ -110,8 +126,8 @@ class CompactModel(Family):
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         self.encode_calls += 1
-        pixels = torch.from_numpy(np.stack([image.values for image in images])).to(self.device)
-        state = self.net.encode_image(pixels)
+        features = self.image_networks(torch.from_numpy(np.stack([image.values for image in images])))
+        state = self.net.encode_features(features.vision, self.net.patches.mean(features.classes))
         # Cloned, so that an image of the batch does not keep all the others in memory.
         return [
             CompactImage(
@@ -155,6 +171,8 @@ class CompactModel(Family):
         )
         (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
         (folder / "answers.txt").write_text("\n".join(self.answers) + "\n", encoding="utf-8")
+        if self.ranges is not None:
+            image_networks.save_ranges(folder / image_networks.CALIBRATION, self.ranges)
 
     @torch.no_grad()
     def _run(
@@ -230,9 +248,11 @@ def _part_of(fused: Fused, rows: slice) -> Fused:
     return Fused(fused.vector[rows], fused.fit[rows], [])
 
 
-def load(folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device | str = "cpu") -> CompactModel:
-    """Load a model's folder. Raises FileNotFoundError or ValueError, with a message for the operator, where it is
-    none, or not a whole one."""
+def load(
+    folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device | str = "cpu", dtype: str = "auto"
+) -> CompactModel:
+    """Load a model's folder. ``dtype``: see `model.compact.image_networks.choose`. Raises FileNotFoundError or
+    ValueError, with a message for the operator, where it is none, or not a whole one."""
     files = [folder / name for name in ("config.json", "model.safetensors", "vocabulary.txt", "answers.txt")]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -245,9 +265,15 @@ def load(folder: Path = EMBEDDED, *, id: str | None = None, device: torch.device
         with Uninitialised():
             net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
         net.load_state_dict(load_small(files[1]), assign=True)
+        ranges = image_networks.load_ranges(folder / image_networks.CALIBRATION)
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} does not hold a compact model: {error}") from error
-    return CompactModel(net, vocabulary, answers, id=id or folder.name, revision=revision_of(files), device=device)
+    if ranges is not None:
+        files.append(folder / image_networks.CALIBRATION)
+    revision = revision_of(files)
+    return CompactModel(
+        net, vocabulary, answers, id=id or folder.name, revision=revision, device=device, ranges=ranges, dtype=dtype
+    )
 
 
 def _read_lines(file: Path) -> list[str]:
@@ -255,7 +281,7 @@ def _read_lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
-def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
+def tiny(*, seed: int = 0, device: torch.device | str = "cpu", dtype: str = "auto") -> CompactModel:
     """The same model at toy size with random weights: 64 px, a 4x4 grid, 8 answers. For tests."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789?.,'!-"
     words = "what is the color of cat dog how many are there where this a in on true does it show man people"
@@ -288,4 +314,12 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu") -> CompactModel:
         for layer in net.fusion.layers:  # louder than at birth, so that maps are not flat
             for linear in (layer.cross.wq, layer.cross.wk):  # type: ignore[union-attr]
                 torch.nn.init.normal_(linear.weight, std=0.6)  # type: ignore[union-attr,arg-type]
-    return CompactModel(net, vocabulary, answers, id="tiny", revision=f"seed:{seed}", device=device)
+    ranges = _TINY_RANGES.get(seed) if dtype in ("auto", "int8") else None
+    if dtype in ("auto", "int8") and ranges is None and image_networks.has_runtime():
+        from model.compact.calibration import measure_ranges
+
+        noise = np.random.default_rng(seed).integers(0, 256, (4, config.size, config.size, 3), np.uint8)
+        ranges = _TINY_RANGES[seed] = measure_ranges(net.vision, None, config.size, noise)
+    return CompactModel(
+        net, vocabulary, answers, id="tiny", revision=f"seed:{seed}", device=device, ranges=ranges, dtype=dtype
+    )

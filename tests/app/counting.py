@@ -27,7 +27,8 @@ def load(name: str, **options: Any) -> CompactModel:
         kv = arguments[1]
         note(f"attend {[x.data_ptr() for x in kv]}" if isinstance(kv, KeysValues) else "attend features")
 
-    model.net.vision.register_forward_pre_hook(lambda *_: note("see"))
+    see = model.image_networks
+    model.image_networks = lambda pixels: (note("see"), see(pixels))[1]  # type: ignore[assignment,misc]
     for module in model.net.modules():
         if isinstance(module, CrossAttention):
             module.register_forward_pre_hook(attended, with_kwargs=True)

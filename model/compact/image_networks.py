@@ -1,0 +1,205 @@
+"""What the image networks see, computed one of three ways, chosen once: ONNX Runtime with int8, ONNX Runtime with
+float32, or PyTorch.
+
+On a CPU, int8 takes a third of PyTorch's time; the default model is trained on what it gives. PyTorch is for GPUs,
+and for where the runtime is missing. A folder holds ``vision.*`` in ``model.safetensors``, the detector's weights in
+``detector.safetensors`` (a model that uses none lacks it) and ``calibration.json``: the ranges that int8 rounds to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from model.compact.detector import Detections, NanoDet, detect
+from model.compact.storage import load_small
+from model.compact.vision import EfficientNetLite, VisionFeatures
+
+logger = logging.getLogger(__name__)
+
+Way = Literal["int8", "float32", "torch"]
+Ranges = Mapping[str, tuple[float, float]]
+CALIBRATION, DETECTOR = "calibration.json", "detector.safetensors"
+
+
+class ImageFeatures(NamedTuple):
+    """What is seen in images, float32: see `VisionFeatures` and `Detections`."""
+
+    vision: VisionFeatures
+    classes: Tensor  # [images, 1000, h, w]: ImageNet's classes as probabilities at each place of stride 32
+    detections: Detections | None
+
+
+class ImageNetworks(Protocol):
+    """The networks, ready to run."""
+
+    way: Way
+
+    def __call__(self, pixels: Tensor) -> ImageFeatures:
+        """``pixels`` uint8 ``[images, size, size, 3]`` RGB -> features on the networks' device."""
+        ...
+
+
+class TorchNetworks:
+    """The modules as they are: on any device, and with gradients."""
+
+    way: Way = "torch"
+
+    def __init__(self, vision: EfficientNetLite, detector: NanoDet | None) -> None:
+        self.vision, self.detector = vision, detector
+
+    def __call__(self, pixels: Tensor) -> ImageFeatures:
+        pixels = pixels.to(self.vision.stem.weight.device)
+        features: VisionFeatures = self.vision(pixels)
+        classes = self.vision.classify(features.coarse).softmax(1)
+        return ImageFeatures(features, classes, None if self.detector is None else self.detector(pixels))
+
+
+class OnnxNetworks:
+    """The networks as ONNX graphs, made of the modules' weights as they are now. ``ranges`` None: float32."""
+
+    def __init__(
+        self, vision: EfficientNetLite, detector: NanoDet | None, size: int, ranges: Ranges | None = None
+    ) -> None:
+        from model.compact import onnx_graphs  # slow to import, and not needed elsewhere
+
+        self.way: Way = "float32" if ranges is None else "int8"
+        graph, self._seen = onnx_graphs.vision_graph(vision, size, ranges or {})
+        self._vision = open_session(graph.model(self._seen))
+        self._detector = None
+        if detector is not None:
+            graph, self._detected = onnx_graphs.detector_graph(detector, ranges or {})
+            self._detector = open_session(graph.model(self._detected))
+
+    def __call__(self, pixels: Tensor) -> ImageFeatures:
+        inputs = {"pixels": pixels.numpy()}
+        fine, coarse, logits = map(torch.from_numpy, self._vision.run(self._seen, inputs))
+        classes = _maps(logits.softmax(-1), coarse)
+        detections = None
+        if self._detector is not None:
+            found = list(map(torch.from_numpy, self._detector.run(self._detected, inputs)))
+            raw, features = found[: len(found) // 2], tuple(found[len(found) // 2 :])
+            maps = [_maps(x, level) for x, level in zip(raw, features, strict=True)]
+            detections = detect(maps, features)
+        return ImageFeatures(VisionFeatures(fine, coarse), classes, detections)
+
+
+def _maps(places: Tensor, like: Tensor) -> Tensor:
+    """``[images, places, channels]`` -> ``[images, channels, h, w]``."""
+    return places.transpose(1, 2).view(len(places), -1, *like.shape[-2:])
+
+
+def open_session(graph: bytes) -> Any:
+    """An ``onnxruntime.InferenceSession`` with PyTorch's number of threads, which sleep when there is nothing to do:
+    they would spin beside PyTorch's own, and beside other workers."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def choose(
+    vision: EfficientNetLite,
+    detector: NanoDet | None,
+    size: int,
+    *,
+    ranges: Ranges | None,
+    dtype: str = "auto",
+    device: torch.device | str = "cpu",
+) -> ImageNetworks:
+    """The best way that this machine has. ``dtype``: ``auto`` (int8 on a CPU), ``int8``, ``float32`` (and any other
+    float type: there is no faster one here), or ``torch``. ``ranges`` None: int8 cannot be had. Says in the log where
+    it is not what was asked for."""
+    if dtype == "torch" or torch.device(device).type != "cpu":
+        return TorchNetworks(vision, detector)
+    if not has_runtime():
+        logger.warning("onnxruntime or onnx is not installed: images go through PyTorch, which takes longer")
+        return TorchNetworks(vision, detector)
+    if dtype not in ("auto", "int8"):
+        return OnnxNetworks(vision, detector, size)
+    if ranges is None:
+        logger.warning("the model has no %s: images go through float32, which takes longer than int8", CALIBRATION)
+        return OnnxNetworks(vision, detector, size)
+    lacking = lacks_for_int8()
+    if lacking:
+        logger.warning("%s: images go through float32", lacking)
+        return OnnxNetworks(vision, detector, size)
+    return OnnxNetworks(vision, detector, size, ranges)
+
+
+def has_runtime() -> bool:
+    """Whether ONNX Runtime, and what writes its graphs, are installed."""
+    return all(find_spec(name) is not None for name in ("onnxruntime", "onnx"))
+
+
+def load(folder: Path, device: torch.device | str = "cpu", dtype: str = "auto") -> ImageNetworks:
+    """The image networks of a model's folder; see `choose`. With the detector where the folder has one. Raises OSError
+    or ValueError where the folder is none."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors = load_small(folder / "model.safetensors")
+    vision = EfficientNetLite(config["vision"])
+    vision.load_state_dict({k.removeprefix("vision."): v for k, v in tensors.items() if k.startswith("vision.")})
+    vision.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    detector = None
+    if (folder / DETECTOR).is_file():
+        variant = "tiny" if config["vision"] == "tiny" else "nanodet"
+        detector = load_detector(folder / DETECTOR, variant).to(device)
+    ranges = load_ranges(folder / CALIBRATION)
+    return choose(vision, detector, config["size"], ranges=ranges, dtype=dtype, device=device)
+
+
+def load_detector(file: Path, variant: str = "nanodet") -> NanoDet:
+    """The detector of a file that `model.compact.storage.save_small` wrote (names begin with ``detector.``)."""
+    net = NanoDet(variant)
+    net.load_state_dict({name.removeprefix("detector."): tensor for name, tensor in load_small(file).items()})
+    net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+def load_ranges(file: Path) -> dict[str, tuple[float, float]] | None:
+    """The ranges of a ``calibration.json``, or None where there is no such file. Raises ValueError for another file."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["ranges"]
+        ranges = {str(name): (float(low), float(high)) for name, (low, high) in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} holds no ranges: {error!r}") from error
+    if not all(math.isfinite(low) and math.isfinite(high) and low <= high for low, high in ranges.values()):
+        raise ValueError(f"{file} holds a range that is none")
+    return ranges
+
+
+def save_ranges(file: Path, ranges: Ranges, **about: object) -> None:
+    """Write a ``calibration.json``, a range a line. ``about``: what else to say in it."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(bounds)}" for name, bounds in ranges.items())
+    head = "".join(f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
+    file.write_text(f'{{\n{head} "ranges": {{\n{lines}\n }}\n}}\n', encoding="utf-8")
+
+
+def lacks_for_int8(machine: str | None = None, cpu: str | None = None) -> str | None:
+    """Why this CPU should not use int8, if so. x86 without VNNI adds pairs of products in 16 bits, which overflow, and
+    gains little; ARM has exact ones. ``machine`` and ``cpu`` (/proc/cpuinfo) are there for tests."""
+    machine = (machine or platform.machine()).lower()
+    if machine in ("arm64", "aarch64"):
+        return None
+    if machine not in ("x86_64", "amd64"):
+        return f"int8 was never tried on {machine}"
+    if cpu is None:
+        file = Path("/proc/cpuinfo")
+        cpu = file.read_text() if file.is_file() else ""
+    has_vnni = re.search(r"\b(avx512_vnni|avx_vnni)\b", cpu) is not None
+    return None if has_vnni else "the CPU is not known to have VNNI, without which int8 is inexact"
