@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         "`auto`, the fastest for the device. One that cannot run there stops the start with a message.",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Precision of published models; `auto`: float16 on a GPU, else float32."
+        "auto",
+        description="Precision. Published models: `auto` is float16 on a GPU, else float32. The default model's image "
+        "networks: `auto` is int8 on a CPU that has the instructions (a line of the log says where not), else float32.",
     )
     allow_pickle: bool = Field(
         False, description="Read published weights that are pickled, not safetensors: only for models that you trust."

@@ -102,7 +102,19 @@ def measure(model_name: str, threads: int, repeats: int, started: float) -> dict
         "eight questions, cached": median_ms(repeats, lambda: ask(kept, 8)),
         "eight questions with their maps, uncached": median_ms(repeats, lambda: ask(encode(), 8, maps=True)),
     }
-    result |= {"image_bytes": float(kept.nbytes), "peak": peak_mib(), "load": loaded}
+    peak = peak_mib()
+    import torch
+
+    from model.compact.image_networks import choose
+    from model.compact.model import CompactModel
+
+    if isinstance(model, CompactModel):
+        pixels = torch.from_numpy(model.info.preprocess(image).values)[None]
+        for dtype, name in (("int8", "ONNX Runtime, int8"), ("float32", "ONNX Runtime, float32"), ("torch", "PyTorch")):
+            networks = choose(model.net.vision, None, model.net.config.size, ranges=model.ranges, dtype=dtype)
+            with torch.no_grad():
+                result[f"the image network: {name}"] = median_ms(repeats, lambda run=networks: run(pixels))  # type: ignore[misc]
+    result |= {"image_bytes": float(kept.nbytes), "peak": peak, "load": loaded}
     return result
 
 

@@ -28,16 +28,17 @@ LIMITS = decode.ImageLimits(20 << 20, 50_000_000, 16_384, 8)
 
 
 def load_model(threads: int) -> Model:
-    """The model that crosslook serves, on as many threads."""
+    """The model that crosslook serves, on as many threads, in PyTorch and float32: as it was trained and would be
+    served by hand."""
     name = os.environ.get("CROSSLOOK_MODEL", "compact")
-    model = load(Load(LOADER, {"name": name, "device": "cpu", "threads": threads, "kernel": "auto"}))
+    model = load(Load(LOADER, {"name": name, "device": "cpu", "threads": threads, "kernel": "auto", "dtype": "torch"}))
     warm_up(model)
     return model
 
 
 def pixels(model: Model, data: bytes) -> Pixels:
     """Decode and preprocess."""
-    return images.loader(data, LIMITS, "image")(model.info.preprocess)
+    return images.loader(data, LIMITS)(model.info.preprocess)
 
 
 def answer(model: Model, batch: list[tuple[Pixels, list[str], str]]) -> list[bytes]:

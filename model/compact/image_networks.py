@@ -81,6 +81,10 @@ class OnnxNetworks:
             graph, self._detected = onnx_graphs.detector_graph(detector, ranges or {})
             self._detector = open_session(graph.model(self._detected))
 
+    def __deepcopy__(self, memo: dict[int, object]) -> OnnxNetworks:
+        """Itself: nothing in it can change, and sessions cannot be copied."""
+        return self
+
     def __call__(self, pixels: Tensor) -> ImageFeatures:
         inputs = {"pixels": pixels.numpy()}
         fine, coarse, logits = map(torch.from_numpy, self._vision.run(self._seen, inputs))

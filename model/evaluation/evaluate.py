@@ -227,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-answers", action="store_true", help="leave the table of accuracies out")
     parser.add_argument("--images", type=positive, help="take at most so many images for each part, chosen by the seed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto or float32, see CROSSLOOK_DTYPE (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the tables to this .md file, and a .json beside it")
@@ -237,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def load(name: str) -> Model:
         try:
-            return load_model(name, device=options.device, threads=options.threads)
+            return load_model(name, device=options.device, threads=options.threads, dtype=options.dtype)
         except (ValueError, OSError) as error:
             parser.exit(2, f"{parser.prog}: {error}\n")
 

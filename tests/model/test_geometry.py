@@ -54,7 +54,7 @@ def to_bytes(image: Image.Image, kind: str, orientation: int) -> bytes:
 
 def through_intake(data: bytes) -> Pixels:
     """What the service makes of a file, for the default model."""
-    return loader(data, LIMITS, "image")(SQUASH)
+    return loader(data, LIMITS)(SQUASH)
 
 
 def mean_brightness(pixels: Pixels) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from model.compact import image_networks
 from model.compact.calibration import measure_ranges
 from model.compact.detector import NanoDet
 from model.compact.image_networks import CALIBRATION, ImageFeatures, OnnxNetworks, TorchNetworks, choose, load
-from model.compact.model import EMBEDDED
+from model.compact.model import EMBEDDED, tiny
 from model.compact.preprocess import Squash
 from model.compact.storage import save_small
 from model.compact.vision import EfficientNetLite
@@ -98,6 +99,14 @@ def test_without_a_detector_nothing_is_detected() -> None:
     vision, _ = networks()
     for run in (TorchNetworks(vision, None), OnnxNetworks(vision, None, SIZE)):
         assert run(some_pixels(1)).detections is None
+
+
+def test_a_model_on_the_runtime_can_be_copied() -> None:
+    """As evaluation does, to shuffle the copy's attention."""
+    model = tiny(dtype="float32")
+    twin = deepcopy(model)
+    assert twin.net is not model.net
+    assert twin.image_networks.way == "float32"
 
 
 def test_no_images_have_no_ranges() -> None:
