@@ -223,6 +223,7 @@ class Tokens:
 
     @classmethod
     def of(cls, answered: Answered, text: TextOutput) -> Tokens:
+        """Those of one ``text`` of what was ``answered``; an image found in the cache counts as cached."""
         patches = answered.geometry.rows * answered.geometry.columns
         return cls(text.token_count, patches, 0 if answered.cache == "miss" else patches, text.answer_token_count)
 

@@ -24,10 +24,12 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The line of a record, its message made `printable`."""
         record.message = printable(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
+        """A traceback with every line indented and made `printable`."""
         return "\n".join(f"  | {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 

@@ -37,10 +37,10 @@ def to_json(response: BaseModel) -> str:
 
 
 def significant(values: NDArray[np.floating], digits: int = 4) -> NDArray[np.float64]:
-    """``values`` rounded to ``digits`` significant digits, as the floats whose shortest decimal form has no more.
+    """``values`` ``[...]`` (any shape) rounded to ``digits`` significant digits, as floats that print no more.
 
-    An integer divided by an exact power of ten is correctly rounded, and so prints short; numbers below 1e-19 lose
-    digits. A loop over ``format`` does the same at fifty times the cost.
+    An integer divided by an exact power of ten is correctly rounded, so it prints short. Numbers below 1e-19 lose
+    digits. A loop over ``format`` gives the same result fifty times slower.
     """
     exact = np.asarray(values, dtype=np.float64)
     with np.errstate(divide="ignore"):

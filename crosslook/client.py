@@ -123,6 +123,9 @@ class Client:
             progress: called with (done, total) after each item.
             errors: ``raise`` the first and drop the rest, or ``return`` each (CrosslookError, OSError, TypeError or
                 ValueError) in its item's place.
+
+        Raises:
+            ValueError: ``concurrency`` is less than 1.
         """
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
@@ -259,7 +262,7 @@ class AsyncClient:
         errors: Literal["raise", "return"] = "raise",
         **options: Unpack[AnswerOptions],
     ) -> list[list[Answer]] | list[list[Answer] | Exception]:
-        """See `Client.ask_many`."""
+        """See `Client.ask_many`. Raises ValueError where ``concurrency`` is less than 1."""
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         todo = list(items)

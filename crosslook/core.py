@@ -94,7 +94,10 @@ class AnswerOptions(MapOptions, total=False):
 
 
 class Core:
-    """One server, as a set of operations. Holds no connection; safe to share between threads and tasks."""
+    """One server, as a set of operations. Holds no connection; safe to share between threads and tasks.
+
+    Raises ValueError for an API key that is not printable ASCII.
+    """
 
     def __init__(
         self, *, api_key: str | None = None, retry: RetryPolicy | None = None, timeout: float | None = None
@@ -145,7 +148,10 @@ class Core:
         return _parse(ModelList, response).data
 
     def health(self) -> Operation[results.Health]:
-        """Whether the server is ready. Asked once: an answer that came late would be no answer."""
+        """Whether the server is ready. Asked once, without retries: a late answer would be of no use.
+
+        Raises the error of the response (see `read_error`) where it is neither a 200 nor a 503 with a JSON object.
+        """
         response: Response = yield Send("GET", "/health/ready", self._headers)
         detail = _json(response)
         if response.status not in (200, 503) or not isinstance(detail, dict):

@@ -13,7 +13,8 @@ from typing import Generic, Protocol, TypeVar
 class Closes(Protocol):
     """What is made for each loop."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Close all connections."""
 
 
 C = TypeVar("C", bound=Closes)

@@ -85,7 +85,7 @@ class AttentionMap:
 
 
 def find_word(words: Sequence[AttentionMap], word: str | int, occurrence: int = 0) -> AttentionMap:
-    """The map of one word, by position or by occurrence; see `AttentionMap.for_word`."""
+    """The map of one word, by position or by occurrence; see `AttentionMap.for_word`. Raises LookupError."""
     try:
         if isinstance(word, int):
             return words[word]

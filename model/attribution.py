@@ -32,13 +32,20 @@ class Attention(Protocol):
     num_kv_heads: int
 
     @property
-    def queries(self) -> nn.Module: ...
+    def queries(self) -> nn.Module:
+        """The module that returns the queries, ``num_heads`` of them."""
+
     @property
-    def keys(self) -> nn.Module: ...
+    def keys(self) -> nn.Module:
+        """The module that returns the keys, ``num_kv_heads`` of them."""
+
     @property
-    def values(self) -> nn.Module: ...
+    def values(self) -> nn.Module:
+        """The module that returns the values, ``num_kv_heads`` of them."""
+
     @property
-    def output(self) -> nn.Module: ...
+    def output(self) -> nn.Module:
+        """The module that takes in the attended values, usually the output projection."""
 
 
 class Call(NamedTuple):

@@ -71,11 +71,16 @@ class EncodedImage(Protocol):
     """An image after the vision pass. Only images of equal ``batch_key`` may share a call of ``run``."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """The memory it takes, in bytes: what the cache counts."""
+
     @property
-    def geometry(self) -> Geometry: ...
+    def geometry(self) -> Geometry:
+        """Where its patch grid lies on the original image."""
+
     @property
-    def batch_key(self) -> Hashable: ...
+    def batch_key(self) -> Hashable:
+        """Equal for images that may share a call of ``run``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +269,8 @@ class Model(Protocol):
     """A loaded model. Not thread-safe: one caller at a time."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What the service needs to know of the model; constant once it is loaded."""
 
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         """Run the vision pass over a batch of images."""

@@ -29,6 +29,7 @@ class Source:
 
     @property
     def count(self) -> int:
+        """How many images (or other sequences) there are."""
         return self.layers[0].keys.shape[0]
 
     @property

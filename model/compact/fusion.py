@@ -49,7 +49,7 @@ class FusionLayer(TextLayer):
     def map_only(
         self, x: Tensor, mask: Tensor, sources: Sequence[Source], layer: int, patch_mask: Tensor | None
     ) -> Tensor:
-        """The map that `forward` gives, without what it would cost to go on from it."""
+        """The map ``[rows, tokens, keys]`` of `forward` alone; the feed-forward is left out. Parameters as there."""
         asking = self.cross_norm(self.attend(x, x, mask))
         _, found = attend(self.cross, asking, sources, layer, row_mask=patch_mask, need_map=True)
         assert found is not None  # noqa: S101

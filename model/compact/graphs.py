@@ -26,7 +26,7 @@ class FuseGraphs:
     def __call__(
         self, ids: Tensor, mask: Tensor, images: Sequence[tuple[ImageState, int]], *, need_maps: bool = False
     ) -> Fused:
-        """See `CompactNet.fuse`."""
+        """``ids`` and ``mask`` ``[rows, tokens]``, as `CompactNet.fuse` takes them; the same result."""
         flat = [
             x for state, _ in images for x in (*(x for pair in state.layers for x in pair), state.meaning, state.places)
         ]

@@ -21,7 +21,8 @@ _SCALE = ".scale"
 
 
 def save_small(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write float tensors at about a quarter of their float32 size."""
+    """Write float tensors of any shape at about a quarter of their float32 size: ``[n, ...]`` as int8 with one scale
+    per row of the first dimension, ``[n]`` and scalars as float16."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         values = tensor.detach().float().cpu()
@@ -37,7 +38,8 @@ def save_small(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_small(path: Path) -> dict[str, Tensor]:
-    """What `save_small` wrote, as float32. Raises ValueError for 8-bit numbers without a scale for each row."""
+    """Read what `save_small` wrote: float32 tensors of the shapes they had. Raises ValueError for an int8 tensor
+    ``[n, ...]`` without a scale ``[n]``."""
     stored = load_file(path)
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():

@@ -40,7 +40,10 @@ _BERT_NAMES = {  # the parts of a `TextLayer` in a BERT checkpoint
 
 
 def build_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
-    """A lower-casing WordPiece tokenizer. ``vocabulary`` starts with `SPECIAL_TOKENS`; a piece's id is its index."""
+    """A lower-casing WordPiece tokenizer. ``vocabulary`` starts with `SPECIAL_TOKENS`; a piece's id is its index.
+
+    Raises ValueError for a vocabulary that starts otherwise.
+    """
     if tuple(vocabulary[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
         raise ValueError(f"a vocabulary must start with {', '.join(SPECIAL_TOKENS)}")
     ids = {piece: i for i, piece in enumerate(vocabulary)}
@@ -132,7 +135,8 @@ class TextEncoder(nn.Module):
 
 def bert_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A BERT checkpoint (``embeddings.word_embeddings.weight``, ``encoder.layer.0.attention.self.query.weight`` ...)
-    under `TextEncoder`'s names. All our tokens are of one type: its vector is added to the positions'."""
+    under `TextEncoder`'s names, shapes unchanged (``words.weight`` ``[vocabulary, dim]``). All our tokens are of one
+    type, so its vector is added to ``positions`` ``[max_tokens, dim]``."""
     weights = {
         "words.weight": published["embeddings.word_embeddings.weight"],
         "positions": published["embeddings.position_embeddings.weight"]

@@ -39,6 +39,7 @@ class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME"."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels_in, h, w]`` -> ``[batch, channels_out, ceil(h / stride), ceil(w / stride)]``."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
@@ -61,6 +62,7 @@ class MBConv(nn.Module):
         self.skip = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels_in, h, w]`` -> ``[batch, channels_out, ceil(h / stride), ceil(w / stride)]``."""
         wide = x if self.expand is None else F.relu6(self.expand(x))
         narrow: Tensor = self.project(F.relu6(self.depthwise(wide)))
         return narrow + x if self.skip else narrow
@@ -119,8 +121,11 @@ class EfficientNetLite(nn.Module):
 
 
 def fold_imagenet_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict (``_conv_stem``, ``_bn0``, ``_blocks.i._expand_conv`` ...) with batch normalisation
-    folded, under this module's names."""
+    """The published state dict (``_conv_stem``, ``_bn0``, ``_blocks.i._expand_conv`` ...) under this module's names.
+
+    Batch normalisation is folded into each convolution: its weight ``[channels_out, channels_in, k, k]`` is scaled, and
+    it gains a bias ``[channels_out]``.
+    """
     folded: dict[str, Tensor] = {}
 
     def fold(target: str, conv: str, norm: str) -> None:

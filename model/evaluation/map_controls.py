@@ -42,10 +42,12 @@ class Variant:
 
     @property
     def other_question(self) -> str:
+        """The name of the control that asks another question: ``gradient, other question``."""
         return f"{self.name}, other question"
 
     @property
     def random_weights(self) -> str:
+        """The name of the control whose cross-attention is shuffled: ``gradient, random weights``."""
         return f"{self.name}, random weights"
 
     @property
@@ -188,6 +190,7 @@ def centre_map(rows: int, columns: int) -> Map:
 
 
 def patch_order(values: Map, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Indexes of a map's cells, highest first, ties in random order."""
+    """Flat indices ``[rows * columns]`` of the cells of a map ``[rows, columns]``, highest first, ties in random
+    order."""
     flat = values.ravel()
     return np.lexsort((rng.permutation(len(flat)), -flat))

@@ -6,7 +6,7 @@ import argparse
 
 
 def positive(text: str) -> int:
-    """A number of at least 1, for ``add_argument(type=...)``."""
+    """A whole number of at least 1, for ``add_argument(type=...)``. Raises argparse.ArgumentTypeError otherwise."""
     try:
         number = int(text)
     except ValueError:

@@ -122,5 +122,5 @@ def keep_masks(order: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.bo
 
 
 def area(fractions: Sequence[float], values: NDArray[np.floating]) -> float:
-    """The area under a curve over the fraction of patches, from 0 to 1."""
+    """The area under a curve ``values`` ``[points]`` over ``fractions`` (0 to 1) of the patches."""
     return float(np.trapezoid(values, fractions))

@@ -140,13 +140,14 @@ class Interval:
 def bootstrap(
     values: ArrayLike, groups: Sequence[Hashable], *, samples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The mean of ``values`` with its percentile bootstrap interval, drawing whole groups (images) with replacement.
+    """The mean of ``values`` ``[n]`` with its percentile bootstrap interval. Whole groups (images) are drawn, with
+    replacement.
 
     Questions about one image are not independent, so drawing single questions would make the interval too narrow. Of a
     single group every draw is the same, which says nothing: the mean comes without an interval.
 
     Raises:
-        ValueError: no values, or not one group a value.
+        ValueError: no values, or not one group per value.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) == 0 or len(numbers) != len(groups):
@@ -177,7 +178,11 @@ def paired_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean of ``values - others``, two models' scores on the same questions, with its interval over groups."""
+    """The mean of ``values - others``, both ``[n]``: two models' scores on the same questions, with its interval.
+
+    Raises:
+        ValueError: as `bootstrap`.
+    """
     difference: NDArray[np.float64] = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
     return bootstrap(difference, groups, samples=samples, level=level, seed=seed)
 
@@ -185,8 +190,8 @@ def paired_bootstrap(
 def calibration_error(confidences: ArrayLike, accuracies: ArrayLike, *, bins: int = 15) -> float:
     """Expected calibration error: |mean confidence - mean accuracy| over bins of equal count, weighted by count.
 
-    ``accuracies`` may be soft (VQA accuracy). Equal counts, because a model's confidences crowd at one end and bins of
-    equal width would judge most of them by a handful of questions.
+    Both are ``[n]``, from 0 to 1; ``accuracies`` may be soft (VQA accuracy). The bins have equal counts, because a
+    model's confidences crowd at one end: most bins of equal width would hold only a handful of questions.
 
     Raises:
         ValueError: no values, or two of different length.

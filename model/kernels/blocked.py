@@ -66,11 +66,11 @@ def _small(_thread: int, _inference: bool, dtype: torch.dtype, *shapes: torch.Si
 
 
 def attend_small(q: Tensor, k: Tensor, v: Tensor, scale: float | None, need_map: bool) -> AttentionResult | None:
-    """`cross_attention_blocked` for one image with few scores and no mask, or None where the inputs are anything else.
+    """`cross_attention_blocked` for one image with few scores and no mask; None for any other inputs.
 
-    The products take so little time here that checks and views take as much: so what depends on the sizes alone is
-    done once for all calls, and the scratch is kept. Of what the map adds at the smallest sizes, the most is one core
-    fetching what the other has in its cache.
+    ``q`` ``[1, H, Tq, d]``, ``k`` and ``v`` ``[1, H, Tk, d]``, float32. At this size checks and views take as long as
+    the products, so whatever depends on the sizes alone is done once, and the scratch is kept. What the map adds here
+    is mostly one core fetching what is in the other's cache.
     """
     if not (q.is_cpu and k.is_cpu and v.is_cpu and q.dtype == k.dtype == v.dtype and type(q) is Tensor):
         return None
@@ -92,8 +92,8 @@ def attend_small(q: Tensor, k: Tensor, v: Tensor, scale: float | None, need_map:
 def cross_attention_blocked(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, need_map: bool, need_lse: bool
 ) -> AttentionResult:
-    """The same as the reference, without its large intermediates. Raises RuntimeError where a gradient is needed, or
-    where the tensors are not on the CPU."""
+    """The same as the reference, without its large intermediates: ``q`` ``[B, H, Tq, d]``, ``k`` and ``v`` ``[B, Hkv,
+    Tk, d]``. Raises RuntimeError where a gradient is needed, or where the tensors are not on the CPU."""
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
         raise RuntimeError("the blocked kernel has no gradient; use kernel='auto' or 'reference', or torch.no_grad()")
     if not q.is_cpu:

@@ -26,12 +26,12 @@ class AttentionResult(NamedTuple):
 
 
 def accumulator_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that scores, maps and log-sum-exps are kept in: float32, or float64 for float64 inputs."""
+    """The dtype of scores, maps and log-sum-exps for inputs ``x`` ``[...]``: float32, or float64 for float64."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def default_scale(q: Tensor) -> float:
-    """``1 / sqrt(d)``."""
+    """``1 / sqrt(d)`` for queries ``[B, H, Tq, d]``."""
     return 1.0 / math.sqrt(q.shape[-1])
 
 
@@ -59,7 +59,7 @@ def check_queries_keys(q: Tensor, k: Tensor) -> None:
 
 
 def check_values(k: Tensor, v: Tensor) -> None:
-    """Raise ValueError unless the values are like the keys."""
+    """Raise ValueError unless ``v`` has the shape ``[B, Hkv, Tk, d]``, dtype and device of the keys ``k``."""
     if v.shape != k.shape or v.dtype != k.dtype or v.device != k.device:
         raise ValueError(
             "values must have the keys' shape, dtype and device; "

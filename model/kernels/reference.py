@@ -33,7 +33,11 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> tuple[Te
 def cross_attention_reference(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, need_map: bool, need_lse: bool
 ) -> AttentionResult:
-    """``softmax(q k^T * scale + mask) v`` and the head-mean of the softmax. Shapes as in `AttentionResult`."""
+    """``softmax(q k^T * scale + mask) v`` and the head-mean of the softmax.
+
+    ``q`` ``[B, H, Tq, d]``, ``k`` and ``v`` ``[B, Hkv, Tk, d]``, ``mask`` as `model.kernels.inputs.split_mask` takes
+    it; the result's shapes are in `AttentionResult`.
+    """
     scores, dead = _scores(q, k, mask, scale)
     probabilities = scores.softmax(dim=-1)
     if dead is not None:

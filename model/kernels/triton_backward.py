@@ -141,9 +141,11 @@ def backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, key_mask: Tensor | None, bias: Tensor | None,
     *, scale: float, need_keys: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """``(dq, dk, dv)`` from the gradients of output, map and log-sum-exp; the others as the forward pass had them.
+    """``(dq, dk, dv)``, of the shapes of ``q``, ``k`` and ``v``, from the gradients of the forward pass's results.
 
-    ``need_keys`` False (keys and values are constants, as for gradient maps) leaves out ``dk`` and ``dv``.
+    ``d_out`` ``[B, H, Tq, d]``, ``d_map`` ``[B, Tq, Tk]`` and ``d_lse`` ``[B, H, Tq]`` are those of output, map and
+    log-sum-exp; all other arguments are as the forward pass had them (see `model.kernels.triton_forward.forward`).
+    ``need_keys`` False leaves out ``dk`` and ``dv``: for gradient maps keys and values are constants.
     """
     q, k, v, d_out = (with_unit_stride(x) for x in (q, k, v, d_out))
     B, H, Tq, d = q.shape

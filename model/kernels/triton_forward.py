@@ -244,23 +244,26 @@ def tile_for(q: Tensor) -> Tile:
 
 
 def choose_design(q: Tensor) -> Design:
-    """One pass where the heads alone fill the GPU twice over, else two."""
+    """For queries ``[B, H, Tq, d]``: one pass where the heads alone fill the GPU twice over, else two."""
     B, H, Tq, _ = q.shape
     return "one_pass" if B * H * triton.cdiv(Tq, tile_for(q).block_m) >= 2 * PROGRAMS else "two_pass"
 
 
 def with_unit_stride(x: Tensor) -> Tensor:
-    """The kernels want the head dimension contiguous; any other stride will do."""
+    """``x`` ``[..., d]`` with ``d`` contiguous, as the kernels need it; copied only where it is not."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Launch where the tensor lives, whatever the current device."""
+    """A context in which kernels run on the device of ``x`` ``[...]``, whatever the current one is."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 class Masks(NamedTuple):
-    """Masks as the kernels take them; the queries stand in for a mask that is not there."""
+    """Masks as the kernels take them: ``key_mask`` uint8 ``[B, Tk]``, ``bias`` ``[B, H, Tq, Tk]``, and their strides.
+
+    ``flags`` says which of the two there are; the queries stand in for a missing one, unread.
+    """
 
     key_mask: Tensor
     bias: Tensor
@@ -270,6 +273,7 @@ class Masks(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor, Tk: int, key_mask: Tensor | None, bias: Tensor | None) -> Masks:
+        """From the two masks of `model.kernels.inputs.split_mask` and the queries ``[B, H, Tq, d]``."""
         has_key_mask, has_bias = key_mask is not None, bias is not None
         key_mask = q if key_mask is None else key_mask.view(torch.uint8)
         bias = q if bias is None else bias.expand(*q.shape[:3], Tk)

@@ -116,7 +116,10 @@ _forward.register_autograd(_gradient, setup_context=_save)
 def cross_attention_triton(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float, need_map: bool, need_lse: bool
 ) -> AttentionResult:
-    """The same as the reference, on the GPU. Raises RuntimeError where `why_not` has a reason."""
+    """The same as the reference, on the GPU: ``q`` ``[B, H, Tq, d]``, ``k`` and ``v`` ``[B, Hkv, Tk, d]``.
+
+    Raises RuntimeError where `why_not` has a reason.
+    """
     key_mask, bias = split_mask(mask, q, k)
     if reason := why_not(q, mask):
         raise RuntimeError(f"the triton kernel cannot run: {reason}")
@@ -127,7 +130,8 @@ def cross_attention_triton(
 def attention_map_triton(
     q: Tensor, k: Tensor, lse: Tensor, *, mask: Tensor | None, scale: float, head_weights: Tensor | None
 ) -> Tensor:
-    """The same as the reference, on the GPU; no gradient. Raises RuntimeError where `why_not` has a reason."""
+    """The map ``[B, Tq, Tk]``: the same as the reference, on the GPU; no gradient. Raises RuntimeError where `why_not`
+    has a reason."""
     key_mask, bias = split_mask(mask, q, k)
     if reason := why_not(q, mask):
         raise RuntimeError(f"the triton kernel cannot run: {reason}")

@@ -23,6 +23,7 @@ class PublishedFamily(Family):
     tokenizer: Tokenizer
 
     def tokenize(self, text: str) -> TokenizedText:
+        """The tokens of ``text`` by the checkpoint's own tokenizer."""
         return self.tokenizer(text)
 
 

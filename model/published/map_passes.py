@@ -48,8 +48,12 @@ class GradientPass:
         self._scales = _HALF_SCALES if calls[0][0].attended.dtype == torch.float16 else (1.0,)
 
     def backward(self, scalar: Tensor) -> list[Tensor]:
-        """The gradient of ``scalar`` at every call's attended values, each from the largest scale that holds it: a
-        loud text of a batch takes no digits from a quiet one."""
+        """The gradient of ``scalar`` (shape ``[]``) at every call's attended values ``[count, rows * tokens, heads *
+        head_dim]``, in float32.
+
+        In float16 each value comes from the largest scale at which it does not overflow, so texts with large gradients
+        cost those with small ones no precision.
+        """
         first, *smaller = self._scales
         gradients = self._scaled(scalar, first)
         for scale in smaller:

@@ -21,9 +21,12 @@ def batch_loss(
     drop_patches: float,
     coarse_only: bool,
 ) -> Tensor:
-    """Of the answers; and on collages, of the first layer's maps: how little of them lies on the quarter that a text is
-    about. Later layers stay free to look for what the answer needs. Up to twice ``drop_patches`` of an image's patches
-    are hidden, and ``smoothing`` of the targets is spread over all answers."""
+    """The loss of a batch, a scalar ``[]``: cross-entropy of the answers, and on collages `miss` of the first layer's
+    maps. Later layers stay free to look for what the answer needs.
+
+    A share of each image's patches is hidden, drawn evenly from 0 to ``2 * drop_patches``; ``smoothing`` of the targets
+    is spread over all answers.
+    """
     state = net.encode_features(batch.features, batch.meaning, coarse_only=coarse_only)
     images, keys = batch.features.fine.shape[0], state.layers[0].keys.shape[2]
     patch_mask = None

