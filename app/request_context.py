@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from app.engine.engine import Answered, Engine, ImageSource, Uploaded
+from app.engine.messages import cost_of
 from app.errors import RequestError, image_at, item_error
 from app.intake import bodies, decode, images, inline
 from app.intake.fetch import Fetcher
@@ -149,7 +150,7 @@ class RequestContext:
 
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
-        self._spend(len(texts))
+        self._spend(cost_of(texts, candidates))
         work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps)
         try:
             with image_at(image.param):

@@ -91,7 +91,10 @@ class Settings(BaseSettings):
         10.0, gt=0, description="A request whose estimated wait exceeds this is refused with 503."
     )
     rate_per_minute: int = Field(
-        0, ge=0, description="Questions (an upload counts as one) a minute allowed to each API key; 0: no limit."
+        0,
+        ge=0,
+        description="Questions (an upload counts as one, and so do 200 characters of candidates) a minute allowed to "
+        "each API key; 0: no limit.",
     )
 
     body_bytes: int = Field(28 * MiB, ge=1024, description="Largest request body.")

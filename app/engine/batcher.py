@@ -112,8 +112,8 @@ class Batcher:
 
     def full(self, batch: Sequence[Job]) -> bool:
         """Whether jobs of one kind are as many as a call may have."""
-        texts = sum(len(job.item.texts) for job in batch if isinstance(job, RunJob))
-        return texts >= self.run_batch if texts else len(batch) >= self.encode_batch
+        cost = sum(job.item.cost for job in batch if isinstance(job, RunJob))
+        return cost >= self.run_batch if cost else len(batch) >= self.encode_batch
 
     def encode_is_next(self) -> bool:
         """Whether `take` would return encodes, and fewer than a full batch of them."""
@@ -135,11 +135,11 @@ class Batcher:
             if job.group == first.group and (job.item.key == first.item.key or job.bucket == first.bucket)
         ]
         fitting.sort(key=rank)  # stable: first come, first served within a rank
-        batch, texts = [first], len(first.item.texts)
+        batch, cost = [first], first.item.cost
         for job in fitting[1:]:
-            if texts + len(job.item.texts) <= self.run_batch:
+            if cost + job.item.cost <= self.run_batch:
                 batch.append(job)
-                texts += len(job.item.texts)
+                cost += job.item.cost
         return batch
 
     def drain(self, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from app.engine.batcher import GATHER
 from app.engine.cache import Entry
 from app.engine.devices import default_workers, device_environment
 from app.engine.local import LocalWorker
-from app.engine.messages import Load, RunItem
+from app.engine.messages import Load, RunItem, cost_of
 from app.engine.options import Observer, ReplicaOptions
 from app.engine.replica import Replica
 from app.engine.stages import Stages
@@ -165,13 +165,14 @@ class Engine:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def image_id(self, content: bytes) -> str:
-        """The id of an image: its bytes, and the model and preprocessing that encode it.
+    def image_id(self, content: bytes, scope: str = "") -> str:
+        """The id of an image: its bytes, the model and preprocessing that encode it, and whose it is. Callers share
+        nothing: else a caller could tell by the cache, or by the time, that another has sent the same image.
 
         Raises: `RequestError` ``not_ready``.
         """
         info = self.require_info()
-        key = hashlib.sha256(content + info.revision.encode()).digest()
+        key = hashlib.sha256(content + info.revision.encode() + scope.encode()).digest()
         return "img_" + base64.urlsafe_b64encode(key[:24]).decode()
 
     def require_info(self) -> ModelInfo:
@@ -224,7 +225,7 @@ class Engine:
         if not texts:
             raise ValueError("no texts to run; Engine.encode is for images alone")
         arrival, stages = perf_counter(), Stages()
-        async with self._hold(image, len(texts), stages) as (replica, held, cache):
+        async with self._hold(image, cost_of(texts, candidates), stages) as (replica, held, cache):
             chosen = None if candidates is None else tuple(candidates)
             item = RunItem(held.key, tuple(texts), chosen, top_k, maps)
             output = await replica.run(task, item, held, arrival, stages)
@@ -235,7 +236,7 @@ class Engine:
         """The image, admitted to the queue with ``texts`` texts and held by a replica: that, its entry there, and
         `Uploaded.cache`. It may still be loading."""
         info = self.require_info()
-        key = image.image_id or self.image_id(image.content)
+        key = image.image_id or self.image_id(image.content, image.scope)
         replica = self._replica(key)
         entry = replica.cache.peek(key)
         known = entry is not None and (image.load is not None or image.scope in entry.scopes)

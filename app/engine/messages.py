@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -51,6 +52,9 @@ class Encoded:
     nbytes: int
 
 
+CANDIDATE_CHARACTERS = 200
+
+
 @dataclass(frozen=True, slots=True)
 class RunItem:
     """`model.interface.Item` with the key of a kept image in the image's place."""
@@ -60,6 +64,17 @@ class RunItem:
     candidates: tuple[str, ...] | None = None
     top_k: int = 5
     maps: MapRequest | None = None
+
+    @property
+    def cost(self) -> int:
+        """See `cost_of`."""
+        return cost_of(self.texts, self.candidates)
+
+
+def cost_of(texts: Sequence[str], candidates: Sequence[str] | None) -> int:
+    """What a request costs the model, in questions: candidates are embedded too, and `CANDIDATE_CHARACTERS` of them
+    count as one more. Rates, the queue's bounds and the sizes of batches are in this unit."""
+    return len(texts) + sum(map(len, candidates or ())) // CANDIDATE_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,8 +172,8 @@ class Replica:
             evict = tuple(self._forget)
             self._forget.clear()
             start = perf_counter()
-            texts = sum(len(job.item.texts) for job in batch.runs)
-            self._call = (start, self.admission.seconds(len(batch.encodes), texts))
+            cost = sum(job.item.cost for job in batch.runs)
+            self._call = (start, self.admission.seconds(len(batch.encodes), cost))
             try:
                 reply = await self.worker.call(batch.message(evict), seconds=self.options.call_seconds)
             except BaseException:
@@ -204,7 +204,8 @@ class Replica:
     ) -> None:
         """Note what one call of the model did, and where its requests' time went."""
         count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in jobs)
-        (self.admission.encode if kind == "encode" else self.admission.run).observe(count, end - start)
+        cost = sum(job.item.cost if isinstance(job, RunJob) else 1 for job in jobs)
+        (self.admission.encode if kind == "encode" else self.admission.run).observe(cost, end - start)
         reason = "full" if self.batcher.full(jobs) else ("waited" if waited else "free")
         self.observer.batch(kind, reason, count, reply.seconds)
         if reply.batch_that_fits is not None:
@@ -317,9 +318,9 @@ class Replica:
         """
         job = RunJob(task, item, entry, arrival, asyncio.get_running_loop().create_future(), stages)
         self.batcher.put(job)
-        self.asked += len(item.texts)
+        self.asked += item.cost
         try:
             return await job.future
         finally:
-            self.asked -= len(item.texts)
+            self.asked -= item.cost
             self.batcher.withdraw(job)

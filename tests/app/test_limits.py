@@ -124,6 +124,38 @@ class TestOverHTTP:
             failed(await client.post("/v1/answer", json=as_json(b"GIF89a", "a")), "image_broken", "image")
             failed(await client.post("/v1/images", files={"image": IMAGE}), "rate_limited")
 
+    async def test_candidates_are_not_free(self) -> None:
+        """200 characters of them count as a question: in the rate and in the queue."""
+        candidates = [f"{n:03} " + "x" * 196 for n in range(10)]
+        async with running(rate_per_minute=20) as (_, client):
+            body = as_json(IMAGE, "a?", candidates=candidates)
+            assert (await client.post("/v1/answer", json=body)).status_code == 200
+            failed(await client.post("/v1/answer", json=body), "rate_limited")
+            assert (await client.post("/v1/answer", json=as_json(IMAGE, *"abc"))).status_code == 200
+        async with running(queue_items=16) as (app, client):
+            await client.post("/v1/answer", json=as_json(IMAGE, "warm?"))
+            busy = asyncio.create_task(client.post("/v1/answer", json=as_json(IMAGE, "!slow 1", candidates=candidates)))
+            async with asyncio.timeout(10.0):
+                while not app.state.engine.admission.items:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert app.state.engine.admission.items == 11
+            failed(await client.post("/v1/answer", json=body), "overloaded")
+            assert (await busy).status_code == 200
+
+    async def test_nothing_tells_what_another_key_sent(self) -> None:
+        """Neither the cache's header, nor the stages, nor the id."""
+        (ann, ann_pair), (bob, bob_pair) = make_key("ann"), make_key("bob")
+        async with running(api_keys=[ann_pair, bob_pair]) as (app, client):
+            seen = []
+            for key in (ann, bob, ann):
+                headers = {"authorization": f"Bearer {key}"}
+                response = await client.post("/v1/images", files={"image": IMAGE}, headers=headers)
+                stages = {part.split(";")[0].strip() for part in response.headers["server-timing"].split(",")}
+                seen.append((response.headers["x-cache"], "encode" in stages, response.json()["image"]["id"]))
+            assert [entry[:2] for entry in seen] == [("miss", True), ("miss", True), ("hit", False)]
+            assert seen[0][2] == seen[2][2] != seen[1][2]
+            assert app.state.engine.encoded == 2
+
     async def test_the_clients_deadline(self) -> None:
         """The header shortens the server's own deadline; nonsense in it is an error of the request."""
         async with running() as (app, client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -183,3 +184,22 @@ async def test_what_nobody_waits_for_is_dropped(batcher: Batcher, dropped: list[
     batcher.put(run("b"))
     assert keys(batcher.take()) == ["b"]
     assert dropped == [gone]
+
+
+async def test_candidates_count_in_a_call(batcher: Batcher) -> None:
+    """By their characters: two requests of many long ones do not share a call, of a few short ones they do."""
+    long, short = ("a" * 200,) * 6, ("cat", "dog")
+    for candidates, size in ((long, 1), (short, 2)):
+        jobs = [run("a", "what?"), run("a", "who?")]
+        for job in jobs:
+            job.item = replace(job.item, candidates=candidates)
+            batcher.put(job)
+        batch = batcher.take()
+        assert batch is not None
+        assert len(batch.runs) == size
+        assert batcher.full(batch.runs) is False
+        while batcher.take() is not None:
+            pass
+    alone = run("a", "what?")
+    alone.item = replace(alone.item, candidates=("a" * 200,) * 7)
+    assert batcher.full([alone])

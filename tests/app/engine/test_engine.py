@@ -215,14 +215,17 @@ async def test_images_grow_old() -> None:
 
 
 async def test_ids_belong_to_the_key_that_sent_the_image(ready: tuple[Engine, Recorder]) -> None:
-    """Another key's id is as unknown as any; sending the bytes makes it one's own."""
+    """Another key's id is as unknown as any; sending the bytes gives one's own, and tells nothing of the other's."""
     made, _ = ready
     name = b"scoped"
     sent = await made.encode(source(name=name, scope="ann"))
     theirs = ImageSource(image_id=sent.image_id, scope="bob")
     assert await refused(asyncio.ensure_future(made.run("answer", theirs, ["what?"]))) == "image_not_found"
-    assert (await made.run("answer", source(name=name, scope="bob"), ["what?"])).cache == "hit"
-    assert (await made.run("answer", theirs, ["what?"])).cache == "hit"
+    own = await made.run("answer", source(name=name, scope="bob"), ["what?"])
+    assert (own.cache, own.image_id == sent.image_id) == ("miss", False)
+    assert await refused(asyncio.ensure_future(made.run("answer", theirs, ["what?"]))) == "image_not_found"
+    again = ImageSource(image_id=own.image_id, scope="bob")
+    assert (await made.run("answer", again, ["what?"])).cache == "hit"
 
 
 async def test_a_request_past_its_deadline_is_dropped_before_the_model(ready: tuple[Engine, Recorder]) -> None:
