@@ -13,7 +13,9 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
+from app import connections
 from app.engine.engine import Engine
+from app.intake import bodies
 from app.metrics import Metrics
 from app.routes import health, metrics
 from app.settings import Settings
@@ -79,7 +81,51 @@ def probes() -> str:
     return _table(("route", "question", "answer"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"settings": settings, "codes": codes, "metrics": figures, "probes": probes}
+def limits() -> str:
+    """Every bound on what a client may send or leave waiting, and what it protects from. Those of settings have their
+    names, the rest are constants."""
+
+    def setting(*names: str) -> str:
+        return ", ".join(f"`CROSSLOOK_{name.upper()}` ({Settings.model_fields[name].default})" for name in names)
+
+    rows = [
+        ("connections at once", setting("connections"), "descriptors taken by connections that do nothing"),
+        ("a head's time", setting("header_seconds"), "connections that begin a request and do not go on"),
+        ("URL", f"{connections.URL_BYTES} bytes", "memory and time of the parser, before any key is asked for"),
+        ("header lines, trailers", f"{connections.HEAD_FIELDS}, {connections.HEAD_BYTES} bytes", "the same"),
+        ("requests ahead of answers", str(connections.PIPELINED), "thousands of requests in one packet"),
+        (
+            "reading an answer",
+            f"{connections.LEAST_READ} bytes a second over {setting('write_seconds')}",
+            "answers that nobody reads, and that stay in memory",
+        ),
+        ("body", setting("body_bytes", "request_seconds"), "memory, and bodies that do not arrive"),
+        ("all bodies together", setting("queue_bytes"), "many large bodies at once"),
+        (
+            "values in JSON",
+            f"{bodies.MOST_VALUES} commas, {bodies.MOST_NAMES} names an object, {bodies.MOST_ESCAPES} escapes",
+            "small bodies that become many objects; one error in place of thousands",
+        ),
+        ("fields of multipart", str(bodies.MOST_PARTS), "the same"),
+        ("names and messages in errors", "100 and 1000 characters", "errors as long as what was sent"),
+        ("questions", setting("questions", "question_characters"), "calls of the model that take too long"),
+        ("candidates", "200 of 200 characters; 200 characters cost as a question", "the same"),
+        ("image", setting("image_bytes", "image_pixels", "image_side"), "decoders' time and memory"),
+        ("image URL", setting("url_seconds", "url_redirects"), "hosts that are slow or send in circles"),
+        ("queue", setting("queue_items", "queue_seconds"), "waiting for an answer that would come too late"),
+        ("rate of a key", setting("rate_per_minute"), "a caller that takes what is there for all"),
+        ("a call of the model", setting("worker_seconds"), "a model that hangs"),
+    ]
+    return _table(("of what", "limit (default)", "protects from"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "limits": limits,
+    "settings": settings,
+    "codes": codes,
+    "metrics": figures,
+    "probes": probes,
+}
 
 
 def render(page: str) -> str:
