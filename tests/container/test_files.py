@@ -119,4 +119,4 @@ def test_every_service_is_hardened(name: str) -> None:
     assert service["mem_limit"] == service["memswap_limit"]
     assert 0 < service["pids_limit"] <= 512
     for port in service["ports"]:
-        assert port.startswith(("127.0.0.1:", "${CROSSLOOK_PUBLISH:-127.0.0.1}:")), port
+        assert port.startswith(("127.0.0.1:", "${PUBLISH_ADDRESS:-127.0.0.1}:")), port
