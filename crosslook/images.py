@@ -14,12 +14,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from crosslook.types import ImageRef
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @runtime_checkable
@@ -107,39 +104,11 @@ def _file_bytes(image: Any) -> bytes:
 
 
 def _encode_pil(image: Any) -> bytes:
-    from PIL import ImageOps
+    from crosslook.pictures.rendering import rendered
 
-    upright = ImageOps.exif_transpose(image)  # what is sent has no EXIF, so the maps fit the upright image
-    if upright.mode not in {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}:  # PNG has no other modes
-        upright = deep_to_grey(upright) if is_deep(upright) else upright.convert("RGB")
     buffer = io.BytesIO()
-    upright.save(buffer, format="PNG", compress_level=1)
+    rendered(image).save(buffer, format="PNG", compress_level=1, icc_profile=None)  # in sRGB by now
     return buffer.getvalue()
-
-
-def is_deep(image: Image) -> bool:
-    """Whether a PIL image has 16 or 32 bits a pixel. Pillow's own ``convert`` cuts these off at 255."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def deep_scale(mode: str, highest: float) -> float:
-    """The factor that makes 0 to 255 of the values of a deep image, by its highest one: floats up to 1 and numbers up
-    to 255 are taken for such, all others for 16 bits. The server goes by it too."""
-    if mode == "F" and highest <= 1.0:
-        return 255.0
-    return 1.0 if mode in ("F", "I") and highest <= 255.0 else 255.0 / 65535.0
-
-
-def deep_to_grey(image: Image) -> Image:
-    """A deep PIL image in 8 bits, without NumPy."""
-    from PIL import ImageMath
-
-    # In this order the comparisons make 0 of NaN.
-    values: Image = ImageMath.lambda_eval(
-        lambda given: given["min"](given["max"](given["values"], 0.0), 65535.0), values=image.convert("F")
-    )
-    scale = deep_scale(image.mode, float(values.getextrema()[1]))  # type: ignore[arg-type] # one band: two numbers
-    return values.point(lambda value: value * scale + 0.5).convert("L")  # cuts off decimals
 
 
 def _encode_array(array: Any) -> bytes:

@@ -6,15 +6,15 @@ Colours: viridis (Smith and van der Walt 2015, CC0), from control points of its 
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw
 
-from crosslook.images import deep_to_grey, is_deep
+from crosslook.fonts import Lettering, fit, wrap
+from crosslook.pictures import open_picture, rendered
 from crosslook.types import Attention, ImageRef
 
 _VIRIDIS = (
@@ -26,25 +26,23 @@ _SHEET_WIDTHS = (640, 1600)  # an image outside of these is scaled for a sheet, 
 _TALLEST = 1.6  # of a sheet's images, as a multiple of their width
 _PANELS_A_ROW = 4
 
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-
 
 def open_image(image: Any) -> Image.Image:
-    """The image as the server sees it: upright (EXIF rotation applied) and RGB.
+    """The image as the server sees it (`crosslook.pictures`): upright, RGB, in sRGB, on white.
 
     ``image`` is a path, the bytes of a file, a binary file or a PIL image.
+
+    Raises: ValueError for what is no image, a broken one, or one of a variety that is not read; OSError as `open` does.
     """
-    if not isinstance(image, Image.Image):
-        source: Any = io.BytesIO(image) if isinstance(image, (bytes, bytearray)) else image
-        image = Image.open(source if hasattr(source, "read") else Path(source))
-    upright = ImageOps.exif_transpose(image)
-    if is_deep(upright):
-        return deep_to_grey(upright).convert("RGB")
-    if "A" in upright.getbands() or "transparency" in upright.info:
-        opaque = Image.new("RGBA", upright.size, "white")
-        opaque.alpha_composite(upright.convert("RGBA"))
-        return opaque.convert("RGB")
-    return upright.convert("RGB")
+    if isinstance(image, Image.Image):
+        return rendered(image)
+    if isinstance(image, (bytes, bytearray)):
+        return open_picture(bytes(image)).image
+    if not hasattr(image, "read"):
+        return open_picture(Path(image).read_bytes()).image
+    if hasattr(image, "seek"):
+        image.seek(0)  # whoever wrote or sent it has left it at its end
+    return open_picture(image.read()).image
 
 
 class DrawnMap(Protocol):
@@ -111,8 +109,8 @@ def draw_answer(image: Image.Image, answer: DrawnAnswer) -> Image.Image:
     panel_height = max(1, round(panel_width * tall))
     small = _fitted(image, (panel_width, panel_height))
 
-    title, label = _font(22 * unit), _font(15 * unit)
-    title_lines = _wrap(answer.question, title, width)
+    title, label = Lettering(22 * unit), Lettering(15 * unit)
+    title_lines = wrap(answer.question, title, width)
     answer_line = f"{answer.answer}   {answer.score:.1%}"
     line, label_height = round(30 * unit), round(24 * unit)
     header = line * (len(title_lines) + 1) + gap
@@ -121,8 +119,8 @@ def draw_answer(image: Image.Image, answer: DrawnAnswer) -> Image.Image:
     sheet = Image.new("RGB", (width + 2 * gap, height + 2 * gap), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for index, text in enumerate(title_lines):
-        draw.text((gap, gap + index * line), text, _FAINT, title)
-    draw.text((gap, gap + len(title_lines) * line), _fit(answer_line, title, width), _INK, title)
+        title.draw(draw, (gap, gap + index * line), text, _FAINT)
+    title.draw(draw, (gap, gap + len(title_lines) * line), fit(answer_line, title, width), _INK)
     top = gap + header
     sheet.paste(main, (gap, top))
     top += main.height + gap
@@ -130,8 +128,8 @@ def draw_answer(image: Image.Image, answer: DrawnAnswer) -> Image.Image:
         left = gap + (index % _PANELS_A_ROW) * (panel_width + gap)
         upper = top + (index // _PANELS_A_ROW) * (panel_height + label_height + gap)
         sheet.paste(_blend(small, word, 0.65), (left, upper))
-        caption = _fit(f"{word.text}  ({word.format_value(_strongest(word))})", label, panel_width)
-        draw.text((left, upper + panel_height + round(3 * unit)), caption, _INK, label)
+        caption = fit(f"{word.text}  ({word.format_value(_strongest(word))})", label, panel_width)
+        label.draw(draw, (left, upper + panel_height + round(3 * unit)), caption, _INK)
     return sheet
 
 
@@ -218,7 +216,7 @@ def _viridis(level: float) -> tuple[int, int, int]:
 def _draw_legend(image: Image.Image, attention_map: DrawnMap) -> None:
     """A colour bar from 0 to the strength of the strongest cell, in the lower right corner."""
     unit = max(1.0, min(image.size) / 400)
-    font = _font(12 * unit)
+    font = Lettering(12 * unit)
     high = attention_map.format_value(_strongest(attention_map))
     bar = (round(80 * unit), round(8 * unit))
     pad = round(6 * unit)
@@ -232,29 +230,5 @@ def _draw_legend(image: Image.Image, attention_map: DrawnMap) -> None:
         colour = _viridis(x / max(1, bar[0] - 1))
         draw.line([(left + pad + x, top + pad), (left + pad + x, top + pad + bar[1])], colour)
     below = top + pad + bar[1] + round(2 * unit)
-    draw.text((left + pad, below), "0", _INK, font)
-    draw.text((left + pad + bar[0] - font.getlength(high), below), high, _INK, font)
-
-
-def _font(size: float) -> Font:
-    return ImageFont.load_default(round(size))
-
-
-def _fit(text: str, font: Font, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _wrap(text: str, font: Font, width: float, most: int = 3) -> Sequence[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    kept = lines[: most - 1] + ([" ".join(lines[most - 1 :])] if len(lines) >= most else [])
-    return [_fit(line, font, width) for line in kept]
+    font.draw(draw, (left + pad, below), "0", _INK)
+    font.draw(draw, (left + pad + bar[0] - font.length(high), below), high, _INK)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.errors import RequestError
 from app.intake import decode
-from app.intake.decode import ImageLimits, VerifiedImage, open_image
+from app.intake.decode import ImageLimits, Picture, open_image
 from app.intake.images import in_original, loader
 from model.compact.preprocess import Squash
 from model.interface import Geometry, Region
@@ -26,7 +26,7 @@ LIMITS = ImageLimits(file_bytes=20 * 1024 * 1024, pixels=50_000_000, side=16_384
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
-def opened(data: bytes, **options: int) -> VerifiedImage:
+def opened(data: bytes, **options: int) -> Picture:
     """Decode with the usual limits."""
     return open_image(data, LIMITS, **options)
 
@@ -111,7 +111,7 @@ def test_a_large_image_is_flattened_without_copies_of_the_whole(mode: str) -> No
     code = f"""if True:
         import resource
         from PIL import Image
-        from app.intake.decode import to_rgb
+        from crosslook.pictures.rendering import to_rgb
         to_rgb(Image.new({mode!r}, (9, 9)))
         image = Image.new({mode!r}, (4000, 4000))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -136,7 +136,7 @@ def test_a_gif_gives_its_first_frame() -> None:
     assert opened(data).image.getpixel((3, 3)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "AVIF"])
 @pytest.mark.parametrize(
     ("orientation", "corner"),
     [(1, (0, 0)), (2, (1, 0)), (3, (1, 1)), (4, (0, 1)), (5, (0, 0)), (6, (1, 0)), (7, (1, 1)), (8, (0, 1))],
@@ -194,7 +194,7 @@ def test_no_image(data: bytes) -> None:
     assert refused(data) == "unsupported_image"
 
 
-@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "JPEG2000"])
 def test_unsupported_formats(kind: str) -> None:
     """Formats that Pillow reads but this service does not."""
     assert refused(encoded(scene(), kind)) == "unsupported_image"
@@ -324,7 +324,7 @@ def test_the_tiles_of_a_tiff_keep_to_the_limits() -> None:
         assert refused(tiff(*tile(width, length), big=True)) == "image_too_large"
         assert refused(tiff(*tile(width, length, form=">I"), order=">")) == "image_too_large"
     twice = [tag for pair in zip(tile(64, 64), tile(16_384, 16_000), strict=True) for tag in pair]
-    assert refused(tiff(*twice)) == "image_too_large"
+    assert opened(tiff(*twice)).image.size == (64, 64)  # the first of two counts, and libtiff sees no other
     for kind, form in ((9, "<i"), (11, "<f"), (13, "<I"), (16, "<Q"), (17, "<q")):  # Pillow does not know the last
         assert refused(tiff(*tile(16_384, 16_000, kind=kind, form=form))) == "image_broken"
 

@@ -1,0 +1,36 @@
+"""The bytes of a file to the picture as a browser shows it: one code for the server, the client and the overlay.
+
+`open_picture` decodes; `rendered` makes the same of an image that Pillow has opened already. What they go by:
+
+* the first frame of a file, laid on its canvas; of a TIFF the first page;
+* turned as EXIF says in a JPEG, PNG or TIFF and as the container says in AVIF and HEIC; XMP and the EXIF of a WebP turn
+  nothing, since no browser goes by them;
+* an ICC profile is converted to sRGB, one that cannot be read is ignored;
+* what is transparent is white;
+* 16 and 32 bits become 8.
+
+Needs Pillow, and for HEIC the package ``pi-heif``.
+"""
+
+from crosslook.pictures.limits import (
+    BrokenPicture,
+    ImageLimits,
+    PictureError,
+    PictureTooLarge,
+    PictureTooSmall,
+    UnsupportedPicture,
+)
+from crosslook.pictures.opening import Picture, open_picture
+from crosslook.pictures.rendering import rendered
+
+__all__ = [
+    "BrokenPicture",
+    "ImageLimits",
+    "Picture",
+    "PictureError",
+    "PictureTooLarge",
+    "PictureTooSmall",
+    "UnsupportedPicture",
+    "open_picture",
+    "rendered",
+]
