@@ -26,6 +26,7 @@ from app.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
 
+_MODELS = "docs/models.md"
 _LINGER = 0.5  # seconds in which requests on open connections still get their 503
 _DESCRIPTORS = 200  # that the server needs beside those of connections: workers, fetches, libraries
 _EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -157,10 +158,13 @@ async def _serve(server: uvicorn.Server, config: uvicorn.Config, sockets: list[s
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
         print(greeting(shown, port, docs=engine.settings.docs), flush=True)
     elif failed:
-        print("crosslook cannot load its model; the log says why.", file=sys.stderr, flush=True)
         server.should_exit = True
     ready.cancel()
     await serving
+    if failed:  # the last line of all
+        reason = (engine.failure or "").strip().rstrip(".")
+        message = f"crosslook cannot load its model: {reason}. {_MODELS} says which models it serves, and how."
+        print(message, file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 

@@ -124,6 +124,11 @@ class Engine:
         return not self.draining and any(replica.state == "ready" for replica in self.replicas)
 
     @property
+    def failure(self) -> str | None:
+        """Why the model could not be loaded, if so."""
+        return next((replica.failure for replica in self.replicas if replica.failure is not None), None)
+
+    @property
     def failed(self) -> bool:
         """Whether no worker can load the model: waiting will not help."""
         return all(replica.state == "failed" for replica in self.replicas)

@@ -48,6 +48,8 @@ class Replica:
     on_change: Callable[[], None]
     state: State = "starting"
     info: ModelInfo | None = None
+    failure: str | None = None
+    """Why the model could not be loaded, in the state ``failed``."""
     encoded: int = 0
     """Images that went through the vision encoder since the start."""
     restarts: int = 0
@@ -93,11 +95,12 @@ class Replica:
                 try:
                     await self._one_life()
                 except ModelNotLoaded as error:
-                    logger.error("the model cannot be loaded: %s", error)
                     if self.info is None:
+                        self.failure = str(error)  # said once, by whoever ends the server for it
                         self._enter("failed")
                         return
                     # It could be loaded before: memory or a disk may be short for a while.
+                    logger.error("the model cannot be loaded: %s", error)
                 except (WorkerDied, OSError) as error:
                     logger.error("worker lost: %s", error)
                 except Exception:  # a fault of our own must not end the service

@@ -94,8 +94,9 @@ def evaluate(
         ]
     if twin is not None:
         columns["twin"] = ask_blind(twin, [question.question for question in questions], data.open_image(refs[0]))
-    commonest = commonest_answers(train)
-    columns["commonest"] = [BestAnswer(commonest(question), 1.0) for question in questions]
+    if train:  # without any there is no commonest answer, and no column that says 0
+        commonest = commonest_answers(train)
+        columns["commonest"] = [BestAnswer(commonest(question), 1.0) for question in questions]
 
     scores = {
         name: np.array([_accuracy(a, q) for a, q in zip(answered, questions, strict=True)])

@@ -46,7 +46,7 @@ _CONTRACTIONS = {word.replace("'", ""): word for word in _WITH_APOSTROPHE.split(
 @lru_cache(maxsize=1 << 17)
 def normalise(answer: str) -> str:
     """The form in which two answers are compared: lower case, punctuation, articles, number words and contractions as
-    in the VQA challenge. Unlike its script, applied always, also where all human answers agree."""
+    in the VQA challenge. Unlike its script, applied always, also where all human answers agree; and "no one" stays."""
     text = " ".join(answer.split())
     digit_comma = _DIGIT_COMMA.search(text) is not None
     out = text
@@ -55,7 +55,10 @@ def normalise(answer: str) -> str:
             loose = digit_comma or f"{mark} " in text or f" {mark}" in text
             out = out.replace(mark, "" if loose else " ")
     words = _LOOSE_PERIOD.sub("", out).lower().split()
-    words = [_NUMBER_WORDS.get(word, word) for word in words]
+    words = [
+        word if word == "one" and before == "no" else _NUMBER_WORDS.get(word, word)  # "no 1" is nobody's answer
+        for before, word in zip(["", *words], words, strict=False)
+    ]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 

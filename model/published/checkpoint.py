@@ -52,7 +52,11 @@ def load_checkpoint(kind: Any, request: LoadRequest) -> Loaded:
 def architecture_of(folder: Path, known: Collection[str]) -> str:
     """The first of the ``architectures`` in a folder's config.json. Raises ValueError where it is not a known one."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or [None])[0]
+    named = config.get("architectures")
+    if not named or not isinstance(named, list):
+        message = f"names no `architectures`, which tell what a {config['model_type']} does"
+        raise ValueError(f"the config.json of {folder} {message}; crosslook runs {', '.join(known)}")
+    architecture = named[0]
     if architecture not in known:
         raise ValueError(f"{folder} is a {architecture}; of {config['model_type']}, crosslook runs {', '.join(known)}")
     return str(architecture)

@@ -117,12 +117,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     except Exception as error:  # transformers raises what it likes: OSError, ValueError, KeyError, pyo3's own
         raise ValueError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
     if tokenizer.is_fast:
+        _lower_case(tokenizer)
         tokenizer._tokenizer.no_truncation()
         tokenizer._tokenizer.no_padding()
         return Tokenizer(tokenizer)
     if isinstance(tokenizer, SiglipTokenizer):
         return SentencePieceTokenizer(tokenizer)
     raise ValueError(f"{folder} has no fast tokenizer (tokenizer.json), which maps need for their spans")
+
+
+def _lower_case(tokenizer: Any) -> None:
+    """Let a tokenizer lower its letters where its settings say so: Gemma's, which SigLIP 2 took, knows no such setting,
+    although the model was trained so (transformers has `Siglip2Tokenizer` for its newer folders)."""
+    from tokenizers import normalizers
+
+    backend = tokenizer._tokenizer
+    if tokenizer.init_kwargs.get("do_lower_case") and backend.encode("A CAT").ids != backend.encode("a cat").ids:
+        rest = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -31,14 +31,18 @@ def test_a_real_server_answers_the_real_client(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     """Exit status 1 and a reason, rather than a server that is never ready."""
-    code = (
-        f"import sys, app.cli, app.settings as s; sys.exit(app.cli.run(s.Settings(port=0), loader={standin.FAILING!r}))"
-    )
+    settings = "app.settings.Settings(port=0, workers=2)"
+    code = f"import sys, app.cli, app.settings; sys.exit(app.cli.run({settings}, loader={standin.FAILING!r}))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
-    assert "cannot load its model" in result.stderr
-    assert "no weights here" in result.stderr
-    assert "Traceback" not in result.stderr
+    said = result.stdout + result.stderr
+    assert "Traceback" not in said
+    assert said.count("no weights here") == 1  # once, however many workers there are
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("crosslook cannot load its model: ")
+    assert "no weights here" in last
+    assert "docs/models.md" in last
+    assert (ROOT / "docs" / "models.md").is_file()
 
 
 def test_a_port_in_use_ends_the_server() -> None:

@@ -40,12 +40,17 @@ class Siglip(DualEncoder):
 
     def text_features(self, texts: Sequence[TokenizedText]) -> Features:
         """Whole ``[texts, dim]`` and tokens ``[texts, tokens, dim]``."""
-        # Always padded to full length, unmasked, and read from the last place: that is how the model was trained.
-        length, fill = self.info.max_tokens, self.tokenizer.hub.pad_token_id
-        ids = torch.tensor([text.ids + [fill] * (length - len(text.ids)) for text in texts], device=self.device)
+        # Always padded to full length, on the tokenizer's side, unmasked, and read from the last place: that is how the
+        # model was trained.
+        hub, length = self.tokenizer.hub, self.info.max_tokens
+        fill = [[hub.pad_token_id] * (length - len(text.ids)) for text in texts]
+        left = hub.padding_side == "left"
+        rows = [rest + text.ids if left else text.ids + rest for text, rest in zip(texts, fill, strict=True)]
         tower = self.net.text_model
-        result = tower(input_ids=ids)
+        result = tower(input_ids=torch.tensor(rows, device=self.device))
         parts = tower.head(result.last_hidden_state)
+        if left:  # a text's tokens come first in what is given back
+            parts = torch.stack([part.roll(-len(rest), 0) for part, rest in zip(parts, fill, strict=True)])
         return Features(F.normalize(result.pooler_output, dim=-1), F.normalize(parts, dim=-1))
 
     def logits(self, cosines: Tensor) -> Tensor:

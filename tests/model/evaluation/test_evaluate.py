@@ -104,7 +104,7 @@ def test_a_refusal_is_wrong_but_says_nothing_of_the_calibration(tmp_path: Path) 
     scores = [record["score"] for record in records[:2]]
     assert x.calibration_error == pytest.approx((1 - scores[0] + scores[1]) / 2, abs=1e-3)
     assert y.calibration_error is None, "nothing was answered"
-    assert as_markdown(evaluation).splitlines()[-1].endswith("| y | all | 1 | 0.0 | 0.0 |  |")
+    assert as_markdown(evaluation).splitlines()[-1].endswith("| y | all | 1 | 0.0 |  |")
 
 
 def test_a_refusal_and_a_missing_commonest_answer_are_never_right(tmp_path: Path) -> None:
@@ -116,6 +116,12 @@ def test_a_refusal_and_a_missing_commonest_answer_are_never_right(tmp_path: Path
     evaluation, records = evaluate(ColourModel(), read_data(tmp_path), "dev")
     assert evaluation.refused == 2
     assert [record["accuracy"] for record in records] == [0.0, 0.0]
+    assert set(evaluation.rows[0].accuracy) == {"model"}, "nothing is commonest where nothing was trained on"
+    assert "commonest" not in as_markdown(evaluation)
+    square("green", 2).save(tmp_path / "2.png")
+    lines.append({"image": "2.png", "question": "Is it?", "answers": ["yes"], "split": "train"})
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluation, _ = evaluate(ColourModel(), read_data(tmp_path), "dev")
     assert {name: found.mean for name, found in evaluation.rows[0].accuracy.items()} == {"model": 0.0, "commonest": 0.0}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,40 @@ def _filled(net: Any) -> Any:
             if name == "position_ids" and buffer is not None:
                 buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
     return peaked(filled, sharpness=5.0)  # its images are smoother: alike patches need louder questions
+
+
+def gemma_tokenizer(padding_side: str) -> Any:
+    """What SigLIP 2's checkpoints have: Gemma's tokenizer, which keeps the case, in a folder that says to lower it."""
+    from tokenizers import decoders, normalizers
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ?.,'"
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(ids, [], fuse_unk=True, unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.add_special_tokens(special)
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    made = transformers.GemmaTokenizer(tokenizer_object=tokenizer, padding_side=padding_side, **names)
+    made._tokenizer = tokenizer
+    return made
+
+
+def save_siglip2(folder: Path, *, padding_side: str) -> Any:
+    """A folder as SigLIP 2's are that have one size of image, and transformers' own tiny model in it."""
+    tokenizer = gemma_tokenizer(padding_side)
+    size = tokenizer._tokenizer.get_vocab_size()
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}
+    text = {**sizes, "vocab_size": size, "max_position_embeddings": 32, "projection_size": 24}
+    vision = {**sizes, "image_size": 48, "patch_size": 16}
+    net = peaked(transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)))
+    net.save_pretrained(folder)
+    tokenizer._tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "GemmaTokenizer", "do_lower_case": True, "padding_side": padding_side}
+    settings |= {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    image_processor("Siglip", size={"height": 48, "width": 48}).save_pretrained(folder)
+    return net

@@ -36,8 +36,8 @@ def change(path: Path, *keys: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("architectures",), {"a": 1}, "cannot be read as a model .KeyError"),
-        (("architectures",), 3, "cannot be read as a model .TypeError"),
+        (("architectures",), {"a": 1}, "names no `architectures`"),
+        (("architectures",), 3, "names no `architectures`"),
         (("architectures",), [["x"]], "cannot be read as a model .TypeError"),
         (("text_config", "bos_token_id"), None, "bos_token_id .* None"),
         (("text_config", "bos_token_id"), 10**6, "bos_token_id .* 1000000"),

@@ -120,6 +120,8 @@ def test_half_precision_states(answer: Pair) -> None:
         (lambda f: (f / "config.json").write_text("{"), "is no configuration"),
         (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "type 'bert'; known are blip"),
         (lambda f: (f / "config.json").write_text('{"model_type": "blip", "architectures": ["X"]}'), "is a X"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "blip"}'), "names no `architectures`"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "blip", "architectures": []}'), "tell what a blip"),
         (lambda f: (f / "config.json").unlink(), "no model that crosslook knows"),
     ],
 )
