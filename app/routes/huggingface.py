@@ -50,6 +50,16 @@ class TaskParameters(BaseModel):
         description="No more than `limits.questions` of `GET /v1/models`.",
     )
     hypothesis_template: str | None = Field(_TEMPLATE, max_length=1000, description="`{}` stands for the label, once.")
+    function_to_apply: Any = Field(None, description="Of image classification, which needs `candidate_labels` here.")
+
+    # Of document question answering: they make no difference to a model that reads no text in pieces.
+    doc_stride: Any = Field(None, description="Not read.")
+    handle_impossible_answer: Any = Field(None, description="Not read.")
+    lang: Any = Field(None, description="Not read.")
+    max_answer_len: Any = Field(None, description="Not read.")
+    max_question_len: Any = Field(None, description="Not read.")
+    max_seq_len: Any = Field(None, description="Not read.")
+    word_boxes: Any = Field(None, description="Not read.")
 
 
 class HuggingFaceRequest(BaseModel):
@@ -139,6 +149,9 @@ async def hugging_face(request: Request, context: AskerDep) -> Response:
                 return await _answer(context, inside.image, question, parameters.top_k or 5)
     if parameters.candidate_labels is not None:
         return await _classify(context, inside.image, parameters.candidate_labels, parameters.hypothesis_template)
+    if parameters.function_to_apply is not None or parameters.top_k is not None:
+        message = "Without classes of its own the model needs candidate_labels (zero-shot image classification)."
+        raise RequestError("task_not_supported", message, param="parameters.candidate_labels")
     return await _image_to_text(context, await context.image(text=inside.image, param="inputs"))
 
 

@@ -149,3 +149,19 @@ def test_refusals(guarded: str, key: str, red: bytes) -> None:
         with pytest.raises(HfHubHTTPError, match=words) as caught:
             client.visual_question_answering(red, "What?")
         assert caught.value.response.status_code == status
+
+
+def test_parameters_of_documents_are_not_read(url: str, red: bytes) -> None:
+    ignored = {"doc_stride": 64, "lang": "en", "max_answer_len": 15, "max_seq_len": 384, "word_boxes": [["a", [0, 0]]]}
+    body = {"inputs": {"image": base64.b64encode(red).decode(), "question": "Which?"}, "parameters": {"top_k": 1}}
+    plain = httpx.post(url, json=body)
+    found = httpx.post(url, json=body | {"parameters": {"top_k": 1, **ignored}})
+    assert found.status_code == 200, found.text
+    assert found.json() == plain.json()
+
+
+@pytest.mark.parametrize("parameters", [{"top_k": 3}, {"function_to_apply": "softmax"}])
+def test_image_classification_says_what_to_do_instead(url: str, red: bytes, parameters: dict[str, Any]) -> None:
+    response = classify(url, red, **parameters)
+    assert (response.status_code, response.json()["code"]) == (422, "task_not_supported")
+    assert "candidate_labels" in response.json()["error"]

@@ -242,3 +242,44 @@ def test_langchain_refusals(guarded: str, key: str) -> None:
         model = ChatOpenAI(base_url=f"{guarded}/v1", api_key=api_key, model="colours", max_retries=0)  # type: ignore[arg-type]
         with pytest.raises(exception):
             model.invoke([HumanMessage(content=[says("?"), shown("red")])])
+
+
+def input_of(name: str) -> Any:
+    uri = "data:image/png;base64," + base64.b64encode(coloured(name)).decode()
+    parts = [{"type": "input_text", "text": "What colour is it?"}, {"type": "input_image", "image_url": uri}]
+    return [{"role": "user", "content": parts}]
+
+
+def test_responses(client: openai.OpenAI) -> None:
+    response = client.responses.create(model="colours", input=input_of("red"), extra_body={"maps": "u8"})
+    assert (response.output_text, response.status, response.id[:9]) == ("red", "completed", "resp_req_")
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (5 + 24, 1)
+    assert response.model_extra is not None
+    assert AnswerResponse.model_validate(response.model_extra["crosslook"]).attention is not None
+    with pytest.raises(openai.UnprocessableEntityError, match="previous_response_id"):
+        client.responses.create(model="colours", input=input_of("red"), previous_response_id=response.id)
+
+
+def test_responses_streamed(client: openai.OpenAI) -> None:
+    events = list(client.responses.create(model="colours", input=input_of("blue"), stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "blue"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == "blue"
+    with client.responses.stream(model="colours", input=input_of("green")) as stream:
+        assert stream.get_final_response().output_text == "green"
+
+
+def test_langchain_by_responses(url: str) -> None:
+    model = ChatOpenAI(
+        base_url=f"{url}/v1",
+        api_key="unused",
+        model="colours",
+        max_retries=0,
+        use_responses_api=True,  # type: ignore[arg-type]
+    )
+    question = HumanMessage(content=[says("What colour is it?"), shown("red")])
+    assert model.invoke([question]).text == "red"
+    assert "".join(chunk.text for chunk in model.stream([question])) == "red"
