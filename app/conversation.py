@@ -2,7 +2,7 @@
 
 Both of OpenAI's routes come here with their messages. The question is what the user said last, and the image stands
 beside it or is the conversation's only one. Everything said before is ignored, for the model takes none of it: only the
-user's last turn must be of parts that are known here.
+question and what follows it must be of parts that are known here.
 """
 
 from __future__ import annotations
@@ -153,9 +153,10 @@ async def read(messages: Sequence[Received], field: str) -> Asked:
     began = last
     while began and messages[began - 1].role in ("user", *_SAME_TURN):
         began -= 1
-    turn = {i: [*_named(messages, i, field).parts(strict=True)] for i in users if i >= began}
-    texts = {i: "\n".join(text for _, kind, text in parts if kind == "text" and text) for i, parts in turn.items()}
+    said = {i: [*_named(messages, i, field).parts(strict=False)] for i in users if i >= began}
+    texts = {i: "\n".join(text for _, kind, text in parts if kind == "text" and text) for i, parts in said.items()}
     asked = max((i for i, text in texts.items() if text.strip()), default=last)
+    turn = {i: [*_named(messages, i, field).parts(strict=True)] if i >= asked else said[i] for i in said}
     earlier = [part for i in users if i < began for part in _named(messages, i, field).parts(strict=False)]
     now = [part for parts in turn.values() for part in parts]
     for considered in (turn[asked], now, earlier):

@@ -81,6 +81,7 @@ async def test_only_the_last_turn_is_held_to_rules(client: httpx.AsyncClient, ur
     answered = {"role": "assistant", "content": "hm"}
     assert question_of(await ask(client, [user(part), answered, user(says("Now?"), shows(uri))], path)) == "Now?"
     assert question_of(await ask(client, [user(part, shows(uri)), answered, user(says("Now?"))], path)) == "Now?"
+    assert question_of(await ask(client, [user(part), user(says("Now?"), shows(uri))], path)) == "Now?"
     field = "input" if path == RESPONSES else "messages"
     response = await ask(client, [answered, user(says("Now?"), shows(uri), part)], path)
     error = response.json()["error"]
