@@ -64,6 +64,7 @@ CUDA_SHAPES: list[Shape] = [
     (64, 12, 35, 901, 64),
     (256, 12, 35, 577, 64),
 ]
+TOY_SHAPES: list[Shape] = [(1, 2, 5, 40, 16), (2, 2, 3, 20, 16)]  # for Triton's interpreter and for sanitizers
 BANDWIDTH = {"H100": 3.0e12, "H200": 4.3e12, "A100": 1.8e12}  # bytes a second that a copy reaches
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -119,7 +120,8 @@ class Stopwatch:
                 action()
         times: dict[str, list[float]] = {name: [] for name in actions}
         names, deadline = list(actions), time.perf_counter() + self.seconds
-        while time.perf_counter() < deadline or len(times[names[0]]) < 7:
+        least = 7 if self.seconds else 1
+        while time.perf_counter() < deadline or len(times[names[0]]) < least:
             for name in random.sample(names, len(names)):
                 actions[name]()
                 times[name].append(once(actions[name]))
@@ -157,7 +159,7 @@ def contenders(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Action]:
         "ours": ours,
         "ours, no map": lambda: cross_attention(q, k, v).output,
     }
-    if q.is_cuda:
+    if q.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         from model.kernels import triton_forward
 
         def design(name: str) -> Action:
@@ -329,6 +331,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each row of a table (default: 3)")
+    parser.add_argument("--toy", action="store_true", help="attention alone, in small shapes: does it run at all?")
     parser.add_argument("--dry-run", action="store_true", help="print the tables without keeping them")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -338,14 +341,17 @@ def main() -> None:
     cuda = device.type == "cuda"
     if cuda and device.index is not None:
         torch.cuda.set_device(device)
-    shapes = CUDA_SHAPES if cuda else CPU_SHAPES
+    shapes = TOY_SHAPES if options.toy else CUDA_SHAPES if cuda else CPU_SHAPES
     dtypes = (torch.bfloat16, torch.float16, torch.float32) if cuda else (torch.float32,)
     sections = [attention_table(shapes, dtype, watch) for dtype in dtypes]
-    sections.append(module_table(dtypes[0], watch))
-    if cuda:
+    if not options.toy:
+        sections.append(module_table(dtypes[0], watch))
+    if cuda and not options.toy:
         sections += [training_table(shapes, dtypes[0], watch), graph_table(dtypes[0], watch)]
     where = torch.cuda.get_device_name() + ", " if cuda else f"{options.threads} threads, "
     command = " ".join(["python -m benchmarks.kernel", *sys.argv[1:]])
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        where += "Triton's interpreter (its times say nothing about a GPU), "
     text = f"{where}{describe_machine()}, {load_average()}. `{command}`. Microseconds: median (fastest).\n\n"
     text += "\n".join(sections)
     print(text)

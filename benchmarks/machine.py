@@ -19,7 +19,7 @@ def describe_machine() -> str:
     if hasattr(os, "sysconf"):
         parts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB memory")
     parts += [f"{platform.system()} {platform.machine()}", f"Python {platform.python_version()}"]
-    for package in ("torch", "pillow"):
+    for package in ("torch", "onnxruntime", "pillow"):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -109,7 +109,7 @@ def measure(model_name: str, threads: int, repeats: int, started: float) -> dict
     from model.compact.model import CompactModel
 
     if isinstance(model, CompactModel):
-        pixels = torch.from_numpy(model.info.preprocess(image).values)[None]
+        pixels = torch.tensor(model.info.preprocess(image).values)[None]
         for dtype, name in (("int8", "ONNX Runtime, int8"), ("float32", "ONNX Runtime, float32"), ("torch", "PyTorch")):
             networks = choose(model.net.vision, None, model.net.config.size, ranges=model.ranges, dtype=dtype)
             with torch.no_grad():
