@@ -23,10 +23,12 @@ from model.evaluation.ask import REFUSED, BestAnswer, NotBlind, ask_blind, ask_i
 from model.evaluation.caption_matching import match_captions
 from model.evaluation.collages import COLLAGES
 from model.evaluation.data import DataError, DataSet, ImageRef, Question, read_data
+from model.evaluation.objects import measure_objects
 from model.evaluation.options import positive
 from model.evaluation.report import Evaluation, Row, as_markdown, write_report
 from model.evaluation.scoring import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
 from model.interface import MapKind, Model
+from model.question_kinds import question_kind
 
 
 def exchange_images(refs: Sequence[ImageRef], seed: int) -> dict[ImageRef, ImageRef]:
@@ -133,9 +135,11 @@ def _accuracy(answered: BestAnswer, question: Question) -> float:
 
 
 def _groups(questions: Sequence[Question]) -> list[tuple[str, str, NDArray[np.bool_]]]:
-    """The rows of the table: (name, kind or "all", which questions). VQA's two versions together come first."""
+    """The rows of the table: (name, kind or "all", which questions). VQA's two versions together come first, with rows
+    for colour and reading besides, which are told by the wording."""
     sources = np.array([question.source for question in questions])
     kinds = np.array([question.kind for question in questions])
+    wordings = np.array([question_kind(question.question) for question in questions])
     names = sorted(set(sources.tolist()))
     vqa = [name for name in names if name.startswith("vqa-")]
     parts = [(" + ".join(vqa), np.isin(sources, vqa))] if len(vqa) > 1 else []
@@ -144,6 +148,8 @@ def _groups(questions: Sequence[Question]) -> list[tuple[str, str, NDArray[np.bo
     for name, which in parts:
         groups.append((name, "all", which))
         groups += [(name, kind, which & (kinds == kind)) for kind in KINDS]
+        if "vqa" in name:
+            groups += [(name, kind, which & (wordings == kind)) for kind in ("colour", "reading")]
     # A kind that is the whole source says nothing new.
     return [
         (name, kind, which)
@@ -256,6 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluation = Evaluation(model.info.id, model.info.revision, options.split)
         if "answer" in model.info.tasks and not options.no_answers:
             evaluation, records = evaluate(model, data, options.split, twin=twin, shuffle=options.shuffle, **part)
+            if data.objects:
+                evaluation.objects = measure_objects(model, data, **part)
         if options.matching:
             evaluation.matching = match_captions(model, data, options.split, **part)
         if options.maps:

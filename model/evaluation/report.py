@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.evaluation.objects import ObjectFigures
 from model.evaluation.scoring import Interval
 
 
@@ -80,6 +81,7 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     matching: Matching | None = None
     maps: list[MapRow] | None = None
+    objects: ObjectFigures | None = None
 
 
 _COLUMNS = {
@@ -99,9 +101,24 @@ def as_markdown(evaluation: Evaluation) -> str:
             f"Captions found among nine of other images (chance 10): {found.accuracy.percent()} of "
             f"{found.accuracy.count} captions of {found.images} images ({', '.join(found.sources)})."
         )
+    if evaluation.objects is not None:
+        parts.append(_object_table(evaluation.objects))
     if evaluation.maps is not None:
         parts.append(map_tables(evaluation.maps))
     return "\n\n".join(parts) + "\n"
+
+
+def _object_table(found: ObjectFigures) -> str:
+    word = "" if found.word_on_box is None else found.word_on_box.percent()
+    head = [f"{found.images} photographs with boxes", "asked", "right", "always *yes*, *1*, the centre"]
+    body = [
+        ["is there a ..?", str(found.balanced.count), found.balanced.percent(), "50.0"],
+        ["of it: is there, and said so", str(found.there.count), found.there.percent(), "100.0"],
+        ["of it: is not, and said so", str(found.absent.count), found.absent.percent(), "0.0"],
+        ["how many .., of what is there", str(found.counts.count), found.counts.percent(), found.always_one.percent()],
+        ["the word's map has its peak on it", str(found.there.count), word, found.centre_on_box.percent()],
+    ]
+    return "\n".join(_table(head, body))
 
 
 def _accuracy_table(evaluation: Evaluation) -> str:
