@@ -11,26 +11,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from model.compact import onnx_graphs
 from model.compact.detector import NanoDet
-from model.compact.image_networks import open_session
+from model.compact.image_networks import open_session, resized
 from model.compact.vision import EfficientNetLite
 
 
 def measure_ranges(
     vision: EfficientNetLite, detector: NanoDet | None, size: int, images: Iterable[NDArray[np.uint8]]
 ) -> dict[str, tuple[float, float]]:
-    """The range of every tensor that may be rounded. ``images`` uint8 ``[size, size, 3]``, at least one."""
+    """The range of every tensor that may be rounded. ``images`` uint8 ``[side, side, 3]``, at least one, of
+    which the detector takes all and EfficientNet-Lite ``size``."""
     graphs = [onnx_graphs.vision_graph(vision, size, {})[0]]
     if detector is not None:
         graphs.append(onnx_graphs.detector_graph(detector, {})[0])
     sessions = [(graph.measured, open_session(graph.model(graph.measured))) for graph in graphs]
     found: dict[str, list[tuple[float, float]]] = {}
     for image in images:
-        for names, session in sessions:
-            for name, values in zip(names, session.run(names, {"pixels": image[None]}), strict=True):
+        pixels = torch.from_numpy(image[None])
+        for (names, session), taken in zip(sessions, (resized(pixels, size), pixels), strict=False):
+            for name, values in zip(names, session.run(names, {"pixels": taken.numpy()}), strict=True):
                 found.setdefault(name, []).append((float(values.min()), float(values.max())))
     if not found:
         raise ValueError("no images to measure")

@@ -56,4 +56,5 @@ def colour_shares(pixels: NDArray[np.uint8], cells: int) -> NDArray[np.float32]:
     row = np.arange(pixels.shape[0]) // size
     cell = row[:, None] * cells + row
     counts = np.bincount((cell * len(COLOURS) + colour).ravel(), minlength=cells * cells * len(COLOURS))
-    return (counts.reshape(cells, cells, len(COLOURS)) / size**2).astype(np.float32)
+    shares: NDArray[np.float32] = (counts.reshape(cells, cells, len(COLOURS)) / size**2).astype(np.float32)
+    return shares

@@ -19,6 +19,8 @@ BINS = 11  # of the distribution of a distance, one a stride
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB, as the published weights were trained
 _VARIANTS = {"tiny": (8, 16, 10), "nanodet": (32, 128, 80)}  # channels of the stem, of the pyramid, and the classes
 _BLOCKS = (1, 2, 2, 3)  # residual blocks of each stage
+CHANNELS = {name: channels for name, (_, channels, _) in _VARIANTS.items()}
+"""Of the pyramid's maps, by variant."""
 
 
 class Detections(NamedTuple):

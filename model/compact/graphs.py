@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from model.compact.network import CompactNet, Fused, ImageState
-from model.cross_attention import KeysValues
 from model.kernels.graphs import GraphRunner
 
 
@@ -27,9 +26,7 @@ class FuseGraphs:
         self, ids: Tensor, mask: Tensor, images: Sequence[tuple[ImageState, int]], *, need_maps: bool = False
     ) -> Fused:
         """``ids`` and ``mask`` ``[rows, tokens]``, as `CompactNet.fuse` takes them; the same result."""
-        flat = [
-            x for state, _ in images for x in (*(x for pair in state.layers for x in pair), state.meaning, state.places)
-        ]
+        flat = [tensor for state, _ in images for tensor in state.tensors()]
         rows = tuple(rows for _, rows in images)
         vector, fit, *maps = self.runner(ids, mask, *flat, rows=rows, need_maps=need_maps)
         return Fused(vector, fit, maps)
@@ -41,8 +38,7 @@ class FuseGraphs:
         each = len(flat) // len(rows)
         images = []
         for i, count in enumerate(rows):
-            *pairs, meaning, places = flat[i * each : (i + 1) * each]
-            layers = [KeysValues(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
-            images.append((ImageState(layers, meaning, places), count))
+            state = ImageState.of_tensors(flat[i * each : (i + 1) * each], len(self.net.fusion.layers))
+            images.append((state, count))
         fused = self.net.fuse(ids, mask, images, need_maps=need_maps)
         return fused.vector, fused.fit, *fused.maps

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.compact.detector import Detections, NanoDet, detect
@@ -46,7 +47,8 @@ class ImageNetworks(Protocol):
     way: Way
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
-        """``pixels`` uint8 ``[images, size, size, 3]`` RGB -> features on the networks' device."""
+        """``pixels`` uint8 ``[images, side, side, 3]`` RGB -> features on the networks' device. The detector takes them
+        as they are, EfficientNet-Lite at its own size."""
         ...
 
 
@@ -55,12 +57,12 @@ class TorchNetworks:
 
     way: Way = "torch"
 
-    def __init__(self, vision: EfficientNetLite, detector: NanoDet | None) -> None:
-        self.vision, self.detector = vision, detector
+    def __init__(self, vision: EfficientNetLite, detector: NanoDet | None, size: int | None = None) -> None:
+        self.vision, self.detector, self.size = vision, detector, size
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
         pixels = pixels.to(self.vision.stem.weight.device)
-        features: VisionFeatures = self.vision(pixels)
+        features: VisionFeatures = self.vision(resized(pixels, self.size or pixels.shape[1]))
         classes = self.vision.classify(features.coarse).softmax(1)
         return ImageFeatures(features, classes, None if self.detector is None else self.detector(pixels))
 
@@ -74,6 +76,7 @@ class OnnxNetworks:
         from model.compact import onnx_graphs  # slow to import, and not needed elsewhere
 
         self.way: Way = "float32" if ranges is None else "int8"
+        self.size = size
         graph, self._seen = onnx_graphs.vision_graph(vision, size, ranges or {})
         self._vision = open_session(graph.model(self._seen))
         self._detector = None
@@ -86,16 +89,24 @@ class OnnxNetworks:
         return self
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
-        inputs = {"pixels": pixels.numpy()}
-        fine, coarse, logits = map(torch.from_numpy, self._vision.run(self._seen, inputs))
+        small = {"pixels": resized(pixels, self.size).numpy()}
+        fine, coarse, logits = map(torch.from_numpy, self._vision.run(self._seen, small))
         classes = _maps(logits.softmax(-1), coarse)
         detections = None
         if self._detector is not None:
-            found = list(map(torch.from_numpy, self._detector.run(self._detected, inputs)))
+            found = list(map(torch.from_numpy, self._detector.run(self._detected, {"pixels": pixels.numpy()})))
             raw, features = found[: len(found) // 2], tuple(found[len(found) // 2 :])
             maps = [_maps(x, level) for x, level in zip(raw, features, strict=True)]
             detections = detect(maps, features)
         return ImageFeatures(VisionFeatures(fine, coarse), classes, detections)
+
+
+def resized(pixels: Tensor, side: int) -> Tensor:
+    """uint8 ``[images, height, width, 3]`` -> ``[images, side, side, 3]``."""
+    if pixels.shape[1:3] == (side, side):
+        return pixels
+    planes = F.interpolate(pixels.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
+    return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _maps(places: Tensor, like: Tensor) -> Tensor:
@@ -128,10 +139,10 @@ def choose(
     float type: there is no faster one here), or ``torch``. ``ranges`` None: int8 cannot be had. Says in the log where
     it is not what was asked for."""
     if dtype == "torch" or torch.device(device).type != "cpu":
-        return TorchNetworks(vision, detector)
+        return TorchNetworks(vision, detector, size)
     if not has_runtime():
         logger.warning("onnxruntime or onnx is not installed: images go through PyTorch, which takes longer")
-        return TorchNetworks(vision, detector)
+        return TorchNetworks(vision, detector, size)
     if dtype not in ("auto", "int8"):
         return OnnxNetworks(vision, detector, size)
     if ranges is None:
@@ -159,7 +170,7 @@ def load(folder: Path, device: torch.device | str = "cpu", dtype: str = "auto") 
     vision.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = None
     if (folder / DETECTOR).is_file():
-        variant = "tiny" if config["vision"] == "tiny" else "nanodet"
+        variant = config.get("detector") or ("tiny" if config["vision"] == "tiny" else "nanodet")
         detector = load_detector(folder / DETECTOR, variant).to(device)
     ranges = load_ranges(folder / CALIBRATION)
     return choose(vision, detector, config["size"], ranges=ranges, dtype=dtype, device=device)

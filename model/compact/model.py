@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from model.compact import image_networks
 from model.compact.answers import AnswerSpace
+from model.compact.detector import NanoDet
 from model.compact.graphs import FuseGraphs
 from model.compact.maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
 from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
@@ -58,9 +59,7 @@ class CompactImage:
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        state = self.state
-        tensors = [state.meaning, state.places, *(tensor for layer in state.layers for tensor in layer)]
-        object.__setattr__(self, "nbytes", sum(tensor.nbytes for tensor in tensors))
+        object.__setattr__(self, "nbytes", sum(tensor.nbytes for tensor in self.state.tensors()))
 
 
 class CompactModel(Family):
@@ -77,13 +76,16 @@ class CompactModel(Family):
         id: str,
         revision: str,
         device: torch.device | str = "cpu",
+        detector: NanoDet | None = None,
         ranges: image_networks.Ranges | None = None,
         dtype: str = "torch",
     ) -> None:
-        """``ranges`` and ``dtype``: of the image networks, see `model.compact.image_networks.choose`. As it is, they
-        are PyTorch's, and follow ``net`` where it is trained on."""
+        """``detector``: there is one where ``net.config`` names one. ``ranges`` and ``dtype``: of the image networks,
+        see `model.compact.image_networks.choose`. As it is, they are PyTorch's, and follow ``net`` where it is trained
+        on."""
         self.net = net.eval().requires_grad_(False).to(device)
         self.net.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.detector = None if detector is None else detector.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
         self.ranges = ranges
         self.use_dtype(dtype)
@@ -102,7 +104,7 @@ class CompactModel(Family):
             rows=config.cells,
             columns=config.cells,
             max_tokens=config.max_tokens,
-            preprocess=Squash(config.size, config.cells, config.cells),
+            preprocess=Squash(config.pixels, config.cells, config.cells),
             default_layers=None if config.blind else config.default_map_layers,
         )
         self.encode_calls = 0
@@ -113,7 +115,7 @@ class CompactModel(Family):
         """Compute the image networks as `model.compact.image_networks.choose` says, from their weights as they are."""
         vision, size = self.net.vision, self.net.config.size
         self.image_networks = image_networks.choose(
-            vision, None, size, ranges=self.ranges, dtype=dtype, device=self.device
+            vision, self.detector, size, ranges=self.ranges, dtype=dtype, device=self.device
         )
 
     def use_kernel(self, kernel: str) -> None:
@@ -126,16 +128,13 @@ class CompactModel(Family):
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         self.encode_calls += 1
-        features = self.image_networks(torch.from_numpy(np.stack([image.values for image in images])))
-        state = self.net.encode_features(features.vision, self.net.patches.mean(features.classes))
+        pixels = torch.from_numpy(np.stack([image.values for image in images]))
+        found = self.image_networks(pixels)
+        state = self.net.encode_features(self.net.describe(found, pixels), self.net.patches.mean(found.classes))
         # Cloned, so that an image of the batch does not keep all the others in memory.
         return [
             CompactImage(
-                ImageState(
-                    [type(layer)(*(tensor[i : i + 1].clone() for tensor in layer)) for layer in state.layers],
-                    state.meaning[i : i + 1].clone(),
-                    state.places[i : i + 1].clone(),
-                ),
+                ImageState.of_tensors([tensor[i : i + 1].clone() for tensor in state.tensors()], len(state.layers)),
                 image.geometry,
             )
             for i, image in enumerate(images)
@@ -171,6 +170,9 @@ class CompactModel(Family):
         )
         (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
         (folder / "answers.txt").write_text("\n".join(self.answers) + "\n", encoding="utf-8")
+        if self.detector is not None:
+            weights = {f"detector.{name}": tensor for name, tensor in self.detector.state_dict().items()}
+            save_small(weights, folder / image_networks.DETECTOR)
         if self.ranges is not None:
             image_networks.save_ranges(folder / image_networks.CALIBRATION, self.ranges)
 
@@ -267,13 +269,24 @@ def load(
             net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
         net.load_state_dict(load_small(files[1]), assign=True)
         ranges = image_networks.load_ranges(folder / image_networks.CALIBRATION)
-    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        file, variant = folder / image_networks.DETECTOR, net.config.detector
+        detector = image_networks.load_detector(file, variant) if variant else None
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"{folder} does not hold a compact model: {error}") from error
     if ranges is not None:
         files.append(folder / image_networks.CALIBRATION)
-    revision = revision_of(files)
+    if detector is not None:
+        files.append(file)
     return CompactModel(
-        net, vocabulary, answers, id=id or folder.name, revision=revision, device=device, ranges=ranges, dtype=dtype
+        net,
+        vocabulary,
+        answers,
+        id=id or folder.name,
+        revision=revision_of(files),
+        device=device,
+        detector=detector,
+        ranges=ranges,
+        dtype=dtype,
     )
 
 
@@ -290,6 +303,8 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu", dtype: str = "aut
     config = CompactConfig(
         vision="tiny",
         size=64,
+        detector="tiny",
+        detector_size=96,
         dim=24,
         num_heads=2,
         text_layers=1,
@@ -312,6 +327,7 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu", dtype: str = "aut
         for module in net.vision.modules():  # as born, features would hardly differ from image to image
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        detector = NanoDet(config.detector)
         for layer in net.fusion.layers:  # louder than at birth, so that maps are not flat
             for linear in (layer.cross.wq, layer.cross.wk):  # type: ignore[union-attr]
                 torch.nn.init.normal_(linear.weight, std=0.6)  # type: ignore[union-attr,arg-type]
@@ -319,8 +335,16 @@ def tiny(*, seed: int = 0, device: torch.device | str = "cpu", dtype: str = "aut
     if dtype in ("auto", "int8") and ranges is None and image_networks.has_runtime():
         from model.compact.calibration import measure_ranges
 
-        noise = np.random.default_rng(seed).integers(0, 256, (4, config.size, config.size, 3), np.uint8)
-        ranges = _TINY_RANGES[seed] = measure_ranges(net.vision, None, config.size, noise)
+        noise = np.random.default_rng(seed).integers(0, 256, (4, config.pixels, config.pixels, 3), np.uint8)
+        ranges = _TINY_RANGES[seed] = measure_ranges(net.vision, detector, config.size, noise)
     return CompactModel(
-        net, vocabulary, answers, id="tiny", revision=f"seed:{seed}", device=device, ranges=ranges, dtype=dtype
+        net,
+        vocabulary,
+        answers,
+        id="tiny",
+        revision=f"seed:{seed}",
+        device=device,
+        detector=detector,
+        ranges=ranges,
+        dtype=dtype,
     )

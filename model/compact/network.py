@@ -12,23 +12,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.compact.colours import colour_shares
+from model.compact.config import MAP_KINDS as MAP_KINDS
+from model.compact.config import CompactConfig as CompactConfig
 from model.compact.fusion import Fusion
+from model.compact.head import AnswerHead
+from model.compact.image_networks import ImageFeatures, resized
 from model.compact.matching import Matching
+from model.compact.objects import (
+    Evidence,
+    ObjectState,
+    Seen,
+    SeenPatches,
+    best_objects,
+    object_state,
+)
 from model.compact.storage import store_under
 from model.compact.text import TextEncoder
 from model.compact.vision import EfficientNetLite, VisionFeatures
 from model.cross_attention import KeysValues
-from model.interface import MapKind
 from model.rows import Source
 
-MAP_KINDS: tuple[MapKind, ...] = ("raw", "gradient", "rollout")
 FIRST_PATCH = 1  # key 0 is the null key: learned, no place of the image; tokens with nothing to look for attend to it
 _NAMES_IN_FILES = {  # of tensors, where the weight files' names are older than those here
     "patches.null_key": "patches.nowhere",
@@ -37,69 +48,25 @@ _NAMES_IN_FILES = {  # of tensors, where the weight files' names are older than 
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CompactConfig:
-    """Sizes of the network. ``size`` is the side of the square input in pixels; the grid has a cell for 16 of them."""
-
-    vision: str = "lite2"
-    size: int = 320
-    dim: int = 384
-    """Width of the text encoder."""
-    num_heads: int = 12
-    text_layers: int = 6
-    fusion_dim: int = 256
-    fusion_heads: int = 8
-    fusion_layers: int = 1
-    cross_heads: int = 8
-    cross_dim: int = 256
-    """Width of the queries, keys and values of all cross-attention heads together."""
-    patch_dim: int = 256
-    max_tokens: int = 64
-    meaning_dim: int = 384
-    free_dim: int = 64
-    """How much of an answer's vector is learned freely: *yes* and *no*, or *2* and *3*, mean much the same."""
-    match_dim: int = 128
-    matches: bool = False
-    """Whether it has learned how well a text fits an image."""
-    blind: bool = False
-    """A question-only twin: the null key is all there is to attend to, so it has no maps."""
-    temperature: float = 1.0
-    """Divides the logits; fitted after training."""
-    default_map_kind: MapKind = "raw"
-    """What is shown where a request names no kind: one of `MAP_KINDS`, the one that is worth most (docs/maps.md)."""
-    default_map_layers: tuple[int, ...] | None = None
-    """The fusion layers whose maps are averaged where a request names none; None: all."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for figures that no network can have, and for default maps that there are none of."""
-        for name, width in (("num_heads", "dim"), ("fusion_heads", "fusion_dim"), ("cross_heads", "cross_dim")):
-            heads = getattr(self, name)
-            if heads < 1 or getattr(self, width) % heads:
-                raise ValueError(f"{name} divides {width} ({getattr(self, width)}), {heads} does not")
-        if self.size < 32 or self.size % 32:
-            raise ValueError(f"size is a multiple of 32, not {self.size}")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature is a number above 0, not {self.temperature}")
-        if self.default_map_kind not in MAP_KINDS:
-            raise ValueError(f"default_map_kind is one of {', '.join(MAP_KINDS)}, not {self.default_map_kind!r}")
-        if self.default_map_layers is not None:
-            layers = tuple(sorted(set(self.default_map_layers)))  # JSON has lists
-            if not layers or not set(layers) <= set(range(self.fusion_layers)):
-                raise ValueError(f"default_map_layers names layers of {self.fusion_layers}, from 0, not {layers}")
-            object.__setattr__(self, "default_map_layers", layers)
-
-    @property
-    def cells(self) -> int:
-        """Rows (and columns) of the patch grid."""
-        return self.size // 16
-
-
 class ImageState(NamedTuple):
     """All that the questions need of one or more images."""
 
     layers: list[KeysValues]  # a fusion layer each: [images, heads, 1 + patches, head_dim]
     meaning: Tensor  # [images, patches / 4, meaning_dim], at stride 32
     places: Tensor  # [images, patches / 4, match_dim]: the same places, to be matched with texts
+    objects: ObjectState | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """All of them in one row, as `of_tensors` takes them."""
+        pairs = [tensor for layer in self.layers for tensor in layer]
+        return [*pairs, self.meaning, self.places, *(self.objects or ())]
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor], layers: int) -> ImageState:
+        """What has these `tensors`, of a network with so many fusion layers."""
+        pairs, (meaning, places, *rest) = tensors[: 2 * layers], tensors[2 * layers :]
+        found = [KeysValues(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
+        return cls(found, meaning, places, ObjectState(*rest) if rest else None)
 
 
 class PatchEmbedding(nn.Module):
@@ -116,6 +83,8 @@ class PatchEmbedding(nn.Module):
         self.null_key = nn.Parameter(torch.randn(config.patch_dim) * 0.02)
         self.norm = nn.LayerNorm(config.patch_dim)
         self.dropout = nn.Dropout(dropout)
+        channels = config.detector_channels
+        self.seen = SeenPatches(channels, config.meaning_dim, config.patch_dim, dropout) if channels else None
 
     def mean(self, class_probabilities: Tensor) -> Tensor:
         """ImageNet probabilities ``[images, 1000, h, w]`` -> meaning ``[images, h, w, meaning_dim]``."""
@@ -134,6 +103,8 @@ class PatchEmbedding(nn.Module):
         else:
             described = described.repeat_interleave(2, 1).repeat_interleave(2, 2)  # stride 32 -> 16
         described = described + F.linear(fine, self.features.weight[:, : fine.shape[-1]], self.features.bias) + places
+        if self.seen is not None and features.seen is not None:
+            described = described + self.seen(features.seen, coarse_only=coarse_only)
         patches: Tensor = self.norm(torch.cat([self.null_key.expand(len(fine), 1, -1), described.flatten(1, 2)], 1))
         return patches
 
@@ -144,72 +115,6 @@ def _mean_of_four(x: Tensor) -> Tensor:
     return x.reshape(*rest, height // 2, 2, width // 2, 2, channels).mean((-4, -2))
 
 
-class AnswerHead(nn.Module):
-    """Logits over the answers: one vector, made of the fused question and of the meaning it looked at, against the
-    vector of each answer."""
-
-    def __init__(self, config: CompactConfig, answers: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.fused = nn.Sequential(
-            nn.LayerNorm(config.fusion_dim + config.dim),
-            nn.Dropout(dropout),
-            nn.Linear(config.fusion_dim + config.dim, 2 * config.dim),
-            nn.GELU(),
-            nn.LayerNorm(2 * config.dim),
-            nn.Dropout(2 * dropout),
-            nn.Linear(2 * config.dim, config.meaning_dim + config.free_dim),
-        )
-        self.read = nn.Linear(config.meaning_dim, config.meaning_dim)
-        self.answers = nn.Parameter(torch.randn(answers, config.meaning_dim) * 0.05)
-        self.free = nn.Parameter(torch.zeros(answers, config.free_dim))
-        self.yes_from_text = nn.Sequential(
-            nn.LayerNorm(config.dim),
-            nn.Dropout(dropout),
-            nn.Linear(config.dim, config.dim),
-            nn.GELU(),
-            nn.Dropout(2 * dropout),
-            nn.Linear(config.dim, 1),
-        )
-        # How much rather *yes* it is where the question fits the image: learned after all else, as matching is.
-        with torch.random.fork_rng(devices=[]):
-            self.yes_from_fit = nn.Linear(config.dim, 1)
-        nn.init.zeros_(self.yes_from_fit.weight)
-        nn.init.zeros_(self.yes_from_fit.bias)
-        self.yes_no: Tensor
-        self.register_buffer("yes_no", torch.zeros(answers))
-        self.bias = nn.Parameter(torch.zeros(answers))
-        # text features -> the vector of any other answer
-        self.unseen = nn.Linear(config.dim, config.meaning_dim + config.free_dim + 1)
-
-    def mark_yes_no(self, answers: Sequence[str]) -> None:
-        """Tell which answers `yes_score` raises and lowers."""
-        self.yes_no.copy_(torch.tensor([{"yes": 0.5, "no": -0.5}.get(answer, 0.0) for answer in answers]))
-
-    @property
-    def weight(self) -> Tensor:
-        """The answers' whole vectors ``[answers, meaning_dim + free_dim + 1]``."""
-        return torch.cat([self.answers, self.free, self.yes_no[:, None]], -1)
-
-    def vector(self, fused: Tensor, asked: Tensor, looked_at: Tensor, fit: Tensor) -> Tensor:
-        """``fused`` ``[rows, fusion_dim]``, ``asked`` (what the question says by itself) ``[rows, dim]``,
-        ``looked_at`` ``[rows, meaning_dim]``, ``fit`` ``[rows]`` (see `Matching`) -> ``[rows, meaning_dim + free_dim +
-        1]``.
-
-        The last number is `yes_score`: from the question's words, and from how well it fits the image, which counts
-        more for some questions than for others. It has a small network of its own: in a vector that serves all answers,
-        the little that can be learned of it gets lost.
-        """
-        vector: Tensor = self.fused(torch.cat([fused, asked], -1))
-        vector = vector + F.pad(self.read(looked_at), (0, self.free.shape[-1]))
-        return torch.cat([vector, self.yes_score(asked, fit)], -1)
-
-    def yes_score(self, asked: Tensor, fit: Tensor) -> Tensor:
-        """How much rather *yes* than *no* it is, ``[rows, 1]``; ``asked`` and ``fit`` as in `vector`."""
-        said = F.layer_norm(asked, asked.shape[-1:])
-        score: Tensor = self.yes_from_text(asked) + self.yes_from_fit(said) * fit[:, None]
-        return score
-
-
 class Fused(NamedTuple):
     """What the fusion gives to each row: the answer's vector, how well the text fits the image ``[rows]`` (log odds),
     and the maps ``[rows, tokens, keys]`` of each layer."""
@@ -217,6 +122,7 @@ class Fused(NamedTuple):
     vector: Tensor
     fit: Tensor
     maps: list[Tensor]
+    evidence: Evidence | None = None
 
 
 class CompactNet(nn.Module):
@@ -250,9 +156,21 @@ class CompactNet(nn.Module):
         store_under(self, _NAMES_IN_FILES)
 
     def encode_image(self, pixels: Tensor) -> ImageState:
-        """``pixels`` uint8 ``[images, size, size, 3]``."""
+        """``pixels`` uint8 ``[images, config.size, config.size, 3]``, by the image network of this module alone."""
         features = self.vision(pixels)
         return self.encode_features(features, self.patches.mean(self.vision.classify(features.coarse).softmax(1)))
+
+    def describe(self, found: ImageFeatures, pixels: Tensor) -> VisionFeatures:
+        """What the image networks found in ``pixels`` ``[images, side, side, 3]``, with objects and colours."""
+        config = self.config
+        if found.detections is None or not config.detector:
+            return found.vision
+        scores, boxes, levels = found.detections
+        objects = [best_objects(*one) for one in zip(scores, boxes, strict=True)]
+        small = resized(pixels, config.size).cpu().numpy()
+        colours = torch.from_numpy(np.stack([colour_shares(one, config.cells) for one in small]))
+        middle = F.adaptive_avg_pool2d(levels[1], config.cells)
+        return found.vision._replace(seen=Seen(middle, colours.to(middle), torch.stack(objects)))
 
     def encode_features(self, features: VisionFeatures, meaning: Tensor, *, coarse_only: bool = False) -> ImageState:
         """From vision features and meaning ``[images, h, w, meaning_dim]`` on; training starts here, with both made
@@ -260,8 +178,9 @@ class CompactNet(nn.Module):
         patches = self.patches(features, meaning, coarse_only=coarse_only)
         if self.config.blind:
             patches = patches[:, :FIRST_PATCH]
+        seen = None if features.seen is None else object_state(features.seen)
         return ImageState(
-            self.fusion.project(patches), meaning.flatten(1, 2), self.matching.project_places(features.coarse)
+            self.fusion.project(patches), meaning.flatten(1, 2), self.matching.project_places(features.coarse), seen
         )
 
     def fuse(
@@ -291,20 +210,28 @@ class CompactNet(nn.Module):
         """`fuse` from text features ``[rows, tokens, dim]`` on."""
         sources = [Source(state.layers, rows) for state, rows in images]
         states = self.dropout(states)
+        visible = None if patch_mask is None else self._at_places(patch_mask.to(states.dtype)) > 0
         patch_mask = self._weigh(patch_mask, images[0][0].layers[0].keys.shape[2], states)
         fused, looking, maps = self.fusion(
             self.narrow(states), mask, sources, need_maps=need_maps, patch_mask=patch_mask
         )
         asked = mean_over(states, mask)
         answering, own = looking[:, 0], mean_over(looking, own_tokens(mask))
-        looked_at, matched, start = [], [], 0
+        looked_at, matched, found, start = [], [], [], 0
         for state, rows in images:
             part = slice(start, start + len(state.meaning) * rows)
             looked_at.append(self._read(answering[part].unflatten(0, (-1, rows)), state.meaning))
             matched.append(self._read(own[part].view(-1, rows, own.shape[-1]), state.places))
+            if state.objects is not None and self.patches.seen is not None and not self.config.blind:
+                look = self._at_places(own[part]).view(-1, rows, state.meaning.shape[1])
+                words, mine = (x.view(-1, rows, *x.shape[1:]) for x in (states[part], own_tokens(mask[part])))
+                names = self.patches.seen.class_meaning.weight.T
+                shown = None if visible is None else visible[part].view(-1, rows, look.shape[-1])
+                found.append(self.head.reader(words, mine, look, state.objects, names, shown))
             start = part.stop
+        evidence = Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True))) if found else None
         fit = self.matching(asked, torch.cat(matched))
-        return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit), fit, maps)
+        return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit, evidence), fit, maps, evidence)
 
     def _weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
         """What is added to the scores where patches are coarse: each stands for four, so that the null key has the

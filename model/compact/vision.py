@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.compact.objects import Seen
+
 BATCH_NORM_EPSILON = 1e-3  # the value that the published weights were trained with
 # repeats, kernel, stride, expansion, channels of each stage at width 1.0 and depth 1.0
 _STAGES = (
@@ -69,10 +71,12 @@ class MBConv(nn.Module):
 
 
 class VisionFeatures(NamedTuple):
-    """``fine`` ``[batch, fine_channels, H/16, W/16]``, ``coarse`` ``[batch, coarse_channels, H/32, W/32]``."""
+    """``fine`` ``[batch, fine_channels, H/16, W/16]``, ``coarse`` ``[batch, coarse_channels, H/32, W/32]``, and
+    what the detector and the colours say of the same grid."""
 
     fine: Tensor
     coarse: Tensor
+    seen: Seen | None = None
 
 
 class EfficientNetLite(nn.Module):

@@ -1,19 +1,22 @@
 """The vision features of a data folder, made once: on two cores the vision pass costs more than all else in a step.
 
-A cache folder holds for each archive ``<key>.fine.npy`` and ``<key>.coarse.npy`` (float16) and ``<key>.names.json``
-with the images' names in their order; the key names the archive, its bytes or place, and the vision network, so that
-another data folder never gets these features. It is made in pieces and resumes where it broke off.
+A cache folder holds for each archive ``<key>.<part>.npy`` (float16; colours in 255 steps), a part for each tensor that
+the image networks give, and ``<key>.names.json`` with the images' names in their order; the key names the archive, its
+bytes or place, and the image networks, so that another data folder never gets these features. It is made in pieces and
+resumes where it broke off.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,128 +25,166 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from model.compact.colours import COLOURS
+from model.compact.model import CompactModel
 from model.compact.network import CompactNet
-from model.compact.preprocess import Squash
+from model.compact.objects import SLOTS, Seen
 from model.compact.vision import VisionFeatures
-from model.evaluation.collages import compose
 from model.evaluation.data import DataSet, ImageRef
 
 T = TypeVar("T")
 _AT_ONCE = 16
 
 
+class Rows:
+    """Arrays one behind the other, read from their files where they are needed."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
+        self._arrays = arrays
+        self._ends = list(accumulate(len(array) for array in arrays))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def take(self, rows: Sequence[int]) -> Tensor:
+        """Some rows, as they are kept."""
+        found = []
+        for row in rows:
+            part = bisect_right(self._ends, row)
+            found.append(self._arrays[part][row - (self._ends[part - 1] if part else 0)])
+        return torch.from_numpy(np.stack(found))
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureCache:
-    """Features and meaning of all images in memory; ``index`` says which row an image has."""
+    """Features and meaning of all images; ``index`` says which row an image has, ``parts`` has the tensors by name."""
 
-    fine: NDArray[np.float16]  # [images, channels, 2h, 2w]
-    coarse: NDArray[np.float16]  # [images, channels, h, w]
-    meaning: Tensor  # float16 [images, h, w, meaning_dim]
+    parts: dict[str, Rows]
     index: dict[ImageRef, int]
 
     def take(self, rows: Sequence[int], device: torch.device) -> tuple[VisionFeatures, Tensor]:
         """The features and meaning of some images, float32, on a device."""
-        fine, coarse = (torch.from_numpy(array[rows]).to(device).float() for array in (self.fine, self.coarse))
-        return VisionFeatures(fine, coarse), self.meaning[rows].to(device).float()
+        found = {name: part.take(rows).to(device).float() for name, part in self.parts.items()}
+        seen = None
+        if "objects" in found:
+            seen = Seen(found["detected"], found["colours"] / 255, found["objects"])
+        return VisionFeatures(found["fine"], found["coarse"], seen), found["meaning"]
 
 
 def load_features(
-    data: DataSet, net: CompactNet, folder: Path, device: torch.device, refs: Iterable[ImageRef] | None = None
+    data: DataSet, model: CompactModel, folder: Path, device: torch.device, refs: Iterable[ImageRef] | None = None
 ) -> FeatureCache:
     """The cached features of the images ``refs`` of ``data`` (default: of all), made where they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     archives: dict[str, list[str]] = {}
     for ref in dict.fromkeys(data.image_refs if refs is None else refs):
         archives.setdefault(ref.archive, []).append(ref.name)
-    parts, index, start = [], {}, 0
+    parts: dict[str, list[NDArray[Any]]] = {}
+    index: dict[ImageRef, int] = {}
     for archive, names in archives.items():
-        cached, fine, coarse = _load_or_make(data, net, folder, archive, names, device)
-        parts.append((fine, coarse))
+        cached, found = _load_or_make(data, model, folder, archive, names, device)
+        start = len(index)
         index.update({ImageRef(archive, name): start + i for i, name in enumerate(cached)})
-        start += len(cached)
-    fine, coarse = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), index)
-
-
-def load_collage_features(
-    data: DataSet, net: CompactNet, collages: Sequence[Sequence[ImageRef]], folder: Path, device: torch.device
-) -> FeatureCache:
-    """The cached features of collages, a row each; ``index`` is empty."""
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(repr([tuple(map(tuple, refs)) for refs in collages]).encode())
-    stem = _key(data, net, f"collages.{digest.hexdigest()[:8]}")
-    fine, coarse = _make(net, folder, stem, collages, lambda refs: compose(refs, data.open_image), device)
-    return FeatureCache(fine, coarse, _meaning(net, coarse, folder, device), {})
+        for part, array in found.items():
+            parts.setdefault(part, []).append(array)
+        parts.setdefault("meaning", []).append(_meaning(model.net, found["coarse"], folder, device))
+    return FeatureCache({name: Rows(arrays) for name, arrays in parts.items()}, index)
 
 
 def _load_or_make(
-    data: DataSet, net: CompactNet, folder: Path, archive: str, names: list[str], device: torch.device
-) -> tuple[list[str], NDArray[np.float16], NDArray[np.float16]]:
-    stem = _key(data, net, archive)
+    data: DataSet, model: CompactModel, folder: Path, archive: str, names: list[str], device: torch.device
+) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    stem = _key(data, model, archive)
     listing = folder / f"{stem}.names.json"
     if listing.exists():
         cached = json.loads(listing.read_text())
         if set(names) <= set(cached):
-            return cached, np.load(folder / f"{stem}.fine.npy"), np.load(folder / f"{stem}.coarse.npy")
-    fine, coarse = _make(net, folder, stem, names, lambda name: data.open_image(ImageRef(archive, name)), device)
+            return cached, {part: np.load(folder / f"{stem}.{part}.npy", mmap_mode="r") for part in _shapes(model.net)}
+    found = _make(model, folder, stem, names, lambda name: data.open_image(ImageRef(archive, name)), device)
     listing.write_text(json.dumps(names))
-    return names, fine, coarse
+    return names, found
+
+
+def _shapes(net: CompactNet) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """What is kept of an image: the type and shape of each part."""
+    size, half = net.config.cells, net.config.cells // 2
+    shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+        "fine": (np.float16, (net.vision.fine_channels, size, size)),
+        "coarse": (np.float16, (net.vision.coarse_channels, half, half)),
+    }
+    if net.config.detector_channels:
+        shapes["detected"] = (np.float16, (net.config.detector_channels, size, size))
+        shapes["colours"] = (np.uint8, (size, size, len(COLOURS)))
+        shapes["objects"] = (np.float32, (SLOTS, 6))
+    return shapes
 
 
 def _make(
-    net: CompactNet, folder: Path, stem: str, what: Sequence[T], open_image: Callable[[T], Image], device: torch.device
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    model: CompactModel,
+    folder: Path,
+    stem: str,
+    what: Sequence[T],
+    open_image: Callable[[T], Image],
+    device: torch.device,
+) -> dict[str, NDArray[Any]]:
     """The features of each of ``what``: made, or gone on with, or already whole in the folder."""
-    fine_file, coarse_file = folder / f"{stem}.fine.npy", folder / f"{stem}.coarse.npy"
-    size, half = net.config.cells, net.config.cells // 2
-    shapes = (len(what), net.vision.fine_channels, size, size), (len(what), net.vision.coarse_channels, half, half)
     progress = folder / f"{stem}.progress.json"
     about = hashlib.sha256(repr(list(what)).encode()).hexdigest()
     done = json.loads(progress.read_text()) if progress.exists() else {}
     begin = done["images"] if done.get("about") == about else 0
-    fine, coarse = (
-        np.lib.format.open_memmap(file, "r+" if begin else "w+", np.float16, shape)
-        for file, shape in zip((fine_file, coarse_file), shapes, strict=True)
-    )
-    prepare = Squash(net.config.size, net.config.cells, net.config.cells)
-    net.vision.to(device)
+    arrays = {
+        part: np.lib.format.open_memmap(
+            folder / f"{stem}.{part}.npy", "r+" if begin else "w+", dtype, (len(what), *shape)
+        )
+        for part, (dtype, shape) in _shapes(model.net).items()
+    }
+    prepare, net = model.info.preprocess, model.net
+    net.to(device)
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         for at in tqdm(range(begin, len(what), _AT_ONCE), desc=f"features of {stem}", unit="batch", mininterval=5):
             part = what[at : at + _AT_ONCE]
             pixels = np.stack(list(pool.map(lambda one: prepare(open_image(one)).values, part)))
-            features = net.vision(torch.from_numpy(pixels).to(device))
-            fine[at : at + len(part)] = features.fine.cpu().numpy()
-            coarse[at : at + len(part)] = features.coarse.cpu().numpy()
+            seen = torch.from_numpy(pixels)
+            features = net.describe(model.image_networks(seen), seen)
+            found = {"fine": features.fine, "coarse": features.coarse}
+            if features.seen is not None:
+                colours = (features.seen.colours * 255).round()
+                found |= {"detected": features.seen.features, "colours": colours, "objects": features.seen.objects}
+            for name, values in found.items():
+                arrays[name][at : at + len(part)] = values.cpu().numpy()
             if at // _AT_ONCE % 50 == 49 or at + len(part) == len(what):
-                fine.flush()
-                coarse.flush()
+                for array in arrays.values():
+                    array.flush()
                 progress.write_text(json.dumps({"about": about, "images": at + len(part)}))
-    return np.asarray(fine), np.asarray(coarse)
+    return dict(arrays)
 
 
-def _key(data: DataSet, net: CompactNet, archive: str) -> str:
+def _key(data: DataSet, model: CompactModel, archive: str) -> str:
     """The archive's name, and a hash of what its features depend on."""
     place = (data.root / archive).resolve()
     about = f"{place.name} {place.stat().st_size}" if place.is_file() else str(place)
-    digest = hashlib.sha256(f"{about} {net.config.vision} {net.config.size}".encode())
-    for parameter in net.vision.parameters():
-        digest.update(parameter.detach().half().cpu().numpy().tobytes())
+    config = model.net.config
+    way = f"{config.vision} {config.size} {config.pixels} {model.image_networks.way}"
+    digest = hashlib.sha256(f"{about} {way}".encode())
+    for module in (model.net.vision, model.detector):
+        for parameter in () if module is None else module.parameters():
+            digest.update(parameter.detach().half().cpu().numpy().tobytes())
     return f"{archive.replace('/', '_')}.{digest.hexdigest()[:12]}"
 
 
 @torch.inference_mode()
-def _meaning(net: CompactNet, coarse: NDArray[np.float16], folder: Path, device: torch.device) -> Tensor:
+def _meaning(net: CompactNet, coarse: NDArray[np.float16], folder: Path, device: torch.device) -> NDArray[Any]:
     digest = hashlib.sha256(coarse[:, :, 0, 0].tobytes())
     for weight in (net.vision.classifier.weight, net.patches.class_meaning.weight):
         digest.update(weight.detach().half().cpu().numpy().tobytes())
     file = folder / f"meaning.{digest.hexdigest()[:12]}.npy"
     if file.exists():
-        return torch.from_numpy(np.load(file))
+        return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
     net.to(device)
     found = []
     for at in tqdm(range(0, len(coarse), 64), desc="what the features mean", unit="batch"):
-        features = torch.from_numpy(coarse[at : at + 64]).to(device).float()
+        features = torch.from_numpy(np.array(coarse[at : at + 64])).to(device).float()
         found.append(net.patches.mean(net.vision.classify(features).softmax(1)).half().cpu())
-    meaning = torch.cat(found)
-    np.save(file, meaning.numpy())
+    meaning: NDArray[Any] = torch.cat(found).numpy()
+    np.save(file, meaning)
     return meaning

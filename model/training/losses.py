@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.compact.network import FIRST_PATCH, CompactNet
+from model.compact.objects import Evidence
 from model.training.batches import TrainingBatch
 
 
@@ -20,6 +21,8 @@ def batch_loss(
     smoothing: float,
     drop_patches: float,
     coarse_only: bool,
+    map_weight: float = 0.0,
+    count_weight: float = 0.0,
 ) -> Tensor:
     """The loss of a batch, a scalar ``[]``: cross-entropy of the answers, and on collages `miss` of the first layer's
     maps. Later layers stay free to look for what the answer needs.
@@ -35,9 +38,10 @@ def batch_loss(
         keep = torch.rand(images, keys, generator=rng) >= share
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
+    taught = bool(batch.words.any()) and keys > FIRST_PATCH
     on_collage = batch.places is not None and keys > FIRST_PATCH
     fused = net.fuse_states(
-        batch.states, batch.mask, [(state, batch.rows)], need_maps=on_collage, patch_mask=patch_mask
+        batch.states, batch.mask, [(state, batch.rows)], need_maps=on_collage or taught, patch_mask=patch_mask
     )
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
     weight = (batch.targets.sum(-1) > 0).float()
@@ -46,7 +50,38 @@ def batch_loss(
     loss = (weight * ((1 - smoothing) * fit + smoothing * spread)).sum() / weight.sum().clamp_min(1)
     if on_collage and batch.places is not None:
         loss = loss + miss(fused.maps[0], batch.mask, batch.places)
+    if taught:
+        loss = loss + map_weight * miss_boxes(fused.maps[0], batch.words, batch.boxes)
+    if fused.evidence is not None and (batch.counted >= 0).any():
+        loss = loss + count_weight * miscount(fused.evidence, batch.counted, batch.targets)
     return loss
+
+
+def miscount(evidence: Evidence, counted: Tensor, targets: Tensor) -> Tensor:
+    """How unlikely the objects hold what is known: that there are any, and how many. ``counted`` ``[rows]``, -1 where
+    it is not known."""
+    rows = (counted >= 0).nonzero()[:, 0]
+    there = (counted[rows] > 0).float()
+    presence = F.binary_cross_entropy_with_logits(evidence.presence[rows], there)
+    return presence + F.nll_loss(evidence.counts[rows], counted[rows])
+
+
+def miss_boxes(maps: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
+    """The mean of ``-log`` of the share of a word's map in its boxes; of the share on no place, where there is none.
+    ``maps`` ``[rows, tokens, keys]``, ``words`` bool ``[rows, tokens]``, ``boxes`` ``[rows, coarse places]``."""
+    rows = words.any(1).nonzero()[:, 0]
+    places, half = maps[rows, :, FIRST_PATCH:], math.isqrt(boxes.shape[1])
+    if places.shape[-1] != half**2:
+        places = places.reshape(*places.shape[:2], half, 2, half, 2).sum((-3, -1)).flatten(-2)
+    right = (boxes[rows] > 0.3) | (boxes[rows] >= boxes[rows].amax(1, keepdim=True).clamp_min(1e-6))
+    inside = torch.einsum("rtp,rp->rt", places, right.float())
+    nowhere = ~right.any(1)
+    inside = torch.where(nowhere[:, None], maps[rows, :, 0], inside)
+    valid = words[rows].float()
+    word = -((inside + 1e-3).log() * valid).sum(1) / valid.sum(1)
+    answer = -(inside[:, 0] + 1e-3).log()
+    weight = torch.where(nowhere, 0.3, 1.0)
+    return (weight * (word + 0.3 * answer * (~nowhere))).mean()
 
 
 def miss(maps: Tensor, mask: Tensor, places: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.compact.colours import COLOURS
 from model.compact.network import CompactNet
 from model.compact.text import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
 from model.compact.vision import fold_imagenet_weights
 from model.cross_attention import CrossAttention
+from model.training.made_questions import CLASSES
 
 _SHA256 = {
     "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -117,17 +119,20 @@ def start_from_pretrained(
     torch.nn.init.zeros_(net.head.yes_from_text[-1].weight)  # type: ignore[arg-type]
     torch.nn.init.zeros_(net.head.yes_from_text[-1].bias)  # type: ignore[arg-type]
     net.head.mark_yes_no(answers)
-    _start_looking(net, vocabulary, texts)
+    said = _start_looking(net, vocabulary, texts)
+    if net.patches.seen is not None:
+        _start_seeing(net, encoder, said)
 
 
-def _start_looking(net: CompactNet, vocabulary: Sequence[str], texts: Sequence[str]) -> None:
+def _start_looking(net: CompactNet, vocabulary: Sequence[str], texts: Sequence[str]) -> Tensor:
     """Let the first cross-attention begin near what it should become: a word looks where the patches mean what it says.
 
     Texts and what patches mean lie in the space of the sentence encoder, each around a centre of its own. One random
     projection takes both, centred, to the fusion's width; queries and keys begin as what comes of it.
+    Returns the texts' centre ``[dim]``.
     """
     ids, mask = pad_ids([tokenize(build_tokenizer(vocabulary), text).ids[:64] for text in texts])
-    said = net.text(ids, mask)[mask].mean(0)
+    said: Tensor = net.text(ids, mask)[mask].mean(0)
     meant = net.patches.class_meaning.weight.mean(1)
     shared = torch.empty(net.config.fusion_dim, net.config.dim)
     torch.nn.init.orthogonal_(shared)
@@ -139,3 +144,30 @@ def _start_looking(net: CompactNet, vocabulary: Sequence[str], texts: Sequence[s
     for linear in (cross.wq, cross.wk):
         torch.nn.init.eye_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
+    return said
+
+
+def _start_seeing(net: CompactNet, encoder: SentenceEncoder, said: Tensor) -> None:
+    """The classes of objects and the colours begin as what their names mean, around their own centres, and are looked
+    for as all that patches mean is (`_start_looking`); an object is meant where a word is near its name."""
+    seen, reader = net.patches.seen, net.head.reader
+    assert seen is not None  # noqa: S101
+    names, colours = encoder.vectors(CLASSES), encoder.vectors(COLOURS)
+    seen.class_meaning.weight.copy_((names - names.mean(0)).T)
+    seen.colour_meaning.weight.copy_((colours - colours.mean(0)).T)
+    seen.classes.weight.copy_(net.patches.meaning.weight)
+    seen.colours.weight.copy_(0.3 * net.patches.meaning.weight)
+    shared = torch.empty(reader.named.out_features, net.config.dim)
+    torch.nn.init.orthogonal_(shared)
+    reader.asked.weight.copy_(3.0 * shared)
+    reader.asked.bias.copy_(-3.0 * shared @ said)
+    reader.named.weight.copy_(4.0 * shared)
+    torch.nn.init.zeros_(reader.matters.weight)
+    reader.matters.bias.fill_(-2.0)
+    meant = torch.cat([colours - colours.mean(0)] * 2).T
+    net.head.read_colours.weight.copy_(3.0 * meant)
+    net.head.read_objects.weight.copy_(2.0 * torch.eye(net.config.meaning_dim))
+    torch.nn.init.zeros_(net.head.gates.weight)
+    net.head.gates.bias.copy_(torch.tensor([-1.0, -1.0, 0.3]))
+    torch.nn.init.zeros_(net.head.yes_from_objects.weight)
+    net.head.yes_from_objects.bias.fill_(0.3)

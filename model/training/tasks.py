@@ -38,10 +38,15 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text and what it should be answered: answer -> share."""
+    """One text and what it should be answered: answer -> share. ``word`` are the characters of the word whose map is
+    taught, and ``boxes`` (left, top, right, bottom, as shares of the sides) where it should look: none of them,
+    nowhere; None: the map is not taught. ``counted``: how many objects are meant, where that is known."""
 
     text: str
     targets: dict[str, float]
+    word: tuple[int, int] | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
+    counted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

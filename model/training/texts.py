@@ -30,6 +30,7 @@ class TextCache:
             digest.update(parameter.detach().half().cpu().numpy().tobytes())
         self._file = None if folder is None else folder / f"texts.{digest.hexdigest()[:12]}.pt"
         self._states: dict[str, Tensor] = {}  # float16 [tokens, dim]
+        self._words: dict[tuple[str, tuple[int, int]], list[int]] = {}
         if self._file is not None and self._file.exists():
             self._states = torch.load(self._file, weights_only=True)
 
@@ -52,6 +53,14 @@ class TextCache:
         states = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
         lengths = torch.tensor([len(one) for one in each], device=states.device)
         return states.float(), torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+
+    def tokens_of(self, text: str, word: tuple[int, int], tokens: int) -> list[int]:
+        """Which of the first ``tokens`` tokens of a text lie in the characters ``word``."""
+        if (text, word) not in self._words:
+            spans = tokenize(self.tokenizer, text).spans
+            inside = [i for i, span in enumerate(spans) if span and span[0] < word[1] and span[1] > word[0]]
+            self._words[text, word] = inside
+        return [i for i in self._words[text, word] if i < tokens]
 
     @torch.no_grad()
     def _make(self, texts: Sequence[str]) -> None:

@@ -22,19 +22,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.compact.model import CompactModel, load
+from model.compact.image_networks import CALIBRATION, DETECTOR, load_detector, load_ranges
+from model.compact.model import EMBEDDED, CompactModel, load
 from model.compact.network import CompactConfig, CompactNet
 from model.evaluation.data import DataError, DataSet, Question, read_data
 from model.evaluation.options import positive
 from model.training.batches import Mix, Sampler
 from model.training.collage_tasks import CollageMaker, collage_pools
-from model.training.features import FeatureCache, load_collage_features, load_features
+from model.training.features import FeatureCache, load_features
 from model.training.losses import batch_loss
+from model.training.made_questions import made_texts, made_words
 from model.training.match_fit import fit_match
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
 from model.training.tuning import figures, fit_temperature, fit_unseen
+from model.training.warm_start import take_over
 from model.training.yes_no_fit import fit_yes_no
 from model.training.yes_no_questions import asked_by_image
 
@@ -49,7 +52,7 @@ class Settings:
 
     steps: int = 1500
     images: int = 32
-    rows: int = 4
+    rows: int = 3
     learning_rate: float = 8e-4
     answers_rate: float = 6e-5
     """Of the answers' vectors, which start from what the answers mean."""
@@ -57,12 +60,19 @@ class Settings:
     warmup: int = 100
     smoothing: float = 0.05
     dropout: float = 0.25
-    caption_share_first: float = 0.0
-    caption_share_last: float = 0.0
+    caption_share_first: float = 0.2
+    caption_share_last: float = 0.1
+    captioned_images: int = 2000
+    """Of the images that have captions: what the texts of more cost in time is more than they teach."""
     turned_share: float = 0.0
+    made: int = 4
+    """Questions an image whose answers the detector knows."""
+    map_weight: float = 0.3
+    """Of the boxes that a made question's word should look at."""
+    count_weight: float = 0.3
+    """Of the objects that a made question means."""
     collages: int = 5
-    collage_stock: int = 2000
-    """Different collages; each costs a pass of the vision network, once."""
+    collage_stock: int = 4000
     collage_weight: float = 0.3
     """At the first step; it falls to ``collage_weight_last`` by the middle of the run and stays there: maps that point
     are learned early, and then only kept."""
@@ -86,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/compact"), help="the run's folder: %(default)s")
     parser.add_argument("--cache", type=Path, default=None, help="folder of cached features (default: runs/features)")
     parser.add_argument("--from", dest="start", default=None, help="start from this model (`compact` or a folder)")
+    parser.add_argument("--warm", help="a new model, but begin with what this one has learned (`compact` or a folder)")
     parser.add_argument("--blind", action="store_true", help="train the question-only twin")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=positive, default=None)
@@ -103,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = read_data(args.data)
     cache = args.cache or args.out.parent / "features"
     settings = replace(Settings(), **given)
-    train(data, args.out, cache, settings, device=device, start=args.start)
+    train(data, args.out, cache, settings, device=device, start=args.start, warm=args.warm)
     return 0
 
 
@@ -115,50 +126,61 @@ def train(
     *,
     device: torch.device,
     start: str | None = None,
+    warm: str | None = None,
 ) -> CompactModel:
     """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there."""
     out.mkdir(parents=True, exist_ok=True)
-    about = {**asdict(settings), "start": start}
+    about = {**asdict(settings), "start": start, "warm": warm}
     (out / "settings.json").write_text(json.dumps(about, indent=1) + "\n")
     torch.manual_seed(settings.seed)
     parts = split_train(data, settings.tune_share)
     net, vocabulary, answers = _make_net(data, parts, settings, start)
-    captions = [record for record in data.captions if record.split == "train"]
+    if warm is not None and start is None:
+        take_over(net, answers, _load(warm))
+    folder = EMBEDDED if start in (None, "compact") else Path(start)  # whose detector and ranges no package has
+    variant = net.config.detector
+    model = CompactModel(
+        net,
+        vocabulary,
+        answers,
+        id="compact",
+        revision="training",
+        device=device,
+        detector=load_detector(folder / DETECTOR, variant) if variant else None,
+        ranges=load_ranges(folder / CALIBRATION),
+        dtype="auto",
+    )
+    captions = [record for record in data.captions if record.split == "train"][: settings.captioned_images]
     refs = [question.image_ref for question, _ in (*parts.train, *parts.tune)]
-    features = load_features(data, net, cache, device, [*refs, *(record.image_ref for record in captions)])
-    net.to(device)
+    features = load_features(data, model, cache, device, [*refs, *(record.image_ref for record in captions)])
     trained = _freeze(net)
     asked = asked_by_image(parts.train, set(answers), settings.daquar_weight)
     if not asked:
         raise DataError("no train question has an answer that the model knows; train without --from to learn new ones")
     tasks = CaptionTasks(frozenset(answers), captions) if captions else None
-    model = CompactModel(net, vocabulary, answers, id="compact", revision="training", device=device)
     for parameter in trained:
         parameter.requires_grad_(True)
     texts = TextCache(net.text, model.tokenizer, device, cache)
-    collages, collage_features = [], None
+    collages = []
     if settings.collages and not settings.blind:
         collages = CollageMaker(collage_pools(asked, captions, tasks)).make(settings.collage_stock, settings.seed)
-    if collages:
-        collage_features = load_collage_features(data, net, [collage.refs for collage in collages], cache, device)
     sampler = Sampler(
         asked,
         captions,
         tasks,
         collages,
         features,
-        collage_features,
         texts,
         answers,
         seed=settings.seed,
         device=device,
     )
-    texts.add(sampler.all_texts())
     _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
     if start is None:
         if captions and not settings.blind:
             fit_match(model, captions, features, texts, seed=settings.seed)
-        fit_yes_no(model, parts.train, features, seed=settings.seed)
+        if not net.config.detector:
+            fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     if len(parts.tune) >= _ENOUGH_TO_FIT:
         net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
@@ -191,27 +213,33 @@ def _make_net(
     data: DataSet, parts: Parts, settings: Settings, start: str | None
 ) -> tuple[CompactNet, list[str], list[str]]:
     if start is not None:
-        model = load() if start == "compact" else load(Path(start))
+        model = _load(start)
         return model.net, model.vocabulary, model.answers
     counts: Counter[str] = Counter()
     for question, example in parts.train:
         for answer, share in example.targets.items():
             counts[answer] += share * (1.0 if question.source != "daquar" else 0.5)  # type: ignore[assignment]
     answers = [answer for answer, count in counts.most_common() if count >= settings.min_answers]
-    answers = list(dict.fromkeys([*answers, "yes", "no"]))
+    answers = list(dict.fromkeys([*answers, "yes", "no", *made_words()]))
     texts = [question.question for question, _ in (*parts.train, *parts.tune)]
     texts += [caption for record in data.captions if record.split == "train" for caption in record.captions]
-    vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, _EXTRA_WORDS])
-    config = CompactConfig(blind=settings.blind)
+    vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, *made_texts(), _EXTRA_WORDS])
+    config = CompactConfig(blind=settings.blind, detector="" if settings.blind else "nanodet")
     net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers), dropout=settings.dropout)
     start_from_pretrained(net, vocabulary, answers, texts[:_TEXTS_TO_CENTRE])
     return net, vocabulary, answers
+
+
+def _load(model: str) -> CompactModel:
+    return load() if model == "compact" else load(Path(model))
 
 
 def _freeze(net: CompactNet) -> list[nn.Parameter]:
     """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
     later = (*net.head.unseen.parameters(), *net.head.yes_from_fit.parameters())
     frozen = {id(parameter) for parameter in (net.patches.class_meaning.weight, *later)}
+    if net.patches.seen is not None:
+        frozen |= {id(net.patches.seen.class_meaning.weight), id(net.patches.seen.colour_meaning.weight)}
     parts = (net.patches, net.narrow, net.fusion, net.head)
     return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
 
@@ -230,6 +258,7 @@ def _run_steps(
     optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
     average = [parameter.detach().clone() for parameter in trained]
     how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches}
+    taught = {"map_weight": settings.map_weight, "count_weight": settings.count_weight}
     first = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -257,12 +286,12 @@ def _run_steps(
             settings.caption_share_last - settings.caption_share_first
         )
         captioned = max(0, round(settings.images * caption_share))
-        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.collages)
+        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.collages, settings.made)
         batch, collages = sampler.draw(step, mix)
         rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             coarse_only = share < settings.coarse_share
-            loss = batch_loss(net, batch, rng, **how, coarse_only=coarse_only)
+            loss = batch_loss(net, batch, rng, **how, **taught, coarse_only=coarse_only)
             if collages is not None:
                 left = max(0.0, 1 - 2 * share)
                 weight = settings.collage_weight * left + settings.collage_weight_last * (1 - left)

@@ -122,7 +122,8 @@ def test_answers_with_odd_signs_survive_the_folder(tmp_path: Path) -> None:
     """Line separators of Unicode are no ends of lines here."""
     other = tiny()
     answers = ["yes", "no", "caf\u00e9", "a\u2028b", "x\x85y", "\U0001f431", "1/2", "it's"]
-    CompactModel(other.net, other.vocabulary, answers, id="x", revision="y").save(tmp_path)
+    made = CompactModel(other.net, other.vocabulary, answers, id="x", revision="y", detector=other.detector)
+    made.save(tmp_path)
     assert load(tmp_path).answers == answers
 
 

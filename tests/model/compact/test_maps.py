@@ -187,12 +187,14 @@ def test_gradient_maps_count_what_is_read_under_the_last_map(tiny_model: Compact
     """With nothing left but that reading, the first token's map still follows it; the other tokens' have nothing."""
     quiet = tiny()
     with torch.no_grad():
-        for part in quiet.net.head.fused.parameters():
-            part.zero_()
+        head = quiet.net.head
+        for module in (head.fused, head.read_colours, head.read_objects, head.yes_from_objects, head.gates):
+            for part in module.parameters():
+                part.zero_()
     (image,) = encode(quiet, noise())
     (text,) = ask(quiet, image, TEXT, maps=MapRequest("gradient", (1,)))
     assert text.tokens[0].map is not None
-    assert text.tokens[0].map.values.sum() > 0.5
+    assert text.tokens[0].map.values.sum() > 0.1
     for token in text.tokens[1:]:
         assert row(token.map).tolist() == [1.0, *[0.0] * 16]
     assert ((row(text.answer_map)[1:] > 0) == (row(text.tokens[0].map)[1:] > 0)).all()

@@ -36,8 +36,7 @@ def test_nbytes_is_what_an_image_keeps_in_memory(model: CompactModel) -> None:
     storages: set[int] = set()
     for image in found:
         assert isinstance(image, CompactImage)
-        own_tensors = (image.state.meaning, image.state.places)
-        tensors = [*own_tensors, *(tensor for layer in image.state.layers for tensor in layer)]
+        tensors = image.state.tensors()
         own = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
         assert sum(own.values()) == image.nbytes
         assert not storages & own.keys()

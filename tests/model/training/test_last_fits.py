@@ -42,7 +42,7 @@ def plain(colour: str, seed: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def features(data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    return load_features(data, tiny().net, tmp_path_factory.mktemp("features"), CPU)
+    return load_features(data, tiny(), tmp_path_factory.mktemp("features"), CPU)
 
 
 def fits(model: CompactModel, data: DataSet, captions: Sequence[Captions]) -> list[tuple[bool, float]]:
@@ -149,11 +149,12 @@ def test_yes_relies_on_the_fit_where_that_tells_it(
     text = "A red dog on grey."
     pairs = [(question, Example(text, {"yes" if ref in red else "no": 1.0})) for ref, question in by_ref.items()] * 3
     model, right = deepcopy(matched), 0
+    yes = model.net.config.meaning_dim + model.net.config.free_dim
     fit_yes_no(model, pairs, features, rounds=600)
     for ref in list(by_ref)[:60]:
         (image,) = model.encode([model.info.preprocess(data.open_image(ref))])
         states, mask = TextCache(model.net.text, model.tokenizer, CPU).take([text])
-        yes_score = model.net.fuse_states(states, mask, [(image.state, 1)]).vector[0, -1]  # type: ignore[attr-defined]
+        yes_score = model.net.fuse_states(states, mask, [(image.state, 1)]).vector[0, yes]  # type: ignore[attr-defined]
         right += bool(yes_score > 0) == (ref in red)
     assert right >= 48, f"{right} of 60"
 

@@ -11,12 +11,11 @@ import torch
 
 from model.compact.model import CompactModel, load, tiny
 from model.compact.text import pad_ids, tokenize
-from model.evaluation.collages import compose
 from model.evaluation.data import DataSet, ImageRef, read_data
 from model.training import train as training
-from model.training.batches import Mix, Sampler
+from model.training.batches import Mix, Sampler, collage_features
 from model.training.collage_tasks import CollageMaker, CollagePool, collage_image
-from model.training.features import load_collage_features, load_features
+from model.training.features import load_features
 from model.training.tasks import Asked, CaptionTasks, Example
 from model.training.texts import TextCache
 from model.training.train import Settings, split_train, train
@@ -58,8 +57,7 @@ def make_sampler(data: DataSet, model: CompactModel, folder: Path, *, seed: int 
         captions,
         tasks,
         collages,
-        load_features(data, model.net, folder, CPU),
-        load_collage_features(data, model.net, [collage.refs for collage in collages], folder, CPU),
+        load_features(data, model, folder, CPU),
         TextCache(model.net.text, model.tokenizer, CPU),
         model.answers,
         seed=seed,
@@ -73,12 +71,12 @@ def mix(*, captioned: int = 3, collages: int = 0) -> Mix:
 
 def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
-    cache = load_features(data, model.net, tmp_path, CPU)
+    cache = load_features(data, model, tmp_path, CPU)
     assert set(cache.index) == set(data.image_refs)
     for ref in (data.image_refs[0], data.image_refs[-1]):
         pixels = torch.from_numpy(np.stack([model.info.preprocess(data.open_image(ref)).values]))
         with torch.no_grad():
-            seen = model.net.vision(pixels)
+            seen = model.net.describe(model.image_networks(pixels), pixels)
         found, meaning = cache.take([cache.index[ref]], CPU)
         assert torch.allclose(found.fine, seen.fine, atol=2e-3, rtol=2e-3)
         assert torch.allclose(found.coarse, seen.coarse, atol=2e-3, rtol=2e-3)
@@ -87,21 +85,27 @@ def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
 
 def test_a_collage_has_the_features_of_its_four_images(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
-    refs = [tuple(data.image_refs[i] for i in four) for four in ((0, 1, 2, 3), (3, 2, 1, 0))]
-    cache = load_collage_features(data, model.net, refs, tmp_path, CPU)
-    pixels = np.stack([model.info.preprocess(compose(refs[1], data.open_image)).values])
-    with torch.no_grad():
-        seen = model.net.vision(torch.from_numpy(pixels))
-    assert torch.allclose(cache.take([1], CPU)[0].fine, seen.fine, atol=2e-3, rtol=2e-3)
-    again = load_collage_features(data, model.net, refs, tmp_path, CPU)
-    assert np.array_equal(again.fine, cache.fine)
+    cache = load_features(data, model, tmp_path, CPU)
+    seen, meaning = cache.take([0, 1, 2, 3], CPU)
+    collage, of_it = collage_features(seen, meaning)
+    half = seen.fine.shape[-1] // 2
+    small = torch.nn.functional.avg_pool2d(seen.fine, 2)
+    assert torch.equal(collage.fine[0, :, :half, half:], small[1]), "the second is at the top right"
+    assert torch.equal(collage.fine[0, :, half:, :half], small[2])
+    assert collage.seen is not None
+    assert seen.seen is not None
+    assert of_it.shape == meaning[:1].shape
+    assert collage.seen.objects.shape == seen.seen.objects[:1].shape
+    best = seen.seen.objects[3, 0]
+    moved = torch.cat([best[:2], best[2:] / 2 + 0.5])
+    assert (collage.seen.objects[0] - moved).abs().sum(-1).min() < 1e-6, "its best object is there, at half the size"
 
 
 def test_features_are_made_once_and_go_on_after_a_break(
     data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny()
-    whole = load_features(data, model.net, tmp_path / "whole", CPU)
+    whole = load_features(data, model, tmp_path / "whole", CPU)
     opened: list[ImageRef] = []
     open_image = data.open_image
 
@@ -113,12 +117,13 @@ def test_features_are_made_once_and_go_on_after_a_break(
 
     monkeypatch.setattr(data, "open_image", breaks_at_the_last)
     with pytest.raises(Broken):
-        load_features(data, model.net, tmp_path / "part", CPU)
-    again = load_features(data, model.net, tmp_path / "part", CPU)
-    assert np.array_equal(again.fine, whole.fine)
-    assert np.array_equal(again.coarse, whole.coarse)
+        load_features(data, model, tmp_path / "part", CPU)
+    again = load_features(data, model, tmp_path / "part", CPU)
+    rows = range(len(whole.index))
+    assert whole.parts.keys() == again.parts.keys() == {"fine", "coarse", "detected", "colours", "objects", "meaning"}
+    assert all(torch.equal(again.parts[part].take(rows), whole.parts[part].take(rows)) for part in whole.parts)
     before = len(opened)
-    load_features(data, model.net, tmp_path / "part", CPU)
+    load_features(data, model, tmp_path / "part", CPU)
     assert len(opened) == before, "nothing is left to make"
 
 
@@ -153,8 +158,8 @@ def test_collages_have_the_shape_of_images_and_say_what_a_text_is_about(data: Da
     sampler = make_sampler(data, model, tmp_path)
     _, collages = sampler.draw(3, mix(collages=5))
     assert collages is not None
-    assert collages.features.fine.shape == (5, *sampler.features.fine.shape[1:])
-    assert collages.features.coarse.shape == (5, *sampler.features.coarse.shape[1:])
+    assert collages.features.fine.shape == (5, *sampler.features.take([0], CPU)[0].fine.shape[1:])
+    assert collages.features.coarse.shape == (5, *sampler.features.take([0], CPU)[0].coarse.shape[1:])
     assert collages.places is not None
     assert collages.places.shape == (5 * 2,)
     assert collages.places.max() <= 3
