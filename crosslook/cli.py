@@ -85,7 +85,12 @@ def _ask(parsed: argparse.Namespace) -> int:
 
 
 def _print(answer: Answer) -> None:
-    over = {"vocabulary": "", "candidates": " (of the candidates)", "sequence": " (of this wording)"}[answer.score_over]
+    over = {
+        "vocabulary": "",
+        "candidates": " (of the candidates)",
+        "sequence": " (of this wording)",
+        "text": " (read)",
+    }[answer.score_over]
     print(answer.question)
     print(f"  {answer.answer}  {answer.score:.1%}{over}")
     others = [f"{other.answer} {other.score:.1%}" for other in answer.ranking if other.answer != answer.answer]

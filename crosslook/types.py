@@ -21,7 +21,7 @@ at all, a cosine between a token and each patch."""
 
 MapEncoding = Literal["float", "u8"]
 MapChoice = Literal["float", "u8", "none"]
-ScoreOver = Literal["vocabulary", "candidates", "sequence"]
+ScoreOver = Literal["vocabulary", "candidates", "sequence", "text"]
 
 
 def _is_none(value: object) -> bool:
@@ -134,9 +134,9 @@ class AnswerResult(WireModel):
     """What the model says to one question.
 
     ``score_over`` names what ``score`` is a probability over: the model's whole answer ``vocabulary``, the request's
-    ``candidates``, or the generated ``sequence``. ``rest`` is the probability the ranking leaves to other answers (null
-    for a sequence). ``answer_map`` is where the answer itself was read from; ``answer_tokens`` and ``answer_words``
-    are filled by models that generate.
+    ``candidates``, the generated ``sequence``, or the ``text`` that was read in the image. ``rest`` is the probability
+    the ranking leaves to other answers (null for a sequence). ``answer_map`` is where the answer itself was read from;
+    ``answer_tokens`` and ``answer_words`` are filled by models that generate.
     """
 
     question: str

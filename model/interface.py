@@ -24,7 +24,7 @@ from PIL import Image
 
 Task = Literal["answer", "caption", "match"]
 MapKind = Literal["raw", "gradient", "rollout", "similarity"]
-ScoreOver = Literal["vocabulary", "candidates", "sequence"]
+ScoreOver = Literal["vocabulary", "candidates", "sequence", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Pixels:
     tiles: NDArray[np.uint8] | None = None
     """uint8 ``[tiles, height, width, 3]`` RGB: parts of the image in higher resolution, for models that look at those
     as well. ``values`` is the whole image then."""
+    detail: NDArray[np.uint8] | None = None
+    """uint8 ``[height, width]``: the image in grey with the pixels that text needs, for models that read."""
 
 
 Preprocess = Callable[[Image.Image], Pixels]
@@ -168,9 +170,9 @@ class TextOutput:
     """What came of one text. ``tokens``, ``words`` and the maps are filled only where maps were asked for.
 
     ``ranking`` is best first (answer, caption) or the text itself with its probability (match). ``rest`` is the
-    probability that the ranking leaves, None for a sequence. ``token_count`` is how many tokens the model read for the
-    text, special ones included, ``answer_token_count`` how many it generated (1 for a choice); both with or without
-    maps.
+    probability that the ranking leaves, None for a sequence. ``score_over`` is ``text`` where the answers are texts
+    read in the image. ``token_count`` is how many tokens the model read for the text, special ones included,
+    ``answer_token_count`` how many it generated (1 for a choice); both with or without maps.
     """
 
     ranking: tuple[Ranked, ...]

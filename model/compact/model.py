@@ -11,6 +11,7 @@ import json
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from model.compact.graphs import FuseGraphs
 from model.compact.maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
 from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
 from model.compact.preprocess import Squash
+from model.compact.reading.answer import Legible, Reading, looks_of
+from model.compact.reading.lines import load_reader
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
 from model.compact.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
 from model.family import Family, TokenizedText
@@ -35,6 +38,7 @@ from model.interface import (
     EncodedImage,
     Geometry,
     Item,
+    ItemError,
     MapInfo,
     MapKind,
     MapRequest,
@@ -55,11 +59,13 @@ class CompactImage:
 
     state: ImageState
     geometry: Geometry
+    legible: Legible | None = None
     batch_key: Hashable = "compact"
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nbytes", sum(tensor.nbytes for tensor in self.state.tensors()))
+        tensors = self.state.tensors()
+        object.__setattr__(self, "nbytes", sum(x.nbytes for x in (*tensors, self.legible) if x is not None))
 
 
 class CompactModel(Family):
@@ -79,6 +85,7 @@ class CompactModel(Family):
         detector: NanoDet | None = None,
         ranges: image_networks.Ranges | None = None,
         dtype: str = "torch",
+        reading: Reading | None = None,
     ) -> None:
         """``detector``: there is one where ``net.config`` names one. ``ranges`` and ``dtype``: of the image networks,
         see `model.compact.image_networks.choose`. As it is, they are PyTorch's, and follow ``net`` where it is trained
@@ -93,6 +100,7 @@ class CompactModel(Family):
         self.answers = list(answers)
         self.tokenizer = build_tokenizer(vocabulary)
         self._space = AnswerSpace(net, self.tokenizer, self.answers)
+        self.reading = reading
         config = net.config
         self.info = ModelInfo(
             id=id,
@@ -104,7 +112,7 @@ class CompactModel(Family):
             rows=config.cells,
             columns=config.cells,
             max_tokens=config.max_tokens,
-            preprocess=Squash(config.pixels, config.cells, config.cells),
+            preprocess=Squash(config.pixels, config.cells, config.cells, reading.detail if reading else 0),
             default_layers=None if config.blind else config.default_map_layers,
         )
         self.encode_calls = 0
@@ -136,12 +144,28 @@ class CompactModel(Family):
             CompactImage(
                 ImageState.of_tensors([tensor[i : i + 1].clone() for tensor in state.tensors()], len(state.layers)),
                 image.geometry,
+                None if image.detail is None else Legible(image.detail),
             )
             for i, image in enumerate(images)
         ]
 
     def tokenize(self, text: str) -> TokenizedText:
         return tokenize(self.tokenizer, text)
+
+    def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
+        outputs = super().run(task, items)
+        if task == "answer" and self.reading is not None:
+            for index, (item, output) in enumerate(zip(items, outputs, strict=True)):
+                if isinstance(output, Output) and isinstance(item.image, CompactImage):
+                    looks = partial(self.look, item.image)
+                    outputs[index] = self.reading.revise(output, item, item.image.legible, looks)
+        return outputs
+
+    def look(self, image: EncodedImage, question: str) -> NDArray[np.float32]:
+        """Where the words of a question look ``[rows, columns]``: raw maps, mean over words and layers."""
+        asked = Item(image, (question,), top_k=1)
+        (output,) = self._run("answer", [asked], [[self.tokenize(question)]], self._resolve(MapRequest("raw")))
+        return looks_of(output.texts[0])
 
     def score_masked(
         self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
@@ -277,6 +301,8 @@ def load(
         files.append(folder / image_networks.CALIBRATION)
     if detector is not None:
         files.append(file)
+    # What knows no image reads none: it tells how far questions alone go.
+    reading = None if net.config.blind else Reading(load_reader(torch.get_num_threads()), answers)
     return CompactModel(
         net,
         vocabulary,
@@ -287,6 +313,7 @@ def load(
         detector=detector,
         ranges=ranges,
         dtype=dtype,
+        reading=reading,
     )
 
 

@@ -96,7 +96,7 @@ class MapMaker:
         self, images: Sequence[Image.Image], texts: Sequence[str], others: Sequence[str | None]
     ) -> list[Made | None]:
         """The maps of each text about its image. ``others`` are the texts of the control that asks something else
-        (None: there is none). None stands for a text that the model refuses."""
+        (None: there is none). None stands for a text that the model refuses, or answers by reading."""
         encoded = encode_images(self.model, images)
         outputs: list[dict[str, TextOutput]] = [{} for _ in images]
         for variant in self.variants:
@@ -123,6 +123,8 @@ class MapMaker:
         return found
 
     def _made(self, image: EncodedImage, outputs: dict[str, TextOutput]) -> Made | None:
+        if any(output.score_over == "text" for output in outputs.values()):
+            return None  # its map says where a text stands, not where the network looked
         needed = [variant.name for variant in self.variants]
         if self.shuffled is not None:
             needed += [variant.random_weights for variant in self.variants]

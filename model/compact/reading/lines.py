@@ -1,0 +1,88 @@
+"""The lines of text in an image: found and recognised by PP-OCR, through RapidOCR on ONNX Runtime.
+
+RapidOCR is the extra ``reading``; where it is not installed, `load_reader` says so. Detection and recognition are
+PP-OCRv6's small networks, Latin and Chinese script, which the package brings with it (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SHORTER_SIDE = 736  # smaller images are enlarged to it: at 480, in half the time, small numbers on buses go unseen
+_LEAST_CONFIDENCE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of text. ``box`` is left, top, right, bottom of the upright rectangle around it, as shares of the
+    image's width and height; ``height`` the letters', as a share of the image's; ``confidence`` the recogniser's, 0 to
+    1."""
+
+    text: str
+    box: tuple[float, float, float, float]
+    height: float
+    confidence: float
+
+
+Reader = Callable[[NDArray[np.uint8]], tuple[Line, ...]]
+"""A grey image ``[height, width]`` -> its lines, in reading order."""
+
+
+def can_read() -> bool:
+    """Whether what reading needs is installed."""
+    return all(importlib.util.find_spec(name) for name in ("rapidocr", "onnxruntime"))
+
+
+def load_reader(threads: int = 1) -> Reader | None:
+    """A reader on ``threads`` CPU threads; None where the extra ``reading`` is not installed. RapidOCR and its networks
+    are loaded when first used: it takes a second that only a question for text should cost."""
+    return PaddleReader(threads) if can_read() else None
+
+
+class PaddleReader:
+    """See `Reader`."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._engine: Any = None
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Line, ...]:
+        if self._engine is None:
+            self._engine = self._load()
+        found = self._engine(np.repeat(image[..., None], 3, axis=-1))
+        if found.boxes is None:
+            return ()
+        size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
+        lines = zip(found.boxes, found.txts, found.scores, strict=True)
+        return tuple(_line(corners, size, text, float(score)) for corners, text, score in lines if text.strip())
+
+    def _load(self) -> Any:
+        from rapidocr import RapidOCR
+
+        return RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Global.use_cls": False,  # of lines upside down
+                "Global.text_score": _LEAST_CONFIDENCE,
+                "Det.limit_type": "min",
+                "Det.limit_side_len": _SHORTER_SIDE,
+                "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+
+
+def _line(corners: NDArray[np.floating[Any]], size: NDArray[np.float64], text: str, confidence: float) -> Line:
+    """``corners`` ``[4, 2]`` in pixels: top left, top right, bottom right, bottom left of the text."""
+    sides = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
+    height = float(min(sides[0] + sides[2], sides[1] + sides[3])) / 2
+    left, top = np.clip(corners.min(0) / size, 0.0, 1.0)
+    right, bottom = np.clip(corners.max(0) / size, 0.0, 1.0)
+    box = (float(left), float(top), float(right), float(bottom))
+    return Line(" ".join(text.split()), box, height / float(size[1]), confidence)
