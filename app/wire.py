@@ -40,7 +40,7 @@ def significant(values: NDArray[np.floating], digits: int = 4) -> NDArray[np.flo
     """``values`` ``[...]`` (any shape) rounded to ``digits`` significant digits, as floats that print no more.
 
     An integer divided by an exact power of ten is correctly rounded, so it prints short. Numbers below 1e-19 lose
-    digits. A loop over ``format`` gives the same result fifty times slower.
+    digits; those above ``10**digits`` keep all before the point. A loop over ``format`` is fifty times slower.
     """
     exact = np.asarray(values, dtype=np.float64)
     with np.errstate(divide="ignore"):

@@ -166,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         import httpx  # noqa: F401
         import numpy as np  # noqa: F401
 
+        if file.parts[0] == "model":
+            import torch  # noqa: F401
+
         if not survives(copy, arguments, options.seconds):
             print(f"{' '.join(arguments)} fails without a change")
             return 2
