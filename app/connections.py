@@ -118,8 +118,8 @@ class Connection(HttpToolsProtocol):
     # -- what comes -----------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within the bounds. Then await a head when no request is under way: the data began one, or
-        was the rest of a refused body, of which uvicorn would read the trickle for ever too."""
+        """Parse received data, within the bounds. When no request is under way, await a head: the data began one, or
+        was the rest of a refused body, which uvicorn would go on reading for ever."""
         if self._error is not None:
             self._discarded += len(data)
             if self._discarded > _DISCARDED:
@@ -151,7 +151,7 @@ class Connection(HttpToolsProtocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        """The head that was read, less the offer of another protocol: the parser skips the body of one that has it."""
+        """The head without its offer of another protocol: with the offer, the parser would skip the body."""
         lines = [b"%s %s HTTP/%s" % (self._method, self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name in _UPGRADE_HEADERS:

@@ -70,8 +70,8 @@ def item_error(error: ItemError, field: str) -> RequestError:
 
 @contextmanager
 def image_at(place: str) -> Iterator[None]:
-    """For a request whose image is at ``place``: what is wrong with the image is wrong there. Whoever decodes an image
-    does not know the field, since several requests may send the same one in different fields."""
+    """A context in which errors about the request's image name the field ``place``. The decoder cannot name it, since
+    several requests may send the same image in different fields."""
     try:
         yield
     except RequestError as error:
@@ -82,7 +82,8 @@ def image_at(place: str) -> Iterator[None]:
 
 @contextmanager
 def only_text(place: str) -> Iterator[None]:
-    """For a request that has no list of texts but one, at ``place``: what is wrong with the first is wrong there."""
+    """A context for requests with a single text, in the field ``place``: errors about the first text name that
+    field."""
     try:
         yield
     except RequestError as error:

@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record; the lines of a traceback are indented, so that none of them passes for a record."""
+    """One line per record; the lines of a traceback are indented, so that none of them passes for a record."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -34,7 +34,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message and what ``extra`` holds of a request."""
+    """One JSON object per line: time, level, logger, message and what ``extra`` holds of a request."""
 
     _FIELDS = ("request_id", "method", "path", "status", "code", "key", "milliseconds")
 

@@ -92,7 +92,7 @@ class EngineCollector:
         self.engine = engine
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        """One family a figure."""
+        """One metric family per figure."""
         engine, admission, replicas = self.engine, self.engine.admission, self.engine.replicas
         gauges: list[tuple[str, str, float]] = [
             ("queue_items", "Questions and images accepted and not answered yet.", admission.items),

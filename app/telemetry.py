@@ -1,4 +1,4 @@
-"""What the operator sees: a request id on everything, one log line a request, never an image or a question."""
+"""What the operator sees: a request id on everything, one log line per request, never an image or a question."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """OpenTelemetry traces, when the standard ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set and the ``otel`` extra installed.
 
-One span a request, with a child for each stage; the trace of a caller's ``traceparent`` is continued. Attributes hold
+One span per request, with a child for each stage; the trace of a caller's ``traceparent`` is continued. Attributes hold
 the route, status and request id, never an image or a question.
 """
 

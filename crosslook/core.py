@@ -1,7 +1,7 @@
 """The client without its sockets: builds requests, reads responses, decides what to try again.
 
-Every call is a generator. It yields *steps* (send this request, wait so long, read that image) and is sent what came of
-each; whoever drives it does the input and output, blocking or not. So `Client` and `AsyncClient` share all of this and
+Every call is a generator. It yields *steps* (send this request, wait so long, read that image) and is sent the result
+of each. Its driver does the input and output, blocking or not. So `Client` and `AsyncClient` share all of this and
 differ only in how they carry out a step.
 """
 

@@ -30,8 +30,9 @@ class AttentionMap:
     """Where one word, or the answer as a whole, looked.
 
     ``values`` is ``[rows][columns]``, row 0 at the top, and covers ``attention.region`` (pixels of the original image
-    after its EXIF rotation) cut evenly. ``elsewhere`` is what went to no place of the image. In a raw map all of it
-    sums to 1. ``words`` are the maps of the words of the text that this map belongs to (none for a word's own map).
+    after its EXIF rotation) cut evenly. ``elsewhere`` is what went to keys outside the image (a null key, a class
+    token). In a raw map all of it sums to 1. ``words`` are the maps of the words of the text that this map belongs to
+    (none for a word's own map).
     """
 
     text: str
@@ -114,7 +115,7 @@ def read_map(
 def read_words(
     words: Sequence[Word], tokens: Sequence[Token], attention: Attention | None, image: ImageRef
 ) -> tuple[AttentionMap, ...]:
-    """One map a word: the mean of its tokens'. Raises ValueError when a map does not fit its grid."""
+    """One map per word: the mean of its tokens' maps. Raises ValueError when a map does not fit its grid."""
     if attention is None:
         return ()
     found = []

@@ -24,9 +24,9 @@ from crosslook.types import (
 class Result:
     """What every result has.
 
-    ``map`` is where the result as a whole was read from (None without maps), ``words`` one map a word of the text that
-    the model was given, in its order. ``image`` stands for the same image in later requests. ``request_id`` finds the
-    request in the server's log.
+    ``map`` is where the result as a whole was read from (None without maps), ``words`` one map per word of the text
+    that the model was given, in its order. ``image`` stands for the same image in later requests. ``request_id`` finds
+    the request in the server's log.
     """
 
     score: float

@@ -22,10 +22,10 @@ from model.kernels.inputs import accumulator_dtype, default_scale, split_mask
 class Attention(Protocol):
     """What `record` needs of an attention layer: four modules through which its tensors pass.
 
-    ``queries``, ``keys`` and ``values`` put them out, as attention takes them, ``[batch, tokens, heads * head_dim]`` or
-    ``[batch, tokens, heads, head_dim]``; ``output`` takes in what is attended, ``[batch, tokens, heads * head_dim]``. A
-    layer that changes its queries on the way (rotary positions) has an `nn.Identity` that the final ones pass.
-    `model.cross_attention.CrossAttention` is one.
+    ``queries``, ``keys`` and ``values`` return them as attention takes them, ``[batch, tokens, heads * head_dim]`` or
+    ``[batch, tokens, heads, head_dim]``. ``output`` takes in the attended values, ``[batch, tokens, heads *
+    head_dim]``. A layer that changes its queries after projection (rotary positions) passes the final ones through an
+    `nn.Identity`. `model.cross_attention.CrossAttention` is one.
     """
 
     num_heads: int
@@ -113,8 +113,8 @@ def score_gradient(
     scale: float | None = None,
     map_gradient: Tensor | None = None,
 ) -> Tensor:
-    """``dS`` of every head, ``[batch, heads, tokens, keys]``: the gradient of the result with respect to the attention
-    scores, that is how much a stronger look at a key, at the cost of all others, would raise it.
+    """``dS`` per head, ``[batch, heads, tokens, keys]``: the gradient of the result with respect to the attention
+    scores. It says how much a stronger look at a key, at the cost of all others, would raise the result.
 
     * ``queries`` ``[batch, tokens, heads * head_dim]``, and ``gradient`` of the same shape: that of the result with
       respect to the attended values (`Call.attended`). With ``P`` the probabilities, ``dP = gradient V^T`` and
@@ -149,8 +149,8 @@ def gradient_map(
     """The head mean of ``relu(dS)`` as ``[batch, tokens, keys]``, float32; see `score_gradient` for the arguments.
 
     Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equation 5, which has ``relu(P * dP)``.
-    That forgets that the probabilities sum to 1: a key that supports the result less than the others do then counts
-    for it, though the result would gain if the key were gone.
+    That ignores that the probabilities sum to 1: a key that supports the result less than the average key does gets a
+    positive value there, although the result would gain from less attention to it.
     """
     return score_gradient(queries, gradient, kv, mask=mask, scale=scale).relu().mean(1)
 
@@ -170,9 +170,9 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | Non
 def rollout(self_attention: Sequence[Tensor], cross_attention: Sequence[Tensor | None]) -> Tensor:
     """How much of each token's final state came from each key, ``[batch, tokens, keys]``.
 
-    ``self_attention`` ``[batch, tokens, tokens]`` and ``cross_attention`` ``[batch, tokens, keys]`` are head means, a
-    layer each; None stands for a layer that adds nothing. Each attention is counted half, as its residual is. What a
-    row lacks to 1 is the share of the text itself.
+    ``self_attention`` ``[batch, tokens, tokens]`` and ``cross_attention`` ``[batch, tokens, keys]`` are head means, one
+    per layer; None stands for a layer that adds nothing. Each attention counts half, and its residual the other half.
+    What a row lacks to 1 is the share of the text itself.
 
     Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, carried over to two sequences.
     """
@@ -186,11 +186,11 @@ def rollout(self_attention: Sequence[Tensor], cross_attention: Sequence[Tensor |
 
 
 def compose(*steps: Tensor) -> Tensor:
-    """The map of what looks at the image only through others: ``[batch, tokens, keys]`` from steps ``[batch, tokens,
-    queries]``, ``[batch, queries, keys]`` and so on, each what one sequence took from the next.
+    """The map ``[batch, tokens, keys]`` of a sequence that attends to the image only through others: the product of the
+    steps ``[batch, tokens, queries]``, ``[batch, queries, keys]`` and so on, each the attention from one sequence to
+    the next.
 
-    Rows of probabilities stay such: what a token took from each query, times where that one looked. Raises ValueError
-    without steps.
+    Rows that sum to 1 in every step still do in the product. Raises ValueError without steps.
     """
     if not steps:
         raise ValueError("there are no steps to compose")

@@ -1,7 +1,8 @@
-"""From attention rows to what a program can use: tokens with spans, words, and maps on the patch grid.
+"""From attention rows to maps on the patch grid, tokens with spans, and words.
 
-A row ``[keys]`` becomes a `Map`: the columns that are patches fill the grid row by row, all others add up to
-``elsewhere``, so nothing is silently dropped.
+A row ``[keys]`` becomes a `Map`: patch keys fill the grid row by row, and all other keys add up to ``elsewhere``, so
+nothing is lost silently. Maps are made per token. A `Word` names its tokens; its map is the mean of theirs, which the
+reader of a response makes.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ Span = tuple[int, int]
 
 
 def find_words(text: str, spans: Sequence[Span | None]) -> tuple[Word, ...]:
-    """The words of ``text``, each with the indices of the tokens whose span touches it. Words hold letters, digits and
-    inner apostrophes or hyphens, with the marks that belong to their letters; punctuation between words belongs to
-    none."""
+    """The words of ``text``, each with the indices of the tokens whose span overlaps it.
+
+    A word is letters and digits with their combining marks, and apostrophes or hyphens inside it. Punctuation between
+    words belongs to no word.
+    """
     words = []
     for match in _WORD.finditer(_with_one_mark(text)):
         start, end = match.span()

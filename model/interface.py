@@ -4,8 +4,8 @@ The three steps, in the order of the data flow:
 
 1. ``info.preprocess(image) -> Pixels``: cheap, no torch, runs in any process (the service's parent decodes and
    preprocesses; pixels travel to the worker).
-2. ``encode(list[Pixels]) -> list[EncodedImage]``: the expensive vision pass. What comes out is opaque to the engine
-   but for ``nbytes``, ``geometry`` and ``batch_key``; it is what the cache keeps.
+2. ``encode(list[Pixels]) -> list[EncodedImage]``: the expensive vision pass. The engine sees no more of its
+   result than ``nbytes``, ``geometry`` and ``batch_key``; the cache keeps it.
 3. ``run(task, list[Item]) -> list[Output | ItemError]``: questions against encoded images, batched.
 
 This module imports neither torch nor anything of the service. The parts of an `Output` are dataclasses without slots:
@@ -48,8 +48,8 @@ class Geometry:
     columns: int
     region: Region
     cells: tuple[int, ...] | None = None
-    """For each key, the cell it is a part of, ``row * columns + column``, or -1 for a key that is no place; several
-    keys of one cell add up. None: the patches are the keys from the first patch on, row by row."""
+    """For each key, the cell it is a part of, ``row * columns + column``, or -1 for a key outside the grid (a null
+    key, a class token). Keys of one cell add up. None: the patches are the keys from the first patch on, row by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Map:
-    """Where one token looked: ``values`` float32 ``[rows, columns]``, ``elsewhere`` what went to keys that are no
-    place. Raw maps are non-negative and the two sum to 1."""
+    """Where one token looked: ``values`` float32 ``[rows, columns]``, and ``elsewhere``, the sum of the keys outside
+    the grid (a null key, a class token). In raw maps all values are non-negative and sum to 1 with ``elsewhere``."""
 
     values: NDArray[np.float32]
     elsewhere: float
@@ -156,8 +156,8 @@ class Word:
 class Ranked:
     """An answer (or a matched text) and its probability.
 
-    ``in_vocabulary`` is set where a model with an answer vocabulary ranked given candidates: False for one that is none
-    of its answers, and was scored through a vector made of its wording alone.
+    ``in_vocabulary`` is set where a model with an answer vocabulary ranked given candidates. False: the candidate is
+    not in the vocabulary, and was scored through a vector made from its text alone.
     """
 
     answer: str
@@ -279,5 +279,5 @@ class Model(Protocol):
         ...
 
     def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
-        """Run texts against encoded images of one ``batch_key``. The result has one entry an item, in order."""
+        """Run texts against encoded images of one ``batch_key``. The result has one entry per item, in order."""
         ...

@@ -1,7 +1,7 @@
 """Memory that the C library keeps for later goes back to the system now and then.
 
-Batches of many sizes leave gaps in the heap, and one large batch leaves the process as large as it was with it: without
-this a worker's resident memory creeps up for as long as larger batches than before come by.
+Batches of many sizes leave gaps in the heap, and a process keeps the size that its largest batch needed. Without
+trimming, a worker's resident memory grows with every batch that is larger than all before.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
 def return_large_blocks() -> None:
     """Have blocks of 1 MiB and more go back to the system when they are freed.
 
-    glibc does that from a size on that grows with the largest block freed: after one large body the next ones lie in
-    the heap, under what came later.
+    glibc's own threshold grows with the largest block freed: after one large body the next ones would lie in the heap,
+    below later allocations, and could not be given back.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # a C library without it
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)

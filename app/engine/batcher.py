@@ -1,10 +1,10 @@
-"""What the model does next: jobs that wait, and the choice of those that share a call.
+"""Puts the engine's batches together: which waiting jobs go to the model next, and which of them share a call.
 
-A call starts as soon as the worker is free. An idle server so adds no wait, and a busy one fills its batches by itself.
-Texts go before images, so that requests are finished before others are begun. Texts that wait for an image go to the
-worker together with it. But while many images wait, `GATHER` of them are encoded between one run and the next: a run of
-four texts costs little more than a run of one. And no image waits for more than `GATHER` runs of texts about others.
-Among texts, the first to come goes first; others join it where they cost least.
+A call starts as soon as the worker is free: an idle server adds no wait, and a busy one fills its batches by itself.
+Texts go before images, so that requests finish before others start. Texts that wait for an image go to the worker
+together with it. But while many images wait, `GATHER` of them are encoded between two runs, because a run of four texts
+costs little more than a run of one. No image waits for more than `GATHER` runs of texts about other images. Among
+texts, the oldest goes first; others join it where they cost least.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from app.engine.cache import Entry
 from app.engine.jobs import Batch, EncodeJob, Job, RunJob
 
 GATHER = 4
-"""While as many images wait, they are encoded before the texts that wait too are run. No text waits for more images,
-and no image for more runs."""
+"""While at least so many images wait, that many are encoded before the next texts are run. No text waits for more
+images than that, and no image for more runs."""
 
 
 class Batcher:

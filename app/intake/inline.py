@@ -24,10 +24,10 @@ def is_url(text: str) -> bool:
 
 
 def plain_base64(text: str) -> str:
-    """The image in the standard alphabet, padded, without line breaks: what all spellings of one have in common. Text
-    that is no base64 comes out in some form that is none either.
+    """The image as base64 in the standard alphabet, padded, without line breaks: one form for all spellings. Text that
+    is not base64 stays invalid.
 
-    Taken are the URL-safe alphabet, missing padding, line breaks, and data URIs, percent-encoded or not.
+    Accepted are the URL-safe alphabet, missing padding, line breaks, and data URIs, percent-encoded or not.
     """
     text = text.strip()
     data = text.encode("ascii", "replace")

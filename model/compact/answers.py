@@ -23,7 +23,7 @@ class AnswerSpace:
         self.index = {answer: i for i, answer in enumerate(answers)}
 
     def rank(self, fused: Fused, item: Item) -> list[TextOutput]:
-        """The best answers to each text, without maps."""
+        """The best answers to each text, without maps; ``fused.vector`` is ``[texts, meaning_dim + free_dim + 1]``."""
         names = self.answers if item.candidates is None else item.candidates
         known = None if item.candidates is None else self._find(item.candidates)
         over: ScoreOver = "vocabulary" if known is None else "candidates"
@@ -39,7 +39,8 @@ class AnswerSpace:
         return ranked
 
     def match(self, fused: Fused, item: Item) -> list[TextOutput]:
-        """The texts of an item against each other; ``fit`` is how likely each fits by itself, where one of two does."""
+        """The texts of an item compared with each other; ``fused.fit`` is ``[texts]``. The result's ``fit`` is the
+        probability that a text fits by itself, if half of all texts do."""
         scores, fits = fused.fit.softmax(0).tolist(), fused.fit.sigmoid().tolist()
         return [
             TextOutput((Ranked(text, score),), "candidates", None, fit=fit)

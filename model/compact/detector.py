@@ -24,11 +24,16 @@ CHANNELS = {name: channels for name, (_, channels, _) in _VARIANTS.items()}
 
 
 class Detections(NamedTuple):
-    """What is seen at every place: first those of stride 8, row by row, then 16, then 32."""
+    """What is seen at every place: first those of stride 8, row by row, then 16, then 32.
 
-    scores: Tensor  # [images, places, classes], sigmoids
-    boxes: Tensor  # [images, places, 4]: left, top, right, bottom as shares of the image's sides, not cut at its edges
-    features: tuple[Tensor, ...]  # the pyramid's maps [images, channels, H/8, W/8], [.., H/16, W/16], [.., H/32, W/32]
+    * ``scores`` ``[images, places, classes]``: sigmoids;
+    * ``boxes`` ``[images, places, 4]``: left, top, right, bottom as shares of the image's sides, not cut at its edges;
+    * ``features``: the pyramid's maps ``[images, channels, H/8, W/8]``, ``[.., H/16, W/16]``, ``[.., H/32, W/32]``.
+    """
+
+    scores: Tensor
+    boxes: Tensor
+    features: tuple[Tensor, ...]
 
 
 class ConvLeaky(nn.Module):
@@ -39,11 +44,12 @@ class ConvLeaky(nn.Module):
         self.conv = nn.Conv2d(channels_in, channels_out, 3, stride, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[images, channels_in, h, w]`` -> ``[images, channels_out, ceil(h / stride), ceil(w / stride)]``."""
         return F.leaky_relu(self.conv(x), SLOPE)
 
 
 class ResidualBlock(nn.Module):
-    """Half of the channels from the input, the other half from those: joined, not added."""
+    """Half of the channels are computed from the input, the other half from that half; the two are concatenated."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,12 +57,14 @@ class ResidualBlock(nn.Module):
         self.middle = ConvLeaky(channels // 2, channels // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[images, channels, h, w]`` -> the same shape."""
         x = self.enter(x)
         return torch.cat([self.middle(x), x], 1)
 
 
 class CspBlock(nn.Module):
-    """A cross-stage partial block: what went through residual blocks, beside what did not. Doubles the channels."""
+    """A cross-stage partial block: the input with and without its residual blocks, concatenated. Doubles the
+    channels."""
 
     def __init__(self, channels: int, blocks: int, stride: int) -> None:
         super().__init__()
@@ -65,6 +73,7 @@ class CspBlock(nn.Module):
         self.leave = ConvLeaky(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[images, channels, h, w]`` -> ``[images, 2 * channels, ceil(h / stride), ceil(w / stride)]``."""
         skipped = x = self.enter(x)
         for block in self.blocks:
             x = block(x)
@@ -80,6 +89,7 @@ class DetectorHead(nn.Module):
         self.out = nn.Conv2d(channels, classes + 4 * BINS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[images, channels, h, w]`` -> ``[images, classes + 4 * BINS, h, w]``."""
         raw: Tensor = self.out(self.hidden(x))
         return raw
 
@@ -113,7 +123,11 @@ class NanoDet(nn.Module):
 
 
 def pyramid(fine: Tensor, middle: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Path aggregation without weights: coarse levels are added to finer ones, then the other way round."""
+    """Path aggregation without weights: coarse levels are added to finer ones, then fine levels to coarser ones.
+
+    ``fine`` ``[images, channels, H/8, W/8]``, ``middle`` ``[.., H/16, W/16]``, ``coarse`` ``[.., H/32, W/32]``; the
+    results have the same shapes.
+    """
     middle = middle + _double(coarse)
     fine = fine + _double(middle)
     middle = middle + F.avg_pool2d(fine, 2)  # what bilinear halving is

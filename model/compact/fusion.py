@@ -1,9 +1,9 @@
 """The stack of fusion layers: question tokens attend to each other, then to the image's patches, then pass a
-feed-forward network; and a text layer behind them, in which the first token gathers what all have seen.
+feed-forward network. In a last text layer the first token attends to all tokens.
 
-Self-attention and feed-forward are those of a text layer, so that a fusion layer can start from trained weights; our
-`CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). With its output projection at zero,
-as training starts, the stack is exactly the text encoder it came from.
+Self-attention and feed-forward are those of a text layer, so a fusion layer can start from trained weights. Our
+`CrossAttention` stands between them with its own norm, as in BLIP (Li et al. 2022). Training starts with its output
+projection at zero, where the stack equals the text encoder it came from.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class FusionLayer(TextLayer):
 
 
 class GatherLayer(TextLayer):
-    """A text layer for the first token alone, which looks at all."""
+    """A text layer in which only the first token attends, to all tokens."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``x`` ``[rows, tokens, dim]``, ``mask`` bool ``[rows, tokens]`` -> ``[rows, dim]``."""
@@ -65,8 +65,8 @@ class GatherLayer(TextLayer):
 
 
 class Fusion(nn.Module):
-    """The stack: ``num_layers`` fusion layers over ``dim_kv``-wide patch features, then the layer that gathers. Every
-    token's look at the image so has a part in the answer, that of the last fusion layer too."""
+    """The stack: ``num_layers`` fusion layers over ``dim_kv``-wide patch features, then the gathering layer. So every
+    token's attention to the image affects the answer, in the last fusion layer too."""
 
     def __init__(
         self,

@@ -1,20 +1,23 @@
-"""The compact model's maps by kind: what every token, and the answer, has of each key.
+"""The compact model's maps, one function per kind: rows over the keys for every token, and for the answer.
 
-For all three kinds a map's values and its ``elsewhere`` sum to 1; what that whole is differs:
+`model.grid_maps.place_on_grid` lays these rows on the patch grid. A word's map is the mean of its tokens' maps; the
+reader of a response makes it.
 
-* ``raw``: the attention of the very pass that answered, mean over heads and layers. ``elsewhere`` is what went to the
-  null key. The answer's is the first token's, from whose row the answer is read; a match's is the
-  mean of the text's own tokens', through which it is read.
+For all three kinds a map's values and its ``elsewhere`` sum to 1. What that whole is differs:
+
+* ``raw``: the attention of the pass that answered, averaged over heads and layers. ``elsewhere`` is the share of the
+  null key. The answer is read from the first token's row, so its map is that token's. A match is read through the
+  text's own tokens, so its map is their mean.
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
-  ``elsewhere`` is also what came from the question itself: half after one layer, a quarter after two, and so on. The
-  answer's is half what the first token gathers of all, and half what is read through its map of the last layer; a
-  match's is again the mean.
-* ``gradient``: what counted for the answer: the geometric mean of how much a stronger look at a key, at the cost of all
-  others, would raise the odds of the answer, and of how much was looked there. The first factor is taken head by head,
-  where it is positive. For the answer's map it is summed over the tokens before, so that those that speak against each
-  other cancel out; and the second over the text's own tokens: the first and the last, which open and close it, look
-  about. It has no natural unit, so each map is divided by its own sum; one that nothing would raise is all 0, with
-  ``elsewhere`` 1.
+  ``elsewhere`` also holds what came from the question itself: half after one layer, a quarter after two, and so on.
+  The answer's map is half what the first token gathers from all tokens, half its own map of the last layer. A match's
+  is again the mean.
+* ``gradient``: what counted for the answer, as the geometric mean of two factors. The first is how much a stronger look
+  at a key, at the cost of all others, would raise the odds of the answer: per head, and only where it is positive. The
+  second is how much was looked there. For the answer's map, the first is summed over all tokens before the positive
+  part is taken, so that opposed tokens cancel out. The second is summed over the text's own tokens, without the first
+  and the last, which open and close it and look about. The product has no natural unit, so each map is divided by its
+  sum. A map with nothing to raise is all 0, with ``elsewhere`` 1.
 """
 
 from __future__ import annotations
@@ -54,8 +57,8 @@ def match_rows(rows: MapRows, mask: Tensor) -> MapRows:
 
 @contextmanager
 def keep_self_maps(fusion: Fusion, mask: Tensor) -> Iterator[list[Tensor]]:
-    """What `rollout_rows` needs besides the maps: the self-attention ``[rows, tokens, tokens]`` of each layer, head
-    means, and of the layer that gathers, kept of the pass that is made while the context is open."""
+    """Keep what `rollout_rows` needs besides the maps, from the pass made while the context is open: the head-mean
+    self-attention ``[rows, tokens, tokens]`` of each fusion layer, and last of the gathering layer."""
     kept: list[Tensor] = []
     handles = [
         layer.register_forward_pre_hook(lambda layer, arguments: kept.append(layer.self_map(arguments[0], mask)))
@@ -85,12 +88,12 @@ def gradient_rows(
     layers: Sequence[int],
     score: Callable[[Fused], Tensor],
 ) -> tuple[Fused, MapRows]:
-    """The pass over text features ``states`` ``[rows, tokens, dim]``, and back. ``score`` makes one number a row
-    ``[rows]``, each of what the fusion gives to this row alone.
+    """A forward and a backward pass over text features ``states`` ``[rows, tokens, dim]``. ``score`` returns one number
+    per row, ``[rows]``, from that row of the fusion's result alone.
 
-    The way back goes through the fusion only: text features, keys and values are constants. The answer depends on the
-    last layer's attention in two ways, both counted: through the attended values, and through what is read under its
-    map (`CompactNet._read`); a match in the second way alone.
+    The backward pass goes through the fusion only: text features, keys and values are constants. The answer depends on
+    the last layer's attention in two ways, and both count: through the attended values, and through the meaning read
+    under its map (`CompactNet._read`). A match depends on it in the second way only.
     """
     with record(net, [net.fusion.layers[layer].cross for layer in layers]) as calls:  # type: ignore[misc]
         fused = net.fuse_states(states.detach().requires_grad_(), mask, images, need_maps=True)

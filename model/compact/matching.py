@@ -10,9 +10,9 @@ from torch import Tensor, nn
 class Matching(nn.Module):
     """Texts and places of images as vectors of one space ``match_dim``, compared by their cosine.
 
-    What is compared with a text is the mean of the image's places, each weighed by how much the text's own words look
-    there (`CompactNet.fuse_states`): where a map points has a part in how well the text fits. It is learned after all
-    else (`model.training.match_fit`); until then the two projections are no more than cuts.
+    A text is compared with the mean of the image's places, weighted by how much the text's own words look at each
+    (`CompactNet.fuse_states`). So where a map points affects how well the text fits. It is learned last
+    (`model.training.match_fit`); until then each projection only keeps the first ``match_dim`` numbers.
     """
 
     def __init__(self, dim: int, coarse_channels: int, match_dim: int) -> None:
@@ -38,6 +38,6 @@ class Matching(nn.Module):
         return (F.normalize(self.text(asked), dim=-1) * F.normalize(looked_at, dim=-1)).sum(-1)
 
     def forward(self, asked: Tensor, looked_at: Tensor) -> Tensor:
-        """The log odds ``[..]`` that the text fits, where it does for one of two."""
+        """The log odds ``[..]`` that the text fits, if half of all texts do. Arguments as in `cosine`."""
         fit: Tensor = self.scale * self.cosine(asked, looked_at) + self.offset
         return fit

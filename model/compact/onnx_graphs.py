@@ -38,10 +38,12 @@ class GraphBuilder:
         """Tensors that could be, in their order."""
 
     def constant(self, name: str, values: object, dtype: type[np.generic]) -> str:
+        """Store ``values`` under ``name``, unless that is there already. Returns the name."""
         self.initializers.setdefault(name, numpy_helper.from_array(np.array(values, dtype, order="C"), name))
         return name
 
     def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Append a node of an operator ``kind``. Returns the name of its ``output``."""
         node = helper.make_node(kind, list(inputs), [output], name=output, **attributes)
         self.nodes.append(node)
         return output

@@ -21,8 +21,8 @@ def match_captions(
 ) -> Matching | None:
     """How often the model finds an image's caption among it and nine captions of other images (chance: 10%).
 
-    Every caption of an image meets the same nine, so that each text is judged once: what counts of a pair of texts is
-    which fits better, whatever the others. None where the model cannot match or the split has too few captions.
+    All captions of an image are compared with the same nine, so each text is scored only once: a comparison of two
+    texts does not depend on the others. None where the model cannot match or the split has too few captions.
     """
     captions = [record for record in data.captions if record.split == split]
     rng = np.random.default_rng(seed)

@@ -61,7 +61,7 @@ def evaluate(
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
     """Ask a model all questions of a split (at most ``images`` images of it) and judge its answers.
 
-    Returns the figures, and one record a question with its answers.
+    Returns the figures, and one record per question with its answers.
 
     Raises:
         DataError: the split holds no question.

@@ -77,8 +77,8 @@ def variants_of(
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was made of one image and text: ``outputs`` of the model by the map's name, and every map, those that no
-    model made included."""
+    """The results for one image and text: the model's ``outputs`` by the map's name, and all ``maps``, including the
+    fixed controls that no model made."""
 
     image: EncodedImage
     outputs: dict[str, TextOutput]
@@ -95,8 +95,8 @@ class MapMaker:
     def __call__(
         self, images: Sequence[Image.Image], texts: Sequence[str], others: Sequence[str | None]
     ) -> list[Made | None]:
-        """The maps of each text about its image. ``others`` are the texts of the control that asks something else
-        (None: there is none). None stands for a text that the model refuses, or answers by reading."""
+        """The maps of each text about its image; None for a text that the model refuses, or answers by reading.
+        ``others`` are the texts of the control that asks another question, None where there is none."""
         encoded = encode_images(self.model, images)
         outputs: list[dict[str, TextOutput]] = [{} for _ in images]
         for variant in self.variants:
@@ -113,7 +113,7 @@ class MapMaker:
     def _run(
         self, model: Model, images: Sequence[EncodedImage], texts: Sequence[tuple[str, ...]], variant: Variant
     ) -> list[tuple[TextOutput, ...]]:
-        """One entry an image, empty where the model refuses one of its texts."""
+        """One entry per image, empty where the model refuses one of its texts."""
         request = MapRequest(variant.kind, variant.layers)
         found: list[tuple[TextOutput, ...]] = [()] * len(images)
         for members in by_batch_key(images):
@@ -163,8 +163,8 @@ def cross_attention_of(model: Model) -> list[CrossAttention]:
 
 
 def with_shuffled_attention(model: Model, seed: int = 0) -> Model:
-    """A copy of the model with the entries of each weight of its cross-attention shuffled: as sharp as before, and no
-    longer trained to look anywhere.
+    """A copy of the model whose cross-attention weights are shuffled, each matrix by itself: the sizes of the weights
+    are kept, and what they learned about where to look is lost.
 
     Raises:
         ValueError: the model has no `CrossAttention` in any attribute of it.

@@ -4,7 +4,7 @@
   first. The sooner the probability of the model's own answer falls, the better: the area under the curve, low is good.
 * **Insertion**: the same from nothing: patches are given in the map's order, high is good.
 
-Keys that are no place (a learned one, BLIP's class token) stay throughout: no map ranks them. Masking keys instead of
+The null key of the default model and BLIP's class token are never masked: no map ranks them. Masking keys instead of
 pixels needs no second vision pass and shows the model no unnatural image.
 Source: Petsiuk et al. 2018, "RISE".
 """
@@ -47,7 +47,7 @@ class Maskable(Protocol):
 
 @dataclass(slots=True)
 class Curves:
-    """One entry a question: by map the areas under its two curves, whether the image matters to it, its image."""
+    """One entry per question: the areas under its two curves by map, whether the image matters to it, its image."""
 
     deletion: dict[str, list[float]] = field(default_factory=dict)
     insertion: dict[str, list[float]] = field(default_factory=dict)
@@ -97,8 +97,8 @@ def perturb(
 
 
 def texts_of(data: DataSet, split: str, task: Task) -> dict[ImageRef, list[str]]:
-    """What a model of the task can be given about each image of a split: questions, its captions to match, or nothing
-    to begin a caption with."""
+    """The texts that a model of the task is given about each image of a split: questions, captions to match, or one
+    empty prompt to caption."""
     found: dict[ImageRef, list[str]] = {}
     if task != "match":
         for question in data.questions:

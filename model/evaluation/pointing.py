@@ -1,7 +1,7 @@
 """Pointing: on collages of four images (`model.evaluation.collages`), does a map point at the one that is asked about?
 
-Where that is is known without any drawn box. The pointing game is that of Zhang et al. 2018 ("Top-down Neural Attention
-by Excitation Backprop"), on quarters of a collage in place of objects.
+The right quarter is known without boxes drawn by people. The pointing game is that of Zhang et al. 2018 ("Top-down
+Neural Attention by Excitation Backprop"), on quarters of a collage in place of objects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pointing(NamedTuple):
     """How often a map points at the right one of four images (chance: 25%).
 
     * ``peak``: the highest cell of the answer's map lies in it (the one to quote);
-    * ``mass``: of the four quarters of the answer's map it has the largest sum;
+    * ``mass``: the answer's map has its largest sum in that quarter;
     * ``word``: the highest cell of the map of the word that names the thing asked about lies in it. None for maps that
       have no words.
     """

@@ -63,8 +63,8 @@ def normalise(answer: str) -> str:
 
 
 def judged_form(answer: str) -> str:
-    """`normalise`, or the answer as written (in lower case) where that leaves nothing: "A", "the" and "?" are not the
-    same answer, and none of them is no answer."""
+    """The answer after `normalise`, or only in lower case where that would leave nothing: "A", "the" and "?" stay three
+    different answers."""
     return normalise(answer) or " ".join(answer.lower().split())
 
 
@@ -121,7 +121,7 @@ def soft_targets(answers: Sequence[str], source: str) -> dict[str, float]:
 class Interval:
     """A mean and the interval that holds it (95% unless asked otherwise), in the unit of the values.
 
-    ``low`` and ``high`` are NaN where there is no telling, so that no comparison with them holds.
+    ``low`` and ``high`` are NaN where there is no interval; every comparison with them is then False.
     """
 
     mean: float
@@ -146,8 +146,8 @@ def bootstrap(
     """The mean of ``values`` ``[n]`` with its percentile bootstrap interval. Whole groups (images) are drawn, with
     replacement.
 
-    Questions about one image are not independent, so drawing single questions would make the interval too narrow. Of a
-    single group every draw is the same, which says nothing: the mean comes without an interval.
+    Questions about one image are not independent, so drawing single questions would make the interval too narrow. With
+    a single group every draw is the same, so the mean comes without an interval.
 
     Raises:
         ValueError: no values, or not one group per value.

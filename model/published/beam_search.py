@@ -1,7 +1,7 @@
 """Beam search, as transformers' `generate` does it (tokens are tested to be the same), over rows that end one by one.
 
-Own code because the library's runs only inside its own models, copies what is looked at once a beam, and keeps
-finished rows in the batch.
+Own code because the library's runs only inside its own models, copies the attended keys and values once per beam, and
+keeps finished rows in the batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def beam_search(logits: Tensor, step: Step, *, num_beams: int, max_tokens: int, 
     """For each row up to ``num_beams`` sequences, best first by log-probability per token.
 
     ``logits`` ``[rows, vocabulary]``: of the first token, after the prompt. The cache that ``step`` keeps has one
-    hypothesis a row then; the first call's ``beams`` point at those.
+    hypothesis per row then; the first call's ``beams`` point at those.
     """
     rows = {index: _Row([((), 0.0)]) for index in range(len(logits))}
     done: dict[int, _Row] = {}

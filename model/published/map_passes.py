@@ -22,8 +22,8 @@ def map_info(maps: MapRequest, steps: Sequence[MapStep] = ()) -> MapInfo:
 
 
 def to_maps(rows: Tensor, geometry: Geometry, first_patch: int, *, whole: bool) -> list[Map]:
-    """Maps of ``rows`` ``[tokens, keys]``; see `place_on_grid`. ``whole``: each row is a part of 1, and what is not on
-    the grid went elsewhere; else ``elsewhere`` is what the keys have that are no place."""
+    """Maps of ``rows`` ``[tokens, keys]``; see `place_on_grid`. ``whole``: ``elsewhere`` is what the
+    grid lacks to 1; otherwise it is the sum of the keys outside the grid (BLIP's class token)."""
     return place_on_grid(rows.float().cpu().numpy(), geometry, first_patch, total=1.0 if whole else None)
 
 
@@ -39,8 +39,8 @@ def forward_map(maps: Sequence[Tensor], self_maps: Sequence[Tensor], request: Ma
 class GradientPass:
     """Gradient maps of one recorded pass over ``sources``, for as many scalars as wanted.
 
-    ``calls``: of the chosen layers, those of the sources in order. Gradients of scalars add up exactly, so the map of
-    a sum needs no backward pass of its own.
+    ``calls``: for each chosen layer one call per source, in order. Gradients add up exactly, so the map of a sum of
+    scalars needs no backward pass of its own.
     """
 
     def __init__(self, calls: list[list[Call]], layers: Sequence[int], sources: Sequence[Source]) -> None:

@@ -42,8 +42,8 @@ class CollageImage:
 
 @dataclass(frozen=True, slots=True)
 class CollagePool:
-    """Images that go on collages together. ``nouns`` are the words that tell them apart: a text is about an image alone
-    where the other three mention none of the nouns in it."""
+    """Images that go on collages together. ``nouns`` are the words that tell them apart: a text is about one image
+    alone if the texts of the other three mention none of its nouns."""
 
     images: Sequence[CollageImage]
     nouns: frozenset[str]
@@ -94,9 +94,9 @@ def _tells(example: Example, others: frozenset[str], nouns: frozenset[str]) -> b
 def collage_image(
     ref: ImageRef, examples: Sequence[Example], texts: Iterable[str], nouns: frozenset[str]
 ) -> CollageImage:
-    """``texts``: all that is said of the image. Whatever is answered *no* may be about nothing in it; the yes/no
-    questions that are left have all one answer, so they are asked for the map alone, as is besides where each of its
-    things is."""
+    """``texts``: all texts about the image. Questions answered *no* are left out, since they may be about nothing in
+    it. The yes/no questions that remain all have the same answer, so they train the map alone; so do the added
+    questions of where each noun is."""
     words = frozenset().union(*(singular(text) for text in texts))
     where = [Example(f"Where is the {noun}?", {}) for noun in sorted(nouns & words)]
     about = [one for one in examples if one.targets.get("no", 0.0) <= one.targets.get("yes", 0.0)]

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_detector(folder: Path) -> dict[str, Tensor]:
-    """The published detector (a TensorFlow.js graph model) under this project's names. Raises ValueError for another
-    file than the one that this project was trained with."""
+    """The published detector (a TensorFlow.js graph model) under this project's names: weights ``[out, in, h, w]`` and
+    biases ``[out]``, float32. Raises ValueError for any other file than the one this project was trained with."""
     numbers = (folder / "nanodet.bin").read_bytes()
     if hashlib.sha256(numbers).hexdigest() != _SHA256:
         raise ValueError(f"{folder} does not hold the detector that this project was trained with")

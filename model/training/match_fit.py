@@ -1,6 +1,6 @@
 """Learning how well a text fits an image, from captions, when all else is trained (`model.compact.matching.Matching`).
 
-Where the words look is what they have learned to; only the two projections into the space where they are compared are
+The words look where they have learned to look; only the two projections into the common space are
 new. Each caption of a batch has to find its own image among all of the batch, and each image its caption (InfoNCE, as
 in CLIP: Radford et al. 2021).
 """
@@ -37,8 +37,8 @@ def fit_match(
     steps: int = 400,
     seed: int = 0,
 ) -> None:
-    """Learn ``model.net.matching`` and mark it as learned. A tenth of the images is kept back: on them the scale and
-    the offset are fitted that make of a cosine the odds that a text fits. Nothing happens with too few images."""
+    """Learn ``model.net.matching`` and mark it as learned. A tenth of the images is held out, to fit
+    the scale and offset that turn a cosine into the log odds that a text fits. Does nothing with too few images."""
     net, rng = model.net, random.Random(seed)  # noqa: S311
     records = [record for record in captions if record.image_ref in features.index]
     rng.shuffle(records)

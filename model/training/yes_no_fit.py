@@ -1,10 +1,10 @@
 """Learning *yes* from *no* anew, when all else is trained.
 
-Few questions say little of it, and a network that learns all answers at once remembers them rather than learn from
-them: on photographs that it has not seen it then does no better than always *yes*. What is known of it can be told by
-less: by the question's words, and by how well it fits the image, which counts more for some questions than for others
-(`AnswerHead.yes_score`). Here these two are learned, for a few rounds; the network still says how likely it is either
-of the two answers, for which their vectors become one.
+The yes/no questions are too few for a network that learns all answers at once: it memorises them, and on new
+photographs does no better than always saying *yes*. Less input generalises better: the question's words, and how well
+the question fits the image, which counts more for some questions than for others (`AnswerHead.yes_score`). These two
+are learned here, for a few rounds. The network still says how likely the answer is either of the two, so the vectors of
+*yes* and *no* become one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Yes/no questions made from other questions: "What color is the bus?", answered *red*, becomes "Is the bus red?".
 
-People ask yes or no of the very things that they also ask openly about, but far too seldom for a model to learn to look
-before it says yes. The wrong answer that makes a *no* is another answer to a question of the same form, so that the
-wording alone gives nothing away.
+People ask yes/no questions about the same things as open questions, but too rarely for a model to learn to look before
+it says yes. The wrong answer that makes a *no* is taken from another question of the same form, so the wording alone
+gives nothing away.
 """
 
 from __future__ import annotations
