@@ -30,7 +30,8 @@ class SupportsArrayInterface(Protocol):
 class SupportsRead(Protocol):
     """A file opened in binary mode, or anything that reads like one. It is read from its beginning, if it can seek."""
 
-    def read(self) -> bytes: ...
+    def read(self) -> bytes:
+        """All bytes from the present position on."""
 
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | SupportsRead | SupportsArrayInterface | ImageRef

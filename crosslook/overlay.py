@@ -49,29 +49,47 @@ class DrawnMap(Protocol):
     """What of a `crosslook.maps.AttentionMap` is drawn. That one calls this module, so it is not imported here."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """The word, or the answer, whose map it is."""
+
     @property
-    def values(self) -> Sequence[Sequence[float]]: ...
+    def values(self) -> Sequence[Sequence[float]]:
+        """``[rows][columns]``, row 0 at the top."""
+
     @property
-    def attention(self) -> Attention: ...
+    def attention(self) -> Attention:
+        """Where the grid lies on the image, in pixels, and how the map was made."""
+
     @property
-    def image(self) -> ImageRef: ...
-    def format_value(self, value: float) -> str: ...
+    def image(self) -> ImageRef:
+        """The image as the server saw it, with its size in pixels."""
+
+    def format_value(self, value: float) -> str:
+        """A value of this map as text."""
 
 
 class DrawnAnswer(Protocol):
     """What of a `crosslook.results.Answer` is drawn."""
 
     @property
-    def question(self) -> str: ...
+    def question(self) -> str:
+        """The question as it was asked."""
+
     @property
-    def answer(self) -> str: ...
+    def answer(self) -> str:
+        """The best answer."""
+
     @property
-    def score(self) -> float: ...
+    def score(self) -> float:
+        """The answer's probability, 0 to 1."""
+
     @property
-    def map(self) -> DrawnMap | None: ...
+    def map(self) -> DrawnMap | None:
+        """The answer's own map; None without maps."""
+
     @property
-    def words(self) -> Sequence[DrawnMap]: ...
+    def words(self) -> Sequence[DrawnMap]:
+        """The maps of the question's words."""
 
 
 def draw_map(image: Image.Image, attention_map: DrawnMap, *, opacity: float = 0.65, legend: bool = True) -> Image.Image:

@@ -34,7 +34,7 @@ class _Header:
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
-    """The image. Pixels that runs leave out are transparent."""
+    """The image. Pixels that runs leave out are transparent. Raises `BrokenPicture` for an unreadable header."""
     del side  # no smaller sizes inside
     try:
         header = _header(data)

@@ -35,7 +35,10 @@ class _Chunks:
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
-    """The still image of a PNG: of an animation, the one that stands for it where none is played."""
+    """The still image of a PNG: of an animation, the one that stands for it where none is played.
+
+    Raises `BrokenPicture` for an unreadable header.
+    """
     del side  # no smaller sizes inside
     chunks = _chunks(data)
     header = chunks.first.get(b"IHDR", b"")

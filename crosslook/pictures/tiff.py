@@ -84,7 +84,7 @@ class _Directory:
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
-    """The first page."""
+    """The first page. Raises `BrokenPicture` for an unreadable header."""
     del side  # no smaller sizes inside
     try:
         directory = _directory(data)

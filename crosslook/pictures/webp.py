@@ -14,7 +14,10 @@ _PIXELS = (b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
-    """The first frame on its canvas. EXIF turns no WebP: no browser goes by it."""
+    """The first frame on its canvas. EXIF turns no WebP: no browser goes by it.
+
+    Raises `BrokenPicture` for an unreadable header.
+    """
     del side  # no smaller sizes inside
     chunks = _chunks(data)
     extended = chunks.get(b"VP8X")

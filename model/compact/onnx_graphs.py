@@ -77,7 +77,7 @@ class GraphBuilder:
 
     def conv(self, x: str, output: str, conv: nn.Conv2d, pads: Sequence[int], weight: Tensor | None = None) -> str:
         """A convolution of an input that was rounded in integers, of another in float32. ``pads``: top, left, bottom,
-        right. ``weight``: in place of the module's."""
+        right. ``weight`` ``[out, in, h, w]``: in place of the module's."""
         values = _numpy(conv.weight if weight is None else weight)
         self.add(
             "Conv",
