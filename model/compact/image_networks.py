@@ -34,10 +34,13 @@ CALIBRATION, DETECTOR = "calibration.json", "detector.safetensors"
 
 
 class ImageFeatures(NamedTuple):
-    """What is seen in images, float32: see `VisionFeatures` and `Detections`."""
+    """What is seen in images, float32: see `VisionFeatures` and `Detections`.
+
+    ``classes`` ``[images, 1000, h, w]`` are ImageNet's classes as probabilities at each place of stride 32.
+    """
 
     vision: VisionFeatures
-    classes: Tensor  # [images, 1000, h, w]: ImageNet's classes as probabilities at each place of stride 32
+    classes: Tensor
     detections: Detections | None
 
 
@@ -61,6 +64,7 @@ class TorchNetworks:
         self.vision, self.detector, self.size = vision, detector, size
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
+        """``pixels`` as in `ImageNetworks`, ``[images, size, size, 3]``, on any device."""
         pixels = pixels.to(self.vision.stem.weight.device)
         features: VisionFeatures = self.vision(resized(pixels, self.size or pixels.shape[1]))
         classes = self.vision.classify(features.coarse).softmax(1)
@@ -89,6 +93,7 @@ class OnnxNetworks:
         return self
 
     def __call__(self, pixels: Tensor) -> ImageFeatures:
+        """``pixels`` as in `ImageNetworks`, ``[images, size, size, 3]``, on the CPU."""
         small = {"pixels": resized(pixels, self.size).numpy()}
         fine, coarse, logits = map(torch.from_numpy, self._vision.run(self._seen, small))
         classes = _maps(logits.softmax(-1), coarse)

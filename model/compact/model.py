@@ -135,6 +135,7 @@ class CompactModel(Family):
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """Run the image networks over a batch of images, and project the patches to every layer's keys and values."""
         self.encode_calls += 1
         pixels = torch.from_numpy(np.stack([image.values for image in images]))
         found = self.image_networks(pixels)
@@ -150,9 +151,11 @@ class CompactModel(Family):
         ]
 
     def tokenize(self, text: str) -> TokenizedText:
+        """The WordPiece tokens of ``text`` between [CLS] and [SEP]."""
         return tokenize(self.tokenizer, text)
 
     def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
+        """As `Family.run`; questions about text in the image are answered by reading it, where that is installed."""
         outputs = super().run(task, items)
         if task == "answer" and self.reading is not None:
             for index, (item, output) in enumerate(zip(items, outputs, strict=True)):
@@ -170,8 +173,11 @@ class CompactModel(Family):
     def score_masked(
         self, image: EncodedImage, text: str, keep: NDArray[np.bool_], answer: str
     ) -> NDArray[np.floating[Any]]:
-        """The probability ``[n]`` of ``answer`` to ``text`` where only the patches that ``keep`` ``[n, rows, columns]``
-        has True may be attended. For measuring what maps are worth."""
+        """The probability ``[n]`` of ``answer`` to ``text`` with attention limited to the patches that are True in
+        ``keep`` ``[n, rows, columns]`` and to the null key. Used to measure what maps are worth.
+
+        Raises TypeError for an image that another model encoded.
+        """
         if not isinstance(image, CompactImage):
             raise TypeError("an image that this model did not encode")
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids])

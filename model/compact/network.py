@@ -40,7 +40,7 @@ from model.compact.vision import EfficientNetLite, VisionFeatures
 from model.cross_attention import KeysValues
 from model.rows import Source
 
-FIRST_PATCH = 1  # key 0 is the null key: learned, no place of the image; tokens with nothing to look for attend to it
+FIRST_PATCH = 1  # key 0 is the null key: learned, outside the grid; tokens with nothing to look for attend to it
 _NAMES_IN_FILES = {  # of tensors, where the weight files' names are older than those here
     "patches.null_key": "patches.nowhere",
     "head.yes_from_text.": "head.leaning.",
@@ -49,21 +49,27 @@ _NAMES_IN_FILES = {  # of tensors, where the weight files' names are older than 
 
 
 class ImageState(NamedTuple):
-    """All that the questions need of one or more images."""
+    """All that the questions need of one or more images.
 
-    layers: list[KeysValues]  # a fusion layer each: [images, heads, 1 + patches, head_dim]
-    meaning: Tensor  # [images, patches / 4, meaning_dim], at stride 32
-    places: Tensor  # [images, patches / 4, match_dim]: the same places, to be matched with texts
+    * ``layers``: keys and values per fusion layer, ``[images, heads, 1 + patches, head_dim]``;
+    * ``meaning`` ``[images, patches / 4, meaning_dim]``, at stride 32;
+    * ``places`` ``[images, patches / 4, match_dim]``: the same places, to be matched with texts;
+    * ``objects``: what the detector found, None for a model without one.
+    """
+
+    layers: list[KeysValues]
+    meaning: Tensor
+    places: Tensor
     objects: ObjectState | None = None
 
     def tensors(self) -> list[Tensor]:
-        """All of them in one row, as `of_tensors` takes them."""
+        """All tensors, each ``[images, ...]``, in the order in which `of_tensors` takes them."""
         pairs = [tensor for layer in self.layers for tensor in layer]
         return [*pairs, self.meaning, self.places, *(self.objects or ())]
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor], layers: int) -> ImageState:
-        """What has these `tensors`, of a network with so many fusion layers."""
+        """The state of these `tensors`, each ``[images, ...]``, of a network with so many fusion layers."""
         pairs, (meaning, places, *rest) = tensors[: 2 * layers], tensors[2 * layers :]
         found = [KeysValues(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
         return cls(found, meaning, places, ObjectState(*rest) if rest else None)

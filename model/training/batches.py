@@ -212,8 +212,11 @@ def _mirror(seen: VisionFeatures, meaning: Tensor, image: int) -> None:
 
 
 def collage_features(seen: VisionFeatures, meaning: Tensor) -> tuple[VisionFeatures, Tensor]:
-    """The features of four images each, row by row, as those of one collage: each image's are halved in height and
-    width. Not what the image networks would say of the collage itself, but near, and made of what is there."""
+    """The features of collages of four images each, row by row, from those of the images, halved in height and width.
+    ``meaning`` is ``[4 * collages, h, w, meaning_dim]``, the result ``[collages, h, w, meaning_dim]``.
+
+    The image networks would give slightly different features for the collage itself, at the cost of a pass.
+    """
 
     def join(x: Tensor) -> Tensor:
         """``[4n, channels, h, w]`` -> ``[n, channels, h, w]``"""

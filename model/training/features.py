@@ -37,7 +37,7 @@ _AT_ONCE = 16
 
 
 class Rows:
-    """Arrays one behind the other, read from their files where they are needed."""
+    """Arrays ``[n, ...]`` one behind the other, read from their files where they are needed."""
 
     def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
         self._arrays = arrays
@@ -47,7 +47,7 @@ class Rows:
         return self._ends[-1] if self._ends else 0
 
     def take(self, rows: Sequence[int]) -> Tensor:
-        """Some rows, as they are kept."""
+        """Some rows ``[rows, ...]``, in the dtype in which they are kept."""
         found = []
         for row in rows:
             part = bisect_right(self._ends, row)
@@ -63,7 +63,7 @@ class FeatureCache:
     index: dict[ImageRef, int]
 
     def take(self, rows: Sequence[int], device: torch.device) -> tuple[VisionFeatures, Tensor]:
-        """The features and meaning of some images, float32, on a device."""
+        """The `VisionFeatures` and the meaning ``[images, h, w, meaning_dim]`` of some images, float32, on a device."""
         found = {name: part.take(rows).to(device).float() for name, part in self.parts.items()}
         seen = None
         if "objects" in found:

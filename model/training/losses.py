@@ -67,7 +67,7 @@ def miscount(evidence: Evidence, counted: Tensor, targets: Tensor) -> Tensor:
 
 
 def miss_boxes(maps: Tensor, words: Tensor, boxes: Tensor) -> Tensor:
-    """The mean of ``-log`` of the share of a word's map in its boxes; of the share on no place, where there is none.
+    """The mean of ``-log`` of the share of a word's map in its boxes, or on the null key where it has no box.
     ``maps`` ``[rows, tokens, keys]``, ``words`` bool ``[rows, tokens]``, ``boxes`` ``[rows, coarse places]``."""
     rows = words.any(1).nonzero()[:, 0]
     places, half = maps[rows, :, FIRST_PATCH:], math.isqrt(boxes.shape[1])

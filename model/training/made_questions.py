@@ -50,14 +50,15 @@ class Found:
     colours: NDArray[np.float32]
 
     def of(self, name: int, score: float) -> NDArray[np.intp]:
-        """The slots of a class from a score on."""
+        """The slots ``[n]`` of a class with at least this score (0 to 1)."""
         return np.flatnonzero((self.objects[:, 0] == name) & (self.objects[:, 1] >= score))
 
     def boxes(self, slots: Sequence[int] | NDArray[np.intp]) -> Boxes:
+        """The boxes of ``slots`` ``[n]``: left, top, right, bottom as shares of the image's sides."""
         return tuple(tuple(self.objects[slot, 2:].tolist()) for slot in slots)
 
     def best(self) -> NDArray[np.float32]:
-        """The best score of each class."""
+        """The best score (0 to 1) of each class, ``[classes]``."""
         best = np.zeros(len(CLASSES), np.float32)
         np.maximum.at(best, self.objects[:, 0].astype(int), self.objects[:, 1])
         return best

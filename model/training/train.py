@@ -128,7 +128,10 @@ def train(
     start: str | None = None,
     warm: str | None = None,
 ) -> CompactModel:
-    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there."""
+    """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there.
+
+    Raises DataError where no question of the train split has an answer that the model knows.
+    """
     out.mkdir(parents=True, exist_ok=True)
     about = {**asdict(settings), "start": start, "warm": warm}
     (out / "settings.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -50,6 +50,7 @@ class Legible:
 
     @property
     def nbytes(self) -> int:
+        """The memory of the grey image, in bytes."""
         return self.detail.nbytes
 
 

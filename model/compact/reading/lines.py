@@ -53,6 +53,7 @@ class PaddleReader:
         self._engine: Any = None
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Line, ...]:
+        """The lines of a grey image ``[height, width]``, in reading order."""
         if self._engine is None:
             self._engine = self._load()
         found = self._engine(np.repeat(image[..., None], 3, axis=-1))
