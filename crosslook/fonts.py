@@ -22,6 +22,7 @@ from PIL import ImageDraw, ImageFont
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
+VARIABLE = "CROSSLOOK_FONTS"
 _PACKAGES = (
     ("fontpkg_noto_sans", "files/NotoSans[wdth,wght].ttf", 0),
     ("manimgx_fonts_cjk", "NotoSansCJK-VF.otf.ttc", 2),  # the simplified Chinese one of five
@@ -116,7 +117,7 @@ def _face_for(character: str) -> Face | None:
 
 @cache
 def _asked() -> tuple[Face, ...]:
-    return tuple(Face(path) for path in os.environ.get("CROSSLOOK_FONTS", "").split(os.pathsep) if path)
+    return tuple(Face(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path)
 
 
 @cache

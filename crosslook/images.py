@@ -105,7 +105,7 @@ def _file_bytes(image: Any) -> bytes:
 
 
 def _encode_pil(image: Any) -> bytes:
-    from crosslook.pictures.rendering import rendered
+    from crosslook.decoding.rendering import rendered
 
     buffer = io.BytesIO()
     rendered(image).save(buffer, format="PNG", compress_level=1, icc_profile=None)  # in sRGB by now

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageChops, ImageDraw
 
+from crosslook.decoding import open_picture, rendered
 from crosslook.fonts import Lettering, fit, wrap
-from crosslook.pictures import open_picture, rendered
 from crosslook.types import Attention, ImageRef
 
 _VIRIDIS = (
@@ -28,7 +28,7 @@ _PANELS_A_ROW = 4
 
 
 def open_image(image: Any) -> Image.Image:
-    """The image as the server sees it (`crosslook.pictures`): upright, RGB, in sRGB, on white.
+    """The image as the server sees it (`crosslook.decoding`): upright, RGB, in sRGB, on white.
 
     ``image`` is a path, the bytes of a file, a binary file or a PIL image.
 

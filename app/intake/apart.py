@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from crosslook.pictures import BrokenPicture, ImageLimits, Picture, PictureError, PictureTooLarge, limits
+from crosslook.decoding import BrokenPicture, ImageLimits, Picture, PictureError, PictureTooLarge, limits
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _CHILD = Path(__file__).with_name("apart_child.py")
 
 
 def open_apart(data: bytes, bounds: ImageLimits) -> Picture:
-    """As `crosslook.pictures.open_picture`.
+    """As `crosslook.decoding.open_picture`.
 
     Raises: `PictureError`; `PictureTooLarge` too where a bound of the process is met.
     """

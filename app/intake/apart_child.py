@@ -20,7 +20,7 @@ def main() -> None:
     sys.modules["crosslook"] = package
     from PIL import AvifImagePlugin, Image
 
-    from crosslook.pictures import ImageLimits, PictureError, open_picture
+    from crosslook.decoding import ImageLimits, PictureError, open_picture
 
     limits = ImageLimits(**order["limits"])
     Image.MAX_IMAGE_PIXELS = limits.pixels

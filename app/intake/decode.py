@@ -1,6 +1,6 @@
 """Untrusted bytes to a verified image. Everything that a client sends as an image passes here.
 
-`open_image` makes bytes a fully decoded, upright RGB image, by `crosslook.pictures`, which the client has too; text
+`open_image` makes bytes a fully decoded, upright RGB image, by `crosslook.decoding`, which the client has too; text
 becomes bytes in `app.intake.inline`.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.errors import RequestError
 from app.intake.apart import KINDS, open_apart
-from crosslook.pictures import (
+from crosslook.decoding import (
     ImageLimits,
     Picture,
     PictureError,
@@ -23,7 +23,7 @@ from crosslook.pictures import (
     UnsupportedPicture,
     open_picture,
 )
-from crosslook.pictures.kinds import kind_of
+from crosslook.decoding.kinds import kind_of
 
 __all__ = ["ImageLimits", "Picture", "check_bytes", "configure", "digest", "open_image", "too_many_bytes"]
 
@@ -61,7 +61,7 @@ def too_many_bytes(limits: ImageLimits, param: str | None) -> RequestError:
 
 
 def open_image(data: bytes, limits: ImageLimits, *, side: int | None = None, param: str | None = "image") -> Picture:
-    """Decode an image completely, as `crosslook.pictures.open_picture` does.
+    """Decode an image completely, as `crosslook.decoding.open_picture` does.
 
     Raises: `RequestError` ``unsupported_image``, ``image_broken``, ``image_too_large``, ``image_too_small``.
     """

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.intake import decode
+from crosslook.decoding.rendering import deep_to_grey, is_deep
 from crosslook.images import ImageIds, read_image
 from crosslook.overlay import open_image
-from crosslook.pictures.rendering import deep_to_grey, is_deep
 from crosslook.types import ImageRef
 
 LIMITS = decode.ImageLimits(file_bytes=1_000_000, pixels=1_000_000, side=1000, min_side=1)

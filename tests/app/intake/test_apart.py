@@ -12,7 +12,7 @@ from PIL import Image
 from app.errors import RequestError
 from app.intake import apart
 from app.intake.decode import ImageLimits, open_image
-from tests.crosslook.pictures.made import PICTURES, RGB, exif, saved, turned
+from tests.crosslook.decoding.made import PICTURES, RGB, exif, saved, turned
 
 LIMITS = ImageLimits(file_bytes=20 << 20, pixels=4_000_000, side=16_384, min_side=8)
 

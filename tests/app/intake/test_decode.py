@@ -111,7 +111,7 @@ def test_a_large_image_is_flattened_without_copies_of_the_whole(mode: str) -> No
     code = f"""if True:
         import resource
         from PIL import Image
-        from crosslook.pictures.rendering import to_rgb
+        from crosslook.decoding.rendering import to_rgb
         to_rgb(Image.new({mode!r}, (9, 9)))
         image = Image.new({mode!r}, (4000, 4000))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosslook.pictures import (
+from crosslook.decoding import (
     BrokenPicture,
     ImageLimits,
     PictureError,
@@ -22,10 +22,10 @@ from crosslook.pictures import (
     colour,
     open_picture,
 )
-from tests.crosslook.pictures import made, profiles
-from tests.crosslook.pictures.made import RGB, chunk, iccp, png, saved
-from tests.crosslook.pictures.made_bmp import bmp
-from tests.crosslook.pictures.made_tiff import tiff
+from tests.crosslook.decoding import made, profiles
+from tests.crosslook.decoding.made import RGB, chunk, iccp, png, saved
+from tests.crosslook.decoding.made_bmp import bmp
+from tests.crosslook.decoding.made_tiff import tiff
 
 LIMITS = ImageLimits(file_bytes=20 << 20, pixels=50_000_000, side=16_384, min_side=8)
 NOISE = np.random.default_rng(3).integers(0, 255, (96, 128, 3), dtype=np.uint8)

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageMath
 
-from crosslook.pictures.colour import converter
-from crosslook.pictures.exif import UPRIGHT, orientation_of_image
+from crosslook.decoding.colour import converter
+from crosslook.decoding.exif import UPRIGHT, orientation_of_image
 
 STRIP = 128
 """Rows that are converted at once."""

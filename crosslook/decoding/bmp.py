@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageMath
 
-from crosslook.pictures.bmp_runs import unpack
-from crosslook.pictures.limits import BrokenPicture, Decoded, ImageLimits, UnsupportedPicture
-from crosslook.pictures.rendering import STRIP, strips
+from crosslook.decoding.bmp_runs import unpack
+from crosslook.decoding.limits import BrokenPicture, Decoded, ImageLimits, UnsupportedPicture
+from crosslook.decoding.rendering import STRIP, strips
 
 _RGB, _RLE8, _RLE4, _FIELDS, _JPEG, _PNG, _ALPHA_FIELDS = range(7)
 _RLE24 = -24  # OS/2's number for it is Windows' for JPEG

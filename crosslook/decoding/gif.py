@@ -6,8 +6,8 @@ import io
 
 from PIL import Image
 
-from crosslook.pictures.limits import MOST_PARTS, Decoded, ImageLimits, too_many
-from crosslook.pictures.rendering import frame_box, on_canvas
+from crosslook.decoding.limits import MOST_PARTS, Decoded, ImageLimits, too_many
+from crosslook.decoding.rendering import frame_box, on_canvas
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:

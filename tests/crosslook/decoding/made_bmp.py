@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from tests.crosslook.pictures.made import ALPHA, HEIGHT, RGB, WIDTH, Array, Made, on_white
+from tests.crosslook.decoding.made import ALPHA, HEIGHT, RGB, WIDTH, Array, Made, on_white
 
 PICTURES: dict[str, Made] = {}
 _PALETTE = RGB[::3, ::3].reshape(-1, 3)[:16]

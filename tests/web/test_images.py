@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.app.servers import Server
-from tests.crosslook.pictures import made, made_bmp
+from tests.crosslook.decoding import made, made_bmp
 
 pytestmark = pytest.mark.long
 

@@ -7,7 +7,7 @@ import struct
 
 from PIL import Image
 
-from crosslook.pictures.limits import HALF, MOST_PARTS, BrokenPicture, Decoded, ImageLimits, too_many
+from crosslook.decoding.limits import HALF, MOST_PARTS, BrokenPicture, Decoded, ImageLimits, too_many
 
 _ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X
 _PIXELS = (b"ANMF", b"ALPH", b"VP8 ", b"VP8L")

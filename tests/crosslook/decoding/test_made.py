@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from app.intake import decode
+from crosslook.decoding import ImageLimits, open_picture
 from crosslook.images import read_image
 from crosslook.overlay import open_image
-from crosslook.pictures import ImageLimits, open_picture
-from tests.crosslook.pictures import made, made_bmp, made_tiff
+from tests.crosslook.decoding import made, made_bmp, made_tiff
 
 PICTURES = made.PICTURES | made_bmp.PICTURES | made_tiff.PICTURES
 LIMITS = ImageLimits(file_bytes=1_000_000, pixels=1_000_000, side=1000, min_side=1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageChops
 
-from crosslook.pictures.exif import orientation_of
-from crosslook.pictures.limits import (
+from crosslook.decoding.exif import orientation_of
+from crosslook.decoding.limits import (
     MOST_PARTS,
     BrokenPicture,
     Decoded,

@@ -7,8 +7,8 @@ import re
 
 from PIL import AvifImagePlugin
 
-from crosslook.pictures.exif import orientation_of
-from crosslook.pictures.limits import HALF, MOST_PARTS, BrokenPicture, Decoded, ImageLimits, PictureTooLarge
+from crosslook.decoding.exif import orientation_of
+from crosslook.decoding.limits import HALF, MOST_PARTS, BrokenPicture, Decoded, ImageLimits, PictureTooLarge
 
 MOST_HEADER = 1 << 18
 """Bytes of the boxes that describe the image: telephones write 10 kB for 200 tiles; the time to read them grows with

@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
-from crosslook.pictures.colour import MOST_BYTES as MOST_PROFILE
-from crosslook.pictures.limits import (
+from crosslook.decoding.colour import MOST_BYTES as MOST_PROFILE
+from crosslook.decoding.limits import (
     MOST_PARTS,
     BrokenPicture,
     Decoded,
@@ -22,7 +22,7 @@ from crosslook.pictures.limits import (
     UnsupportedPicture,
     too_many,
 )
-from crosslook.pictures.rendering import deep_to_grey, is_deep
+from crosslook.decoding.rendering import deep_to_grey, is_deep
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284

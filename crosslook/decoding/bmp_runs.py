@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crosslook.pictures.limits import BrokenPicture, too_many
+from crosslook.decoding.limits import BrokenPicture, too_many
 
 MOST_RUNS = 1 << 20
 """Codes of an image, some 0.5 s; an image of 1,000 x 1,000 pixels of noise has 8,000 rows of pixels as they are."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.crosslook.pictures import profiles
+from tests.crosslook.decoding import profiles
 
 Array = np.ndarray
 WIDTH, HEIGHT = 40, 24

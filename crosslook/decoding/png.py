@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageChops
 
-from crosslook.pictures.colour import MOST_BYTES as MOST_PROFILE
-from crosslook.pictures.exif import orientation_of
-from crosslook.pictures.limits import (
+from crosslook.decoding.colour import MOST_BYTES as MOST_PROFILE
+from crosslook.decoding.exif import orientation_of
+from crosslook.decoding.limits import (
     MOST_PARTS,
     BrokenPicture,
     Decoded,

@@ -12,7 +12,7 @@
 Needs Pillow, and for HEIC the package ``pi-heif``.
 """
 
-from crosslook.pictures.limits import (
+from crosslook.decoding.limits import (
     BrokenPicture,
     ImageLimits,
     PictureError,
@@ -20,8 +20,8 @@ from crosslook.pictures.limits import (
     PictureTooSmall,
     UnsupportedPicture,
 )
-from crosslook.pictures.opening import Picture, open_picture
-from crosslook.pictures.rendering import rendered
+from crosslook.decoding.opening import Picture, open_picture
+from crosslook.decoding.rendering import rendered
 
 __all__ = [
     "BrokenPicture",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.crosslook.pictures.made import (
+from tests.crosslook.decoding.made import (
     ALPHA,
     GREY,
     HEIGHT,

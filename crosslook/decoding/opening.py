@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from crosslook.pictures import bmff, bmp, gif, jpeg, png, tiff, webp
-from crosslook.pictures.kinds import FORMATS, describe, kind_of
-from crosslook.pictures.limits import (
+from crosslook.decoding import bmff, bmp, gif, jpeg, png, tiff, webp
+from crosslook.decoding.kinds import FORMATS, describe, kind_of
+from crosslook.decoding.limits import (
     UNLIMITED,
     BrokenPicture,
     Decoded,
@@ -18,7 +18,7 @@ from crosslook.pictures.limits import (
     PictureTooLarge,
     UnsupportedPicture,
 )
-from crosslook.pictures.rendering import to_rgb, turned
+from crosslook.decoding.rendering import to_rgb, turned
 
 _READERS: dict[str, Callable[[bytes, ImageLimits, int | None], Decoded]] = {
     "JPEG": jpeg.read,
