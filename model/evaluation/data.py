@@ -10,7 +10,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from model.evaluation.scoring import Kind, answer_kind
 
 _DEV_SHARE = 10  # of images without a named split, one in so many is for dev
 _SEALED = 508  # of a thousand images of dev; 250 of those that the default model is judged by
+_ENOUGH_TO_SEAL = 200  # images of dev; of fewer, half would tell too little
 
 
 class DataError(ValueError):
@@ -184,7 +185,7 @@ def read_data(root: str | Path) -> DataSet:
             except DataError as error:
                 raise DataError(f"{file.name}, line {number}: {error}") from None
             records.append(record)
-    return DataSet(root, records, archives)
+    return DataSet(root, _seal(records), archives)
 
 
 def image_split(name: str) -> str:
@@ -193,9 +194,19 @@ def image_split(name: str) -> str:
     return "dev" if zlib.crc32(name.encode()) % _DEV_SHARE == 0 else "train"
 
 
-def _seal(name: str, split: str) -> str:
-    """``seal`` for about half of the images of ``dev``: they are kept from choosing, so that a figure on them holds."""
-    return "seal" if split == "dev" and zlib.crc32(f"seal/{name}".encode()) % 1000 < _SEALED else split
+def _seal(records: list[Record]) -> list[Record]:
+    """``seal`` for about half of the images of a large ``dev``: they are kept from choosing, so that a figure on them
+    holds."""
+    dev = {record.image_ref for record in records if not isinstance(record, Objects) and record.split == "dev"}
+    if len(dev) < _ENOUGH_TO_SEAL:
+        return records
+    sealed = {ref for ref in dev if zlib.crc32(f"seal/{ref.name}".encode()) % 1000 < _SEALED}
+    return [
+        record
+        if isinstance(record, Objects) or record.split != "dev" or record.image_ref not in sealed
+        else replace(record, split="seal")
+        for record in records
+    ]
 
 
 def _archive_of(file: Path) -> str:
@@ -236,7 +247,6 @@ def _record(values: dict[str, Any], archive: str, stem: str) -> Record:
     ref = ImageRef(archive, name)
     source = _text(values, "source") if "source" in values else stem
     split = _text(values, "split") if "split" in values else image_split(name)
-    split = _seal(name, split)
     if "question" in values:
         answers = _texts(values, "answers")
         return Question(ref, _text(values, "question"), answers, source, split, answer_kind(answers))

@@ -93,12 +93,23 @@ def test_source_and_split_may_be_left_out(tmp_path: Path) -> None:
     by_image: dict[str, set[str]] = {}
     for question in questions:
         by_image.setdefault(question.image_ref.name, set()).add(question.split)
-    chosen = {name for name in names if image_split(name) == "dev"}
-    assert 0.05 < len(chosen) / len(names) < 0.15
-    for name, splits in by_image.items():
-        assert splits in ([{"dev"}, {"seal"}] if name in chosen else [{"train"}])
-    sealed = sum(splits == {"seal"} for splits in by_image.values())
-    assert 0.2 < sealed / len(chosen) < 0.8, "about half is kept from choosing"
+    assert all(splits == {image_split(name)} for name, splits in by_image.items())
+    share = sum(splits == {"dev"} for splits in by_image.values()) / len(names)
+    assert 0.05 < share < 0.15
+
+
+@pytest.mark.parametrize(("count", "sealed"), [(199, False), (300, True)])
+def test_half_of_a_large_dev_is_sealed(tmp_path: Path, count: int, sealed: bool) -> None:
+    (tmp_path / "images").mkdir()
+    records = []
+    for number in range(count):
+        (tmp_path / "images" / f"{number}.png").write_bytes(b"")
+        record = {"image": f"{number}.png", "question": "How?", "answers": ["so"], "split": "dev"}
+        records += [record, record | {"split": "train", "image": "0.png"}]
+    write_lines(tmp_path / "shop.jsonl", *records)
+    splits = {q.image_ref.name: q.split for q in read_data(tmp_path).questions if q.split != "train"}
+    share = sum(split == "seal" for split in splits.values()) / count
+    assert 0.4 < share < 0.6 if sealed else share == 0
 
 
 def test_images_come_out_upright_and_rgb(tmp_path: Path) -> None:

@@ -34,9 +34,11 @@ def test_the_table_of_a_model_that_looks(toy: DataSet) -> None:
         ("vqa-v1 + vqa-v2", "all"),
         ("vqa-v1 + vqa-v2", "yes/no"),
         ("vqa-v1 + vqa-v2", "other"),
+        ("vqa-v1 + vqa-v2", "colour"),
         ("vqa-v1", "all"),
         ("vqa-v1", "yes/no"),
         ("vqa-v1", "other"),
+        ("vqa-v1", "colour"),
         ("vqa-v2", "all"),
     }
     assert (evaluation.images, evaluation.questions, evaluation.refused) == (30, 90, 0)
