@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageChops, ImageDraw
 
-from crosslook.decoding import open_picture, rendered
+from crosslook.decoding import decode_image, rendered
 from crosslook.fonts import Lettering, fit, wrap
 from crosslook.types import Attention, ImageRef
 
@@ -37,12 +37,12 @@ def open_image(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return rendered(image)
     if isinstance(image, (bytes, bytearray)):
-        return open_picture(bytes(image)).image
+        return decode_image(bytes(image)).image
     if not hasattr(image, "read"):
-        return open_picture(Path(image).read_bytes()).image
+        return decode_image(Path(image).read_bytes()).image
     if hasattr(image, "seek"):
         image.seek(0)  # whoever wrote or sent it has left it at its end
-    return open_picture(image.read()).image
+    return decode_image(image.read()).image
 
 
 class DrawnMap(Protocol):

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from PIL import Image
 
-from crosslook.decoding import BrokenPicture, ImageLimits, Picture, PictureError, PictureTooLarge, limits
+from crosslook.decoding import DamagedData, DecodingError, ImageLimits, RenderedImage, TooLarge, limits
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("AVIF", "HEIC")
 SECONDS = 20
 """Of processor time, and twice that in all. 25 million pixels take some 0.8 s."""
-BYTES_A_PIXEL = 12  # of the limit; a picture may have half of these
+BYTES_A_PIXEL = 12  # of the limit; an image may have half of these
 _BASE = 512 << 20  # address space of Python and the decoders
 _CHILD = Path(__file__).with_name("apart_child.py")
 
 
-def open_apart(data: bytes, bounds: ImageLimits) -> Picture:
-    """As `crosslook.decoding.open_picture`.
+def open_apart(data: bytes, bounds: ImageLimits) -> RenderedImage:
+    """As `crosslook.decoding.decode_image`.
 
-    Raises: `PictureError`; `PictureTooLarge` too where a bound of the process is met.
+    Raises: `DecodingError`; `TooLarge` too where a bound of the process is met.
     """
     order = json.dumps({"limits": asdict(bounds), "memory": _BASE + BYTES_A_PIXEL * bounds.pixels, "seconds": SECONDS})
     try:
@@ -40,15 +40,15 @@ def open_apart(data: bytes, bounds: ImageLimits) -> Picture:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise PictureTooLarge(f"The image took more than {2 * SECONDS} s to decode.") from None
+        raise TooLarge(f"The image took more than {2 * SECONDS} s to decode.") from None
     head, _, pixels = done.stdout.partition(b"\n")
     if done.returncode or not head:
         logger.info("image refused: its decoder ended with %s", done.returncode)
         if done.returncode < 0 and b"memory" not in done.stderr.lower():  # a signal: SIGXCPU, SIGKILL, SIGSEGV
-            raise BrokenPicture("The image is damaged, or takes too long to decode.")
-        raise PictureTooLarge("The image does not fit in memory.")
+            raise DamagedData("The image is damaged, or takes too long to decode.")
+        raise TooLarge("The image does not fit in memory.")
     answer = json.loads(head)
     if "error" in answer:
-        error: type[PictureError] = getattr(limits, answer["error"])
+        error: type[DecodingError] = getattr(limits, answer["error"])
         raise error(answer["message"], **answer["detail"])
-    return Picture(Image.frombytes("RGB", tuple(answer["size"]), pixels), answer["width"], answer["height"])
+    return RenderedImage(Image.frombytes("RGB", tuple(answer["size"]), pixels), answer["width"], answer["height"])

@@ -20,22 +20,22 @@ def main() -> None:
     sys.modules["crosslook"] = package
     from PIL import AvifImagePlugin, Image
 
-    from crosslook.decoding import ImageLimits, PictureError, open_picture
+    from crosslook.decoding import DecodingError, ImageLimits, decode_image
 
     limits = ImageLimits(**order["limits"])
     Image.MAX_IMAGE_PIXELS = limits.pixels
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     try:
-        picture = open_picture(sys.stdin.buffer.read(), limits)
-    except PictureError as error:
+        rendered = decode_image(sys.stdin.buffer.read(), limits)
+    except DecodingError as error:
         answer = {"error": type(error).__name__, "message": str(error), "detail": error.detail}
         sys.stdout.write(json.dumps(answer) + "\n")
         return
-    found = {"width": picture.width, "height": picture.height, "size": picture.image.size}
+    found = {"width": rendered.width, "height": rendered.height, "size": rendered.image.size}
     sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
     sys.stdout.flush()
-    for top in range(0, picture.image.height, 128):
-        strip = picture.image.crop((0, top, picture.image.width, min(top + 128, picture.image.height)))
+    for top in range(0, rendered.image.height, 128):
+        strip = rendered.image.crop((0, top, rendered.image.width, min(top + 128, rendered.image.height)))
         sys.stdout.buffer.write(strip.tobytes())
     sys.stdout.flush()
 

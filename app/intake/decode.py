@@ -15,24 +15,24 @@ from PIL import Image
 from app.errors import RequestError
 from app.intake.apart import KINDS, open_apart
 from crosslook.decoding import (
+    DecodingError,
     ImageLimits,
-    Picture,
-    PictureError,
-    PictureTooLarge,
-    PictureTooSmall,
-    UnsupportedPicture,
-    open_picture,
+    RenderedImage,
+    TooLarge,
+    TooSmall,
+    UnsupportedFormat,
+    decode_image,
 )
 from crosslook.decoding.kinds import kind_of
 
-__all__ = ["ImageLimits", "Picture", "check_bytes", "configure", "digest", "open_image", "too_many_bytes"]
+__all__ = ["ImageLimits", "RenderedImage", "check_bytes", "configure", "digest", "open_image", "too_many_bytes"]
 
 logger = logging.getLogger(__name__)
 
-_CODES: tuple[tuple[type[PictureError], str], ...] = (
-    (UnsupportedPicture, "unsupported_image"),
-    (PictureTooLarge, "image_too_large"),
-    (PictureTooSmall, "image_too_small"),
+_CODES: tuple[tuple[type[DecodingError], str], ...] = (
+    (UnsupportedFormat, "unsupported_image"),
+    (TooLarge, "image_too_large"),
+    (TooSmall, "image_too_small"),
 )
 
 
@@ -60,14 +60,16 @@ def too_many_bytes(limits: ImageLimits, param: str | None) -> RequestError:
     return RequestError("image_too_large", message, param=param, detail={"max_bytes": limits.file_bytes})
 
 
-def open_image(data: bytes, limits: ImageLimits, *, side: int | None = None, param: str | None = "image") -> Picture:
-    """Decode an image completely, as `crosslook.decoding.open_picture` does.
+def open_image(
+    data: bytes, limits: ImageLimits, *, side: int | None = None, param: str | None = "image"
+) -> RenderedImage:
+    """Decode an image completely, as `crosslook.decoding.decode_image` does.
 
     Raises: `RequestError` ``unsupported_image``, ``image_broken``, ``image_too_large``, ``image_too_small``.
     """
     try:
-        return open_apart(data, limits) if kind_of(data) in KINDS else open_picture(data, limits, side=side)
-    except PictureError as error:
+        return open_apart(data, limits) if kind_of(data) in KINDS else decode_image(data, limits, side=side)
+    except DecodingError as error:
         if error.__cause__ is not None:
             logger.info("image refused: %s", type(error.__cause__).__name__)
         code = next((code for kind, code in _CODES if isinstance(error, kind)), "image_broken")

@@ -1,6 +1,6 @@
-"""The bytes of a file to the picture as a browser shows it: one code for the server, the client and the overlay.
+"""The bytes of a file to the image as a browser shows it: one code for the server, the client and the overlay.
 
-`open_picture` decodes; `rendered` makes the same of an image that Pillow has opened already. What they go by:
+`decode_image` decodes; `rendered` makes the same of an image that Pillow has opened already. What they go by:
 
 * the first frame of a file, laid on its canvas; of a TIFF the first page;
 * turned as EXIF says in a JPEG, PNG or TIFF and as the container says in AVIF and HEIC; XMP and the EXIF of a WebP turn
@@ -13,24 +13,24 @@ Needs Pillow, and for HEIC the package ``pi-heif``.
 """
 
 from crosslook.decoding.limits import (
-    BrokenPicture,
+    DamagedData,
+    DecodingError,
     ImageLimits,
-    PictureError,
-    PictureTooLarge,
-    PictureTooSmall,
-    UnsupportedPicture,
+    TooLarge,
+    TooSmall,
+    UnsupportedFormat,
 )
-from crosslook.decoding.opening import Picture, open_picture
+from crosslook.decoding.opening import RenderedImage, decode_image
 from crosslook.decoding.rendering import rendered
 
 __all__ = [
-    "BrokenPicture",
+    "DamagedData",
+    "DecodingError",
     "ImageLimits",
-    "Picture",
-    "PictureError",
-    "PictureTooLarge",
-    "PictureTooSmall",
-    "UnsupportedPicture",
-    "open_picture",
+    "RenderedImage",
+    "TooLarge",
+    "TooSmall",
+    "UnsupportedFormat",
+    "decode_image",
     "rendered",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+from importlib import import_module
 
 from PIL import AvifImagePlugin
 
 from crosslook.decoding.exif import orientation_of
-from crosslook.decoding.limits import HALF, MOST_PARTS, BrokenPicture, Decoded, ImageLimits, PictureTooLarge
+from crosslook.decoding.limits import HALF, MOST_PARTS, DamagedData, Decoded, ImageLimits, TooLarge
 
 MOST_HEADER = 1 << 18
 """Bytes of the boxes that describe the image: telephones write 10 kB for 200 tiles; the time to read them grows with
@@ -30,16 +31,15 @@ def read_avif(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
 def read_heic(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
     """The primary image, which libheif turns itself."""
     del side  # no smaller sizes inside
-    from pi_heif import HeifImageFile
-
-    image = HeifImageFile(io.BytesIO(checked(data)))
+    heif = import_module("pi_heif")  # by name: it has no types, which a user's own type check would stumble on
+    image = heif.HeifImageFile(io.BytesIO(checked(data)))
     limits.check(*image.size, share=HALF)
     image.load()
     return Decoded(image, *image.size)
 
 
 def checked(data: bytes) -> bytes:
-    """The file without its EXIF. Raises `PictureTooLarge` for boxes that describe too much."""
+    """The file without its EXIF. Raises `TooLarge` for boxes that describe too much."""
     at, described = 0, 0
     for _ in range(MOST_PARTS):
         if len(data) < at + 8:
@@ -50,10 +50,10 @@ def checked(data: bytes) -> bytes:
         elif size == 0:
             size = len(data) - at
         if size < head:
-            raise BrokenPicture("The image is damaged: its header is unreadable.")
+            raise DamagedData("The image is damaged: its header is unreadable.")
         if kind in (b"ftyp", b"meta", b"moov"):
             described += size
         at += size
     if described > MOST_HEADER:
-        raise PictureTooLarge(f"The image has more than {MOST_HEADER} bytes of description.", max_header=MOST_HEADER)
+        raise TooLarge(f"The image has more than {MOST_HEADER} bytes of description.", max_header=MOST_HEADER)
     return _EXIF_ITEM.sub(rb"\1none", data)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageMath
 
 from crosslook.decoding.bmp_runs import unpack
-from crosslook.decoding.limits import BrokenPicture, Decoded, ImageLimits, UnsupportedPicture
+from crosslook.decoding.limits import DamagedData, Decoded, ImageLimits, UnsupportedFormat
 from crosslook.decoding.rendering import STRIP, strips
 
 _RGB, _RLE8, _RLE4, _FIELDS, _JPEG, _PNG, _ALPHA_FIELDS = range(7)
@@ -34,12 +34,12 @@ class _Header:
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
-    """The image. Pixels that runs leave out are transparent. Raises `BrokenPicture` for an unreadable header."""
+    """The image. Pixels that runs leave out are transparent. Raises `DamagedData` for an unreadable header."""
     del side  # no smaller sizes inside
     try:
         header = _header(data)
     except struct.error:
-        raise BrokenPicture("The image is damaged: its header is unreadable.") from None
+        raise DamagedData("The image is damaged: its header is unreadable.") from None
     limits.check(header.width, header.height)
     if header.kind in _RLE_BITS:
         image = _from_runs(data, header)
@@ -66,17 +66,17 @@ def _header(data: bytes) -> _Header:
         if size not in _WINDOWS and kind == 4:
             kind = _RLE24
         elif size not in _WINDOWS and kind > 2:
-            raise UnsupportedPicture("The image is a BMP compressed as a fax, which is not supported.")
+            raise UnsupportedFormat("The image is a BMP compressed as a fax, which is not supported.")
         entry, masks_at = 4, 54
     else:
-        raise UnsupportedPicture(f"The image is a BMP with a header of {size} bytes, which is not known.")
+        raise UnsupportedFormat(f"The image is a BMP with a header of {size} bytes, which is not known.")
     if kind in (_JPEG, _PNG):
-        raise UnsupportedPicture(f"The image is a {'JPEG' if kind == _JPEG else 'PNG'} inside of a BMP: send it alone.")
+        raise UnsupportedFormat(f"The image is a {'JPEG' if kind == _JPEG else 'PNG'} inside of a BMP: send it alone.")
     known = kind in _RLE_BITS and bits == _RLE_BITS[kind]
     known |= kind == _RGB and (bits in _PALETTES or bits in _DIRECT)
     known |= kind in (_FIELDS, _ALPHA_FIELDS) and bits in _MASKS
     if not known:
-        raise UnsupportedPicture(
+        raise UnsupportedFormat(
             f"The image is a BMP of {bits} bits a pixel and compression {kind}, which is not known."
         )
     masks, table = (0, 0, 0, 0), 14 + size
@@ -97,7 +97,7 @@ def _header(data: bytes) -> _Header:
 def _raw(mode: str, data: bytes, header: _Header, rawmode: str) -> Image.Image:
     stride = (header.width * header.bits + 31) // 32 * 4
     if len(data) - header.pixels < stride * (header.height - 1) + (header.width * header.bits + 7) // 8:
-        raise BrokenPicture("The image is truncated.")
+        raise DamagedData("The image is truncated.")
     rows = data[header.pixels : header.pixels + stride * header.height].ljust(stride * header.height, b"\0")
     size = header.width, header.height
     return Image.frombytes(mode, size, rows, "raw", rawmode, stride, -1 if header.upwards else 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crosslook.decoding.limits import BrokenPicture, too_many
+from crosslook.decoding.limits import DamagedData, too_many
 
 MOST_RUNS = 1 << 20
 """Codes of an image, some 0.5 s; an image of 1,000 x 1,000 pixels of noise has 8,000 rows of pixels as they are."""
@@ -11,7 +11,7 @@ MOST_RUNS = 1 << 20
 def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[bytearray, bytearray]:
     """The pixels, a byte each (24 bits: three), in the order of the file's rows, and 255 for each that was drawn.
 
-    Raises: `BrokenPicture` where the data end before the image; `PictureTooLarge` for more than `MOST_RUNS` codes.
+    Raises: `DamagedData` where the data end before the image; `TooLarge` for more than `MOST_RUNS` codes.
     """
     each = 3 if bits == 24 else 1
     pixels, drawn = bytearray(width * height * each), bytearray(width * height)
@@ -20,7 +20,7 @@ def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[by
         if y >= height:
             return pixels, drawn
         if len(data) < at + 2:
-            raise BrokenPicture("The image is truncated.")
+            raise DamagedData("The image is truncated.")
         count, code = data[at], data[at + 1]
         at += 2
         if count:
@@ -38,7 +38,7 @@ def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[by
             return pixels, drawn
         elif code == 2:  # on by some columns and rows
             if len(data) < at + 2:
-                raise BrokenPicture("The image is truncated.")
+                raise DamagedData("The image is truncated.")
             x, y = x + data[at], y + data[at + 1]
             at += 2
             continue
@@ -46,7 +46,7 @@ def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[by
             size = code * 3 if bits == 24 else code if bits == 8 else (code + 1) // 2
             run = data[at : at + size]
             if len(run) < size:
-                raise BrokenPicture("The image is truncated.")
+                raise DamagedData("The image is truncated.")
             at += size + size % 2
             if bits == 4:
                 run = bytes(nibble for byte in run for nibble in (byte >> 4, byte & 15))[:code]

@@ -23,7 +23,7 @@ def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
 
 
 def _check_blocks(data: bytes) -> None:
-    """Raise `PictureTooLarge` for millions of blocks before the image: Pillow spends 80 bytes on each."""
+    """Raise `TooLarge` for millions of blocks before the image: Pillow spends 80 bytes on each."""
     at, inside = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), False  # behind the header and its palette
     for _ in range(MOST_PARTS):
         if inside:

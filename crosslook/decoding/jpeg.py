@@ -12,10 +12,10 @@ from PIL import Image, ImageChops
 from crosslook.decoding.exif import orientation_of
 from crosslook.decoding.limits import (
     MOST_PARTS,
-    BrokenPicture,
+    DamagedData,
     Decoded,
     ImageLimits,
-    UnsupportedPicture,
+    UnsupportedFormat,
     too_many,
 )
 
@@ -67,11 +67,11 @@ def _head(data: bytes) -> _Head:
     for _ in range(MOST_PARTS):
         found = _next_marker(data, at)
         if found is None or found[0] == _END:
-            raise BrokenPicture("The image is truncated or damaged.")
+            raise DamagedData("The image is truncated or damaged.")
         marker, start = data[found.end() - 1], found.start()
         if marker == 0xDA:
             if head.size == (0, 0):
-                raise BrokenPicture("The image is damaged: its header is unreadable.")
+                raise DamagedData("The image is damaged: its header is unreadable.")
             head.scan = start
             return head
         at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
@@ -84,18 +84,16 @@ def _head(data: bytes) -> _Head:
 def _keep(head: _Head, marker: int, segment: bytes) -> None:
     body = segment[4:]
     if marker in _VARIETIES:
-        raise UnsupportedPicture(
-            f"The image is {_VARIETIES[marker]} JPEG; baseline and progressive ones are supported."
-        )
+        raise UnsupportedFormat(f"The image is {_VARIETIES[marker]} JPEG; baseline and progressive ones are supported.")
     if marker in _FRAMES:
         if len(body) < 6:
-            raise BrokenPicture("The image is damaged: its header is unreadable.")
+            raise DamagedData("The image is damaged: its header is unreadable.")
         if body[0] != 8:
             message = f"The image is a JPEG of {body[0]} bits a sample; those of 8 are supported."
-            raise UnsupportedPicture(message)
+            raise UnsupportedFormat(message)
         if body[5] not in (1, 3, 4):
             message = f"The image is a JPEG of {body[5]} channels; those of 1, 3 and 4 are supported."
-            raise UnsupportedPicture(message)
+            raise UnsupportedFormat(message)
         head.size = int.from_bytes(body[3:5]), int.from_bytes(body[1:3])
     if marker in (*_FRAMES, *_TABLES) or (marker == 0xE0 and body[:4] == b"JFIF") or body[:5] == b"Adobe":
         head.segments.append(segment)
@@ -106,7 +104,7 @@ def _keep(head: _Head, marker: int, segment: bytes) -> None:
 
 
 def _end_of_image(data: bytes, at: int) -> int | None:
-    """Behind the marker of the end, None where there is none. Raises `PictureTooLarge` for more scans than encoders
+    """Behind the marker of the end, None where there is none. Raises `TooLarge` for more scans than encoders
     write: 500 of 75 bytes each would keep a thread busy for seconds."""
     scans = 0
     for _ in range(MOST_PARTS):
@@ -145,5 +143,5 @@ def _without_end(data: bytes, side: int | None) -> Image.Image:
     image = _load(data + _END, side)
     for filling in _FILLINGS:
         if ImageChops.difference(image, _load(data + filling + _END, side)).getbbox() is not None:
-            raise BrokenPicture("The image is truncated.")
+            raise DamagedData("The image is truncated.")
     return image

@@ -1,4 +1,4 @@
-"""What a picture may be, and the errors for those that are something else."""
+"""What an image may be, and the errors for those that are something else."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ HALF = 2
 """Divides the pixels for formats whose decoders take 16 to 24 bytes for each, others up to 8: WebP, AVIF, HEIC."""
 
 
-class PictureError(ValueError):
-    """A file that is no picture to be shown. ``detail`` has the limits and sizes by name."""
+class DecodingError(ValueError):
+    """A file that is no image to be shown. ``detail`` has the limits and sizes by name."""
 
     def __init__(self, message: str, **detail: object) -> None:
         super().__init__(message)
         self.detail = detail
 
 
-class UnsupportedPicture(PictureError):
-    """No picture, or one of a format or variety that is not read."""
+class UnsupportedFormat(DecodingError):
+    """No image, or one of a format or variety that is not read."""
 
 
-class BrokenPicture(PictureError):
+class DamagedData(DecodingError):
     """A damaged file."""
 
 
-class PictureTooLarge(PictureError):
+class TooLarge(DecodingError):
     """More pixels, or more work, than allowed."""
 
 
-class PictureTooSmall(PictureError):
+class TooSmall(DecodingError):
     """A side of too few pixels."""
 
 
@@ -49,20 +49,20 @@ class ImageLimits:
     min_side: int
 
     def check(self, width: int, height: int, *, of: str = "image", share: int = 1) -> None:
-        """Raise unless a picture of this size is allowed; ``share`` divides the pixels for a costly format.
+        """Raise unless an image of this size is allowed; ``share`` divides the pixels for a costly format.
 
-        Raises: `PictureTooLarge`, `PictureTooSmall`, `BrokenPicture` (no pixels at all).
+        Raises: `TooLarge`, `TooSmall`, `DamagedData` (no pixels at all).
         """
         if width <= 0 or height <= 0:
-            raise BrokenPicture("The image is damaged: its header gives it no size.")
+            raise DamagedData("The image is damaged: its header gives it no size.")
         pixels = self.pixels // share
         if width * height > pixels or max(width, height) > self.side:
             message = f"The {of} has more than {pixels} pixels or a side of more than {self.side}."
             size = {"width": width, "height": height}
-            raise PictureTooLarge(message, max_pixels=pixels, max_side=self.side, **size)
+            raise TooLarge(message, max_pixels=pixels, max_side=self.side, **size)
         if min(width, height) < self.min_side:
             message = f"The image is {width}x{height} pixels; both sides must have at least {self.min_side}."
-            raise PictureTooSmall(message, width=width, height=height, min_side=self.min_side)
+            raise TooSmall(message, width=width, height=height, min_side=self.min_side)
 
 
 UNLIMITED = ImageLimits(file_bytes=1 << 40, pixels=1 << 40, side=1 << 30, min_side=1)
@@ -71,7 +71,7 @@ UNLIMITED = ImageLimits(file_bytes=1 << 40, pixels=1 << 40, side=1 << 30, min_si
 
 @dataclass(slots=True)
 class Decoded:
-    """A decoded picture before its rendering. ``width`` and ``height`` are the file's, before any turning; ``image``
+    """A decoded image before its rendering. ``width`` and ``height`` are the file's, before any turning; ``image``
     may be smaller where a JPEG was decoded at a fraction of its size. ``orientation`` is EXIF's, 1 to 8."""
 
     image: Image.Image
@@ -80,6 +80,6 @@ class Decoded:
     orientation: int = 1
 
 
-def too_many(parts: str, most: int = MOST_PARTS) -> PictureTooLarge:
+def too_many(parts: str, most: int = MOST_PARTS) -> TooLarge:
     """The error for a file of too many parts."""
-    return PictureTooLarge(f"The image has more than {most} {parts}.", **{f"max_{parts.split()[0]}": most})
+    return TooLarge(f"The image has more than {most} {parts}.", **{f"max_{parts.split()[0]}": most})

@@ -1,4 +1,4 @@
-"""Bytes of a file of any format to the picture."""
+"""Bytes of a file of any format to the image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from crosslook.decoding import bmff, bmp, gif, jpeg, png, tiff, webp
 from crosslook.decoding.kinds import FORMATS, describe, kind_of
 from crosslook.decoding.limits import (
     UNLIMITED,
-    BrokenPicture,
+    DamagedData,
     Decoded,
+    DecodingError,
     ImageLimits,
-    PictureError,
-    PictureTooLarge,
-    UnsupportedPicture,
+    TooLarge,
+    UnsupportedFormat,
 )
 from crosslook.decoding.rendering import to_rgb, turned
 
@@ -33,7 +33,7 @@ _READERS: dict[str, Callable[[bytes, ImageLimits, int | None], Decoded]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class RenderedImage:
     """A decoded image, RGB and upright. ``width`` and ``height`` are the original's after rotation; ``image`` itself
     may be smaller where a large JPEG was decoded at a fraction of its size."""
 
@@ -42,32 +42,32 @@ class Picture:
     height: int
 
 
-def open_picture(data: bytes, limits: ImageLimits = UNLIMITED, *, side: int | None = None) -> Picture:
+def decode_image(data: bytes, limits: ImageLimits = UNLIMITED, *, side: int | None = None) -> RenderedImage:
     """Decode a file completely. Sizes, and whatever else makes a small file costly, are checked before.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where its shorter side stays at least ``side`` pixels (the
     decoder's own scaling, several times faster); None decodes at full size.
 
-    Raises: `UnsupportedPicture`, `BrokenPicture`, `PictureTooLarge`, `PictureTooSmall`, all of them `PictureError`.
+    Raises: `UnsupportedFormat`, `DamagedData`, `TooLarge`, `TooSmall`, all of them `DecodingError`.
     """
     kind = kind_of(data)
     if kind is None:
-        raise UnsupportedPicture(f"The file is {describe(data)}; supported images are {', '.join(FORMATS)}.")
+        raise UnsupportedFormat(f"The file is {describe(data)}; supported images are {', '.join(FORMATS)}.")
     try:
         decoded = _READERS[kind](data, limits, side)
         image = turned(to_rgb(decoded.image), decoded.orientation)
-    except PictureError:
+    except DecodingError:
         raise
     except ImportError:
         message = "The image is HEIC, which needs the package pi-heif where it is opened."
-        raise UnsupportedPicture(message) from None
+        raise UnsupportedFormat(message) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         message = f"The image has more than {Image.MAX_IMAGE_PIXELS} pixels."
-        raise PictureTooLarge(message, max_pixels=Image.MAX_IMAGE_PIXELS) from None
+        raise TooLarge(message, max_pixels=Image.MAX_IMAGE_PIXELS) from None
     except MemoryError:
-        raise PictureTooLarge("The image does not fit in memory.") from None
+        raise TooLarge("The image does not fit in memory.") from None
     except Exception as error:  # Pillow's plugins raise anything at all on hostile bytes
-        raise BrokenPicture("The image is truncated or damaged.") from error
+        raise DamagedData("The image is truncated or damaged.") from error
     image.info.clear()  # or it would be written into what is saved of it
     width, height = decoded.width, decoded.height
-    return Picture(image, *((height, width) if decoded.orientation >= 5 else (width, height)))
+    return RenderedImage(image, *((height, width) if decoded.orientation >= 5 else (width, height)))

@@ -15,10 +15,10 @@ from crosslook.decoding.colour import MOST_BYTES as MOST_PROFILE
 from crosslook.decoding.exif import orientation_of
 from crosslook.decoding.limits import (
     MOST_PARTS,
-    BrokenPicture,
+    DamagedData,
     Decoded,
     ImageLimits,
-    UnsupportedPicture,
+    UnsupportedFormat,
     too_many,
 )
 
@@ -37,13 +37,13 @@ class _Chunks:
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
     """The still image of a PNG: of an animation, the one that stands for it where none is played.
 
-    Raises `BrokenPicture` for an unreadable header.
+    Raises `DamagedData` for an unreadable header.
     """
     del side  # no smaller sizes inside
     chunks = _chunks(data)
     header = chunks.first.get(b"IHDR", b"")
     if len(header) != 13 or header[8] not in _DEPTHS.get(header[9], ()):
-        raise BrokenPicture("The image is damaged: its header is unreadable.")
+        raise DamagedData("The image is damaged: its header is unreadable.")
     width, height, depth, colour = struct.unpack_from(">IIBB", header)
     limits.check(width, height)
     image = _load(chunks)
@@ -67,11 +67,11 @@ def _chunks(data: bytes) -> _Chunks:
     found = _Chunks()
     for kind, body, sound in _walk(data):
         if kind == b"CgBI":
-            raise UnsupportedPicture(
+            raise UnsupportedFormat(
                 "The image is a PNG in Apple's own variety (CgBI), which is no PNG by the standard."
             )
         if not sound and kind in (b"IHDR", b"PLTE", b"IDAT"):
-            raise BrokenPicture(f"The image is damaged: the checksum of its chunk {kind.decode()} is wrong.")
+            raise DamagedData(f"The image is damaged: the checksum of its chunk {kind.decode()} is wrong.")
         if kind == b"IDAT":
             found.data.append(body)
         elif sound and not (kind == b"eXIf" and found.data):  # browsers read it in front of the pixels alone

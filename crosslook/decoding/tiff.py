@@ -16,10 +16,10 @@ from PIL import Image, TiffImagePlugin
 from crosslook.decoding.colour import MOST_BYTES as MOST_PROFILE
 from crosslook.decoding.limits import (
     MOST_PARTS,
-    BrokenPicture,
+    DamagedData,
     Decoded,
     ImageLimits,
-    UnsupportedPicture,
+    UnsupportedFormat,
     too_many,
 )
 from crosslook.decoding.rendering import deep_to_grey, is_deep
@@ -63,7 +63,7 @@ class _Directory:
             return default
         form = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(found.kind)
         if form is None:
-            raise BrokenPicture(f"The image is damaged: its tag {tag} has a wrong type.")
+            raise DamagedData(f"The image is damaged: its tag {tag} has a wrong type.")
         return struct.unpack(f"{self.order}{found.count}{form}", found.value)
 
     def number(self, tag: int, default: int = 0) -> int:
@@ -84,12 +84,12 @@ class _Directory:
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
-    """The first page. Raises `BrokenPicture` for an unreadable header."""
+    """The first page. Raises `DamagedData` for an unreadable header."""
     del side  # no smaller sizes inside
     try:
         directory = _directory(data)
     except struct.error:
-        raise BrokenPicture("The image is damaged: its header is unreadable.") from None
+        raise DamagedData("The image is damaged: its header is unreadable.") from None
     orientation = directory.number(_ORIENTATION, 1)
     directory.tags.pop(_ORIENTATION, None)
     size = directory.number(_WIDTH), directory.number(_LENGTH)
@@ -126,12 +126,12 @@ def _directory(data: bytes) -> _Directory:
         if tag in _PARTS and values > MOST_PARTS:
             raise too_many("parts")
         if kind not in _WIDTHS or (tag in _SIZES and kind not in (3, 4)):
-            raise BrokenPicture(f"The image is damaged: its tag {tag} has a wrong type.")
+            raise DamagedData(f"The image is damaged: its tag {tag} has a wrong type.")
         size = _WIDTHS[kind] * values
         if size > (MOST_PROFILE if tag == _PROFILE else _MOST_VALUE):
             if tag == _PROFILE:
                 continue
-            raise BrokenPicture(f"The image is damaged: its tag {tag} is too long.")
+            raise DamagedData(f"The image is damaged: its tag {tag} is too long.")
         if size <= len(value):
             value = value[:size]
         else:
@@ -140,7 +140,7 @@ def _directory(data: bytes) -> _Directory:
             if len(value) < size:
                 if tag == _PROFILE:
                     continue
-                raise BrokenPicture("The image is truncated or damaged.")
+                raise DamagedData("The image is truncated or damaged.")
         tags[tag] = _Tag(kind, values, value)
     return _Directory(order, big, tags)
 
@@ -208,12 +208,12 @@ def _planes(data: bytes, directory: _Directory) -> Image.Image:
     return image
 
 
-def _unsupported(directory: _Directory) -> UnsupportedPicture:
+def _unsupported(directory: _Directory) -> UnsupportedFormat:
     bits = directory.numbers(_BITS, (1,))
     what = f"{directory.number(_SAMPLES, 1)} x {max(bits)} bits"
     form = {2: ", signed", 3: ", floating point", 5: ", complex", 6: ", complex"}.get(directory.number(_FORMAT, 1), "")
     colour = _COLOURS.get(directory.number(_PHOTOMETRIC), f"photometric {directory.number(_PHOTOMETRIC)}")
-    return UnsupportedPicture(
+    return UnsupportedFormat(
         f"The image is a TIFF of a variety that is not supported ({colour}, {what}{form}, compression "
         f"{directory.number(_COMPRESSION, 1)}); grey, RGB, palette and CMYK of 8 or 16 bits and grey floats of 32 are."
     )

@@ -7,7 +7,7 @@ import struct
 
 from PIL import Image
 
-from crosslook.decoding.limits import HALF, MOST_PARTS, BrokenPicture, Decoded, ImageLimits, too_many
+from crosslook.decoding.limits import HALF, MOST_PARTS, DamagedData, Decoded, ImageLimits, too_many
 
 _ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X
 _PIXELS = (b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
@@ -16,13 +16,13 @@ _PIXELS = (b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
     """The first frame on its canvas. EXIF turns no WebP: no browser goes by it.
 
-    Raises `BrokenPicture` for an unreadable header.
+    Raises `DamagedData` for an unreadable header.
     """
     del side  # no smaller sizes inside
     chunks = _chunks(data)
     extended = chunks.get(b"VP8X")
     if extended is not None and len(extended) < 10:
-        raise BrokenPicture("The image is damaged: its header is unreadable.")
+        raise DamagedData("The image is damaged: its header is unreadable.")
     if extended is None:
         size = _bitstream_size(chunks)
         kept = [b"VP8 ", b"VP8L"]
@@ -54,7 +54,7 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
         if kind not in found:
             found[kind] = data[at + 8 : at + 8 + length]
             if len(found[kind]) < length and kind in _PIXELS:
-                raise BrokenPicture("The image is truncated.")
+                raise DamagedData("The image is truncated.")
         at += 8 + length + length % 2
     raise too_many("chunks")
 
@@ -71,4 +71,4 @@ def _bitstream_size(chunks: dict[bytes, bytes]) -> tuple[int, int]:
     if lossless[:1] == b"\x2f" and len(lossless) >= 5:
         (bits,) = struct.unpack_from("<I", lossless, 1)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise BrokenPicture("The image is damaged: its header is unreadable.")
+    raise DamagedData("The image is damaged: its header is unreadable.")

@@ -23,6 +23,7 @@ ELSEWHERE = (
     "bash scripts/test",  # test-long as well
     "bash scripts/check",
     "bash scripts/train",
+    "bash scripts/gpu-check",
     "docker compose",
     "docker build",
 )

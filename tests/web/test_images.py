@@ -1,4 +1,4 @@
-"""The page shows a picture as the server and the overlay see it: turned by the same rules, in the same colours, on
+"""The page shows a made as the server and the overlay see it: turned by the same rules, in the same colours, on
 white. So a map that the server places lies right over what the browser draws."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.crosslook.decoding import made, made_bmp
 
 pytestmark = pytest.mark.long
 
-PICTURES = {name: each for name, each in (made.PICTURES | made_bmp.PICTURES).items() if each.browser == "same"}
+MADE = {name: each for name, each in (made.MADE | made_bmp.MADE).items() if each.browser == "same"}
 TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "BMP": "image/bmp", "AVIF": "image/avif"}
 PAGE = ["JPEG EXIF 6", "JPEG XMP turned", "WebP EXIF 6", "PNG XMP turned", "PNG eXIf 6", "AVIF 6", "JPEG P3 turned",
         "PNG swapped", "AVIF Adobe", "PNG RGBA 8", "PNG palette 4 tRNS", "PNG P3 alpha", "WebP RGBA", "JPEG CMYK",
@@ -47,16 +47,16 @@ def pixels(read: tuple[int, int, list[int]]) -> np.ndarray:
     return np.array(values).reshape(height, width, 4)[..., :3]
 
 
-def test_chromium_draws_every_made_picture_so(opened: Any, server: Server) -> None:
+def test_chromium_draws_every_made_image_so(opened: Any, server: Server) -> None:
     """All that it shows, straight into a canvas."""
     page = opened(server.url).page
     wrong = {}
-    for name, picture in PICTURES.items():
-        source = [TYPES.get(name.split()[0], "image/webp"), base64.b64encode(picture.data).decode()]
+    for name, expected in MADE.items():
+        source = [TYPES.get(name.split()[0], "image/webp"), base64.b64encode(expected.data).decode()]
         image = page.evaluate_handle(DECODE, source)
         drawn = pixels(image.evaluate(READ))
-        same = drawn.shape == picture.pixels.shape
-        worst = int(np.abs(drawn - picture.pixels).max()) if same else drawn.shape
+        same = drawn.shape == expected.pixels.shape
+        worst = int(np.abs(drawn - expected.pixels).max()) if same else drawn.shape
         if not same or worst > 2:
             wrong[name] = worst
     assert wrong == {}
@@ -64,18 +64,18 @@ def test_chromium_draws_every_made_picture_so(opened: Any, server: Server) -> No
 
 @pytest.mark.parametrize("name", PAGE)
 def test_the_page_shows_what_the_overlay_is_drawn_on(name: str, opened: Any, server: Server, tmp_path: Path) -> None:
-    """The image of the page beside the overlay without its map; and the map's own picture has the same shape."""
-    picture = PICTURES[name]
+    """The image of the page beside the overlay without its map; and the map's own made has the same shape."""
+    made = MADE[name]
     path = tmp_path / f"{re.sub('[^a-z0-9]', '-', name.lower())}.{name.split()[0].lower()}"
-    path.write_bytes(picture.data)
+    path.write_bytes(made.data)
     watched = opened(server.url)
     watched.open_file(path)
     shown = pixels(watched.page.locator("#image").evaluate(READ))
     fields = {"question": "What is this?", "opacity": "0", "legend": "false"}
-    response = httpx.post(f"{server.url}/v1/overlay", files={"image": ("a", picture.data)}, data=fields, timeout=60)
+    response = httpx.post(f"{server.url}/v1/overlay", files={"image": ("a", made.data)}, data=fields, timeout=60)
     assert response.status_code == 200, response.text
     overlay = np.asarray(Image.open(io.BytesIO(response.content)).convert("RGB")).astype(int)
-    assert shown.shape == overlay.shape == picture.pixels.shape
+    assert shown.shape == overlay.shape == made.pixels.shape
     assert np.abs(shown - overlay).max() <= 2
     answer = watched.ask("What is this?")
     assert (answer["image"]["height"], answer["image"]["width"]) == shown.shape[:2]

@@ -12,7 +12,7 @@ from PIL import Image
 from app.errors import RequestError
 from app.intake import apart
 from app.intake.decode import ImageLimits, open_image
-from tests.crosslook.decoding.made import PICTURES, RGB, exif, saved, turned
+from tests.crosslook.decoding.made import MADE, RGB, exif, saved, turned
 
 LIMITS = ImageLimits(file_bytes=20 << 20, pixels=4_000_000, side=16_384, min_side=8)
 
@@ -27,10 +27,10 @@ def heic(pixels: np.ndarray | Image.Image, **options: object) -> bytes:
 
 @pytest.mark.parametrize("name", ["AVIF 1", "AVIF 6", "AVIF P3", "AVIF RGBA"])
 def test_an_avif_is_as_the_client_sees_it(name: str) -> None:
-    picture = PICTURES[name]
-    found = open_image(picture.data, LIMITS)
-    assert (found.height, found.width) == picture.pixels.shape[:2]
-    assert np.abs(np.asarray(found.image).astype(int) - picture.pixels).max() <= 2
+    made = MADE[name]
+    found = open_image(made.data, LIMITS)
+    assert (found.height, found.width) == made.pixels.shape[:2]
+    assert np.abs(np.asarray(found.image).astype(int) - made.pixels).max() <= 2
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

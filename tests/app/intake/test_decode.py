@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.errors import RequestError
 from app.intake import decode
-from app.intake.decode import ImageLimits, Picture, open_image
+from app.intake.decode import ImageLimits, RenderedImage, open_image
 from app.intake.images import in_original, loader
 from model.compact.preprocess import Squash
 from model.interface import Geometry, Region
@@ -26,7 +26,7 @@ LIMITS = ImageLimits(file_bytes=20 * 1024 * 1024, pixels=50_000_000, side=16_384
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
-def opened(data: bytes, **options: int) -> Picture:
+def opened(data: bytes, **options: int) -> RenderedImage:
     """Decode with the usual limits."""
     return open_image(data, LIMITS, **options)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.crosslook.decoding.made import ALPHA, HEIGHT, RGB, WIDTH, Array, Made, on_white
 
-PICTURES: dict[str, Made] = {}
+MADE: dict[str, Made] = {}
 _PALETTE = RGB[::3, ::3].reshape(-1, 3)[:16]
 _INDEX = (np.add.outer(np.arange(HEIGHT), np.arange(WIDTH) // 4) % 16).astype(np.uint8)
 
@@ -81,17 +81,15 @@ def _make() -> None:
     for bits in (1, 2, 4, 8):
         index = _INDEX % min(2**bits, 16)
         palette = _PALETTE[: 2**bits]
-        PICTURES[f"BMP palette {bits}"] = Made(bmp(_packed(index, bits), bits, palette=palette), palette[index])
-    PICTURES["BMP OS/2 1, palette"] = Made(bmp(_packed(_INDEX, 4), 4, size=12, palette=_PALETTE), _PALETTE[_INDEX])
-    PICTURES["BMP OS/2 2, palette"] = Made(bmp(_packed(_INDEX, 4), 4, size=64, palette=_PALETTE), _PALETTE[_INDEX])
-    PICTURES["BMP OS/2 2 of 16 bytes, 24"] = Made(bmp([row[:, ::-1].tobytes() for row in RGB], 24, size=16), RGB)
-    PICTURES["BMP downwards"] = Made(bmp([row[:, ::-1].tobytes() for row in RGB], 24, upwards=False), RGB)
-    PICTURES["BMP 24"] = Made(bmp([row[:, ::-1].tobytes() for row in RGB], 24), RGB)
-    PICTURES["BMP 32, no alpha"] = Made(
-        bmp([np.dstack([r[None, :, ::-1], ALPHA[:1]])[0].tobytes() for r in RGB], 32), RGB
-    )
+        MADE[f"BMP palette {bits}"] = Made(bmp(_packed(index, bits), bits, palette=palette), palette[index])
+    MADE["BMP OS/2 1, palette"] = Made(bmp(_packed(_INDEX, 4), 4, size=12, palette=_PALETTE), _PALETTE[_INDEX])
+    MADE["BMP OS/2 2, palette"] = Made(bmp(_packed(_INDEX, 4), 4, size=64, palette=_PALETTE), _PALETTE[_INDEX])
+    MADE["BMP OS/2 2 of 16 bytes, 24"] = Made(bmp([row[:, ::-1].tobytes() for row in RGB], 24, size=16), RGB)
+    MADE["BMP downwards"] = Made(bmp([row[:, ::-1].tobytes() for row in RGB], 24, upwards=False), RGB)
+    MADE["BMP 24"] = Made(bmp([row[:, ::-1].tobytes() for row in RGB], 24), RGB)
+    MADE["BMP 32, no alpha"] = Made(bmp([np.dstack([r[None, :, ::-1], ALPHA[:1]])[0].tobytes() for r in RGB], 32), RGB)
     rows, _, pixels = _fields((5, 5, 5, 0), (10, 5, 0, 0), 16)
-    PICTURES["BMP 16"] = Made(bmp(rows, 16), pixels)
+    MADE["BMP 16"] = Made(bmp(rows, 16), pixels)
     for name, depths, shifts, bits, size, count in (
         ("565", (5, 6, 5, 0), (11, 5, 0, 0), 16, 40, 3),
         ("555", (5, 5, 5, 0), (10, 5, 0, 0), 16, 56, 4),
@@ -105,24 +103,24 @@ def _make() -> None:
         ("header 52", (5, 6, 5, 0), (11, 5, 0, 0), 16, 52, 3),
     ):
         rows, masks, pixels = _fields(depths, shifts, bits)
-        PICTURES[f"BMP fields {name}"] = Made(bmp(rows, bits, kind=3, size=size, masks=masks[:count]), pixels)
+        MADE[f"BMP fields {name}"] = Made(bmp(rows, bits, kind=3, size=size, masks=masks[:count]), pixels)
     blank = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     blank[..., :3] = RGB[..., ::-1]
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     rows = [row.tobytes() for row in blank]
-    PICTURES["BMP fields, alpha zero everywhere"] = Made(bmp(rows, 32, kind=3, size=108, masks=masks), RGB)
+    MADE["BMP fields, alpha zero everywhere"] = Made(bmp(rows, 32, kind=3, size=108, masks=masks), RGB)
     even = _INDEX.copy()
     even[:, : WIDTH - 8] = even[:, : WIDTH - 8 : 4].repeat(4, axis=1)
-    PICTURES["BMP RLE8"] = Made(bmp(_runs(even, 8), 8, kind=1, palette=_PALETTE), _PALETTE[even])
-    PICTURES["BMP RLE4"] = Made(bmp(_runs(even, 4), 4, kind=2, palette=_PALETTE), _PALETTE[even])
+    MADE["BMP RLE8"] = Made(bmp(_runs(even, 8), 8, kind=1, palette=_PALETTE), _PALETTE[even])
+    MADE["BMP RLE4"] = Made(bmp(_runs(even, 4), 4, kind=2, palette=_PALETTE), _PALETTE[even])
     body = (
         b"".join(b"".join(bytes([1, *pixel[::-1]]) for pixel in row.tolist()) + b"\0\0" for row in RGB[::-1]) + b"\0\1"
     )
-    PICTURES["BMP RLE24"] = Made(bmp(body, 24, kind=4, size=64), RGB)
+    MADE["BMP RLE24"] = Made(bmp(body, 24, kind=4, size=64), RGB)
     gap = bytes([4, 3]) + b"\0\0" + b"\0\2\x05\x02" + bytes([6, 9]) + b"\0\0" + b"\0\1"
     pixels = np.full_like(RGB, 255)
     pixels[HEIGHT - 1, :4], pixels[HEIGHT - 4, 5:11] = _PALETTE[3], _PALETTE[9]
-    PICTURES["BMP RLE8 with gaps"] = Made(bmp(gap, 8, kind=1, palette=_PALETTE), pixels)
+    MADE["BMP RLE8 with gaps"] = Made(bmp(gap, 8, kind=1, palette=_PALETTE), pixels)
 
 
 _make()

@@ -24,7 +24,7 @@ from tests.crosslook.decoding.made import (
     turned,
 )
 
-PICTURES: dict[str, Made] = {}
+MADE: dict[str, Made] = {}
 
 
 def tiff(
@@ -63,7 +63,7 @@ def tiff(
 
 
 def _add(name: str, pixels: Array, *args: Any, **options: Any) -> None:
-    PICTURES[f"TIFF {name}"] = Made(tiff(*args, **options), pixels, "none")
+    MADE[f"TIFF {name}"] = Made(tiff(*args, **options), pixels, "none")
 
 
 def _grey() -> None:
@@ -105,7 +105,7 @@ def _colours() -> None:
     under = np.round(rgba * np.dstack([ALPHA / 255.0] * 3 + [np.ones_like(ALPHA)])).astype(np.uint8)
     _add("RGBA premultiplied", on_white(RGB, ALPHA), [under.tobytes()], samples=4, photometric=2, more={338: (1,)})
     for number in range(1, 9):
-        PICTURES[f"TIFF turned {number}"] = Made(saved(RGB, "TIFF", exif=exif(number)), turned(RGB, number), "none")
+        MADE[f"TIFF turned {number}"] = Made(saved(RGB, "TIFF", exif=exif(number)), turned(RGB, number), "none")
 
 
 _grey()

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from app.intake import decode
-from crosslook.decoding import ImageLimits, open_picture
+from crosslook.decoding import ImageLimits, decode_image
 from crosslook.images import read_image
 from crosslook.overlay import open_image
 from tests.crosslook.decoding import made, made_bmp, made_tiff
 
-PICTURES = made.PICTURES | made_bmp.PICTURES | made_tiff.PICTURES
+MADE = made.MADE | made_bmp.MADE | made_tiff.MADE
 LIMITS = ImageLimits(file_bytes=1_000_000, pixels=1_000_000, side=1000, min_side=1)
 # Kinds that Pillow itself misreads, does not open or turns by other rules: as files they are right, and once Pillow has
 # opened them it is too late.
@@ -42,23 +42,23 @@ def worst(image: Image.Image, pixels: np.ndarray) -> int:
     return int(np.abs(np.asarray(image).astype(int) - pixels).max())
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", MADE)
 def test_a_file_has_the_pixels_that_it_stands_for(name: str) -> None:
-    picture = PICTURES[name]
-    assert worst(open_image(picture.data), picture.pixels) <= 2
+    made = MADE[name]
+    assert worst(open_image(made.data), made.pixels) <= 2
     if not name.startswith("AVIF"):  # these have a process of their own: see tests/app/intake
-        found = decode.open_image(picture.data, LIMITS)
-        assert (found.height, found.width) == picture.pixels.shape[:2]
-        assert worst(found.image, picture.pixels) <= 2
+        found = decode.open_image(made.data, LIMITS)
+        assert (found.height, found.width) == made.pixels.shape[:2]
+        assert worst(found.image, made.pixels) <= 2
 
 
-@pytest.mark.parametrize("name", [name for name in PICTURES if not any(part in name for part in PILLOWS)])
+@pytest.mark.parametrize("name", [name for name in MADE if not any(part in name for part in PILLOWS)])
 def test_what_pillow_opened_is_sent_and_drawn_on_alike(name: str) -> None:
-    picture = PICTURES[name]
-    assert worst(open_image(Image.open(io.BytesIO(picture.data))), picture.pixels) <= 2
-    sent = read_image(Image.open(io.BytesIO(picture.data))).data
+    made = MADE[name]
+    assert worst(open_image(Image.open(io.BytesIO(made.data))), made.pixels) <= 2
+    sent = read_image(Image.open(io.BytesIO(made.data))).data
     assert sent is not None
-    assert worst(open_picture(sent).image, picture.pixels) <= 2
+    assert worst(decode_image(sent).image, made.pixels) <= 2
     assert b"iCCP" not in sent  # its colours are sRGB now
 
 
@@ -76,6 +76,6 @@ def test_the_alpha_of_every_mode_of_pillow(mode: str) -> None:
     assert converted.mode == mode
     sent = read_image(converted).data
     assert sent is not None
-    for seen in (open_image(converted), open_picture(sent).image):
+    for seen in (open_image(converted), decode_image(sent).image):
         assert seen.getpixel((1, 1)) == (127, 127, 127)
         assert seen.getpixel((6, 1)) == (255, 255, 255)
