@@ -1,4 +1,4 @@
-"""The page shows a made as the server and the overlay see it: turned by the same rules, in the same colours, on
+"""The page shows an image as the server and the overlay see it: turned by the same rules, in the same colours, on
 white. So a map that the server places lies right over what the browser draws."""
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ def test_chromium_draws_every_made_image_so(opened: Any, server: Server) -> None
 
 @pytest.mark.parametrize("name", PAGE)
 def test_the_page_shows_what_the_overlay_is_drawn_on(name: str, opened: Any, server: Server, tmp_path: Path) -> None:
-    """The image of the page beside the overlay without its map; and the map's own made has the same shape."""
-    made = MADE[name]
+    """The image of the page beside the overlay without its map; and the map's own image has the same shape."""
+    expected = MADE[name]
     path = tmp_path / f"{re.sub('[^a-z0-9]', '-', name.lower())}.{name.split()[0].lower()}"
-    path.write_bytes(made.data)
+    path.write_bytes(expected.data)
     watched = opened(server.url)
     watched.open_file(path)
     shown = pixels(watched.page.locator("#image").evaluate(READ))
     fields = {"question": "What is this?", "opacity": "0", "legend": "false"}
-    response = httpx.post(f"{server.url}/v1/overlay", files={"image": ("a", made.data)}, data=fields, timeout=60)
+    response = httpx.post(f"{server.url}/v1/overlay", files={"image": ("a", expected.data)}, data=fields, timeout=60)
     assert response.status_code == 200, response.text
     overlay = np.asarray(Image.open(io.BytesIO(response.content)).convert("RGB")).astype(int)
-    assert shown.shape == overlay.shape == made.pixels.shape
+    assert shown.shape == overlay.shape == expected.pixels.shape
     assert np.abs(shown - overlay).max() <= 2
     answer = watched.ask("What is this?")
     assert (answer["image"]["height"], answer["image"]["width"]) == shown.shape[:2]
