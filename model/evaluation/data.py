@@ -194,13 +194,18 @@ def image_split(name: str) -> str:
     return "dev" if zlib.crc32(name.encode()) % _DEV_SHARE == 0 else "train"
 
 
+def is_sealed(name: str) -> bool:
+    """Whether an image of a large ``dev`` is kept from choosing: about half are, always the same for the same name."""
+    return zlib.crc32(f"seal/{name}".encode()) % 1000 < _SEALED
+
+
 def _seal(records: list[Record]) -> list[Record]:
     """``seal`` for about half of the images of a large ``dev``: they are kept from choosing, so that a figure on them
     holds."""
     dev = {record.image_ref for record in records if not isinstance(record, Objects) and record.split == "dev"}
     if len(dev) < _ENOUGH_TO_SEAL:
         return records
-    sealed = {ref for ref in dev if zlib.crc32(f"seal/{ref.name}".encode()) % 1000 < _SEALED}
+    sealed = {ref for ref in dev if is_sealed(ref.name)}
     return [
         record
         if isinstance(record, Objects) or record.split != "dev" or record.image_ref not in sealed
