@@ -25,13 +25,13 @@ from model.compact import image_networks
 from model.compact.answers import AnswerSpace
 from model.compact.detector import NanoDet
 from model.compact.graphs import FuseGraphs
-from model.compact.maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
 from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
 from model.compact.preprocess import Squash
 from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
 from model.compact.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.compact.token_maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
 from model.family import Family, TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
 from model.interface import (

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from model.evaluation.ask import IMAGES_AT_ONCE, by_batch_key, encode_images
 from model.evaluation.data import Captions, DataSet, ImageRef
+from model.evaluation.judging import bootstrap
 from model.evaluation.report import Matching
-from model.evaluation.scoring import bootstrap
 from model.interface import Item, ItemError, Model, Output
 
 _MATCH_AGAINST = 9

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
 
-from model.evaluation.scoring import Kind, answer_kind
+from model.evaluation.judging import Kind, answer_kind
 
 _DEV_SHARE = 10  # of images without a named split, one in so many is for dev
 _SEALED = 508  # of a thousand images of dev; 250 of those that the default model is judged by

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from model.evaluation.collages import COLLAGES
 from model.evaluation.data import DataSet
+from model.evaluation.judging import Interval, bootstrap, paired_bootstrap
 from model.evaluation.map_controls import MapMaker, Variant, variants_of
 from model.evaluation.perturbation import TEXTS, Curves, perturb
 from model.evaluation.pointing import Pointing, collages_of, point, task_of
 from model.evaluation.report import MapRow
-from model.evaluation.scoring import Interval, bootstrap, paired_bootstrap
 from model.interface import MapKind, Model
 
 ALL, MATTERS = "all", "image matters"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from model.evaluation.ask import IMAGES_AT_ONCE, by_batch_key, encode_images
 from model.evaluation.data import DataError, DataSet, Objects
-from model.evaluation.scoring import Interval, bootstrap, normalise
+from model.evaluation.judging import Interval, bootstrap, normalise
 from model.interface import Item, ItemError, MapRequest, Model, TextOutput
 
 _IRREGULAR = {

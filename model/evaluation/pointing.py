@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from model.evaluation.collages import COLLAGES, Collage, make_collages, quadrant
 from model.evaluation.data import DataSet
+from model.evaluation.judging import Interval, bootstrap
 from model.evaluation.map_controls import MapMaker, another, patch_order, variants_of
-from model.evaluation.scoring import Interval, bootstrap
 from model.interface import Geometry, MapKind, Model, Task, TextOutput
 
 _COLLAGES_AT_ONCE = 8

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.evaluation.judging import Interval
 from model.evaluation.objects import ObjectFigures
-from model.evaluation.scoring import Interval
 
 
 @dataclass(frozen=True, slots=True)

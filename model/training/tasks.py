@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from model.evaluation.data import Captions, ImageRef, Question, Statement
-from model.evaluation.scoring import normalise, soft_targets
+from model.evaluation.judging import normalise, soft_targets
 
 MATCH_PROMPT = "is this true? "  # before a statement about the image
 _COLOR_NAMES = "red blue green yellow black white brown orange pink purple gray grey tan blond"

@@ -13,7 +13,7 @@ from model.compact.model import CompactModel
 from model.compact.network import mean_over
 from model.compact.text import pad_ids, tokenize
 from model.evaluation.data import ImageRef, Question
-from model.evaluation.scoring import accuracy
+from model.evaluation.judging import accuracy
 from model.training.features import FeatureCache
 from model.training.tasks import Example
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from model.evaluation.data import ImageRef, Question
-from model.evaluation.scoring import Kind
+from model.evaluation.judging import Kind
 from model.training.tasks import Asked, Example
 
 _TURNS = 2  # yes/no questions made of each that can be

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from docs.make_maps import REPORT, filled
+from model.evaluation.judging import Interval
 from model.evaluation.report import Evaluation, MapRow, write_report
-from model.evaluation.scoring import Interval
 from tests.app.servers import ROOT
 from tests.docs.outputs import renew
 

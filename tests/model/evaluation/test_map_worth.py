@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from model.evaluation.data import DataSet, ImageRef
+from model.evaluation.judging import Interval
 from model.evaluation.map_controls import Variant
 from model.evaluation.map_worth import measure_maps, rows_of
 from model.evaluation.perturbation import Curves
 from model.evaluation.report import Evaluation, MapRow, as_markdown, map_tables, verdict, write_report
-from model.evaluation.scoring import Interval
 from tests.fakes.colour_model import ColourModel
 
 

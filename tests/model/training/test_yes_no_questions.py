@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from model.evaluation.scoring import Kind
+from model.evaluation.judging import Kind
 from model.training.yes_no_questions import YesNoRewriter
 
 PAIRS: list[tuple[str, str, Kind]] = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.evaluation.scoring import (
+from model.evaluation.judging import (
     accuracy,
     answer_kind,
     bootstrap,
