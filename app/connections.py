@@ -33,7 +33,7 @@ PIPELINED = 16
 LEAST_READ = 32 * 1024
 """Bytes a second that a client must take of an answer that waits for it."""
 
-_LINGER = 2.0  # seconds in which a refused client may still read why
+_LINGER = 2.0  # seconds for a refused client to read why, and for a request that is on its way as the server ends
 _DISCARDED = 1 << 20  # bytes that it may send meanwhile
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
@@ -66,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._in_head = True
+        self._ending = False  # the server is, after this connection's next answer
         self._outside = 0  # bytes since the last byte of a body, or since the head began
         self._fields = 0
         self._error: RequestError | None = None  # why the request was refused
@@ -89,6 +90,16 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close when the server ends, but not under a request that is on its way: that one is answered first, if its
+        head is there within `_LINGER` seconds. uvicorn would hang up on it."""
+        if self._head_timer is None:
+            super().shutdown()
+            return
+        self._stop_head_timer()
+        self._ending = True
+        self._head_timer = self.loop.call_later(_LINGER, self.transport.close)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, whether or not its client has read the last answer."""
@@ -196,6 +207,8 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._outside = False, 0
         self._stop_head_timer()
         super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
         if len(self.pipeline) > PIPELINED:
             self._stop(RequestError("malformed_request", "Too many requests sent ahead of their answers."))
 
