@@ -8,6 +8,7 @@ differ only in how they carry out a step.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
@@ -31,6 +32,10 @@ from crosslook.types import (
     ModelList,
     WireModel,
 )
+
+SESSION_HEADER = "x-session-id"
+"""The same for an image and for its id: a load balancer that routes by it (docs/scaling.md) sends all that is asked
+about an image to the replica that has encoded it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,8 @@ class Core:
         if timeout:  # the server need not work for longer than anybody waits
             self._headers["x-request-timeout"] = f"{timeout:g}"
         self._retry = retry or RetryPolicy()
-        self._ids = ImageIds()
+        # Clients of one key send one image to the same replica; without a key, each client has an order of its own.
+        self._ids = ImageIds(key.encode() if key else secrets.token_bytes(32))
 
     def answer(
         self, image: ImageLike, questions: str | Sequence[str], options: Mapping[str, Any]
@@ -137,9 +143,10 @@ class Core:
         source: ImageSource = yield Read(image)
         if isinstance(image, ImageRef):
             return image
-        response = yield from self._exchange(self._post("/v1/images", source.by_value()))
+        session = self._ids.session(source)
+        response = yield from self._exchange(self._post("/v1/images", source.by_value(), session))
         uploaded = _parse(ImageUploadResponse, response).image
-        self._ids.put(source.key, uploaded.id)
+        self._ids.put(source.key, uploaded.id, session)
         return uploaded
 
     def models(self) -> Operation[list[ModelCard]]:
@@ -168,16 +175,17 @@ class Core:
     ) -> Operation[list[T]]:
         source: ImageSource = yield Read(image)
         response: Response | None = None
+        session = self._ids.session(source)
         known = self._ids.get(source.key)
         if known is not None:
             try:
-                response = yield from self._exchange(self._post(path, {"image_id": known, **body}))
+                response = yield from self._exchange(self._post(path, {"image_id": known, **body}, session))
             except ImageNotFound:  # evicted meanwhile
                 self._ids.forget(source.key)
         if response is None:
-            response = yield from self._exchange(self._post(path, {**source.by_value(), **body}))
+            response = yield from self._exchange(self._post(path, {**source.by_value(), **body}, session))
         parsed = _parse(wire, response)
-        self._ids.put(source.key, parsed.image.id)  # type: ignore[attr-defined]
+        self._ids.put(source.key, parsed.image.id, session)  # type: ignore[attr-defined]
         try:
             found = read(parsed, response.headers.get("x-request-id"))
         except (ValueError, LookupError, ArithmeticError) as error:
@@ -187,8 +195,9 @@ class Core:
             raise BadResponse(f"the response has {len(found)} results for {asked} texts")
         return found
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Send:
-        return Send("POST", path, self._headers | {"content-type": "application/json"}, _dumped(body))
+    def _post(self, path: str, body: Mapping[str, Any], session: str) -> Send:
+        headers = self._headers | {"content-type": "application/json", SESSION_HEADER: session}
+        return Send("POST", path, headers, _dumped(body))
 
     def _exchange(self, request: Send) -> Operation[Response]:
         attempt = 0

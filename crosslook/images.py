@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import hmac
 import io
 import os
 import struct
@@ -132,32 +133,62 @@ def _encode_array(array: Any) -> bytes:
 
 
 class ImageIds:
-    """The server's ids of images sent before, the latest ``capacity`` of them. Safe to share between threads."""
+    """What a client knows of images sent before, the latest ``capacity`` of them: the server's ids, and which session
+    each belongs to. Safe to share between threads.
 
-    def __init__(self, capacity: int = 1024) -> None:
-        self._capacity = capacity
-        self._ids: OrderedDict[str, str] = OrderedDict()
+    ``secret`` keys the names of sessions, which proxies see and log: without it, nobody can tell by them which image
+    was sent.
+    """
+
+    def __init__(self, secret: bytes, capacity: int = 1024) -> None:
+        self._secret = secret
+        self._ids = _Latest(capacity)
+        self._sessions = _Latest(capacity)
         self._lock = Lock()
+
+    def session(self, source: ImageSource) -> str:
+        """The name of the session of an image: 32 hexadecimal digits, the same for its content and for an id that this
+        client got for it. An id from elsewhere has a session of its own."""
+        with self._lock:
+            known = self._sessions.get(source.image_id)
+        if known is not None:
+            return known
+        name = source.key or source.image_id or source.text or ""
+        return hmac.new(self._secret, f"crosslook session {name}".encode(), hashlib.sha256).hexdigest()[:32]
 
     def get(self, key: str | None) -> str | None:
         """The id of the image named ``key``, if it was sent before."""
         with self._lock:
-            if key is None or key not in self._ids:
-                return None
-            self._ids.move_to_end(key)
-            return self._ids[key]
+            return self._ids.get(key)
 
-    def put(self, key: str | None, image_id: str) -> None:
-        """Remember an id."""
-        if key is None:
-            return
+    def put(self, key: str | None, image_id: str, session: str) -> None:
+        """Remember an id and its session. ``key`` None: an image whose content has no name."""
         with self._lock:
-            self._ids[key] = image_id
-            self._ids.move_to_end(key)
-            if len(self._ids) > self._capacity:
-                self._ids.popitem(last=False)
+            self._sessions.put(image_id, session)
+            if key is not None:
+                self._ids.put(key, image_id)
 
     def forget(self, key: str | None) -> None:
         """Drop an id that the server no longer knows."""
         with self._lock:
             self._ids.pop(key or "", None)
+
+
+class _Latest(OrderedDict[str, str]):
+    """The latest ``capacity`` of what was put or got."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+
+    def get(self, key: str | None) -> str | None:  # type: ignore[override]
+        if key is None or key not in self:
+            return None
+        self.move_to_end(key)
+        return self[key]
+
+    def put(self, key: str, value: str) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > self._capacity:
+            self.popitem(last=False)

@@ -10,6 +10,11 @@ export class ApiError extends Error {
   }
 }
 
+// A name for all that is asked about one image: a load balancer may send it to the replica that has encoded the image.
+export function newSession() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export class Api {
   key = "";
 
@@ -40,12 +45,12 @@ export class Api {
   }
 
   // A form of these fields; a list is a field that comes once an entry, and what is null stays away.
-  async #post(path, fields, signal) {
+  async #post(path, fields, signal, session) {
     const body = new FormData();
     for (const [name, value] of Object.entries(fields)) {
       for (const part of value === null ? [] : [value].flat()) body.append(name, part);
     }
-    return this.#send(path, { method: "POST", body, signal });
+    return this.#send(path, { method: "POST", body, signal, headers: { "X-Session-ID": session } });
   }
 
   async model() {
@@ -53,11 +58,11 @@ export class Api {
   }
 
   // Leave an image with the server, which encodes it ahead of the first question.
-  async upload(file) {
-    return (await (await this.#post("v1/images", { image: file })).json()).image;
+  async upload(file, session) {
+    return (await (await this.#post("v1/images", { image: file }, undefined, session)).json()).image;
   }
 
-  async answer(fields, signal) {
-    return (await this.#post("v1/answer", fields, signal)).json();
+  async answer(fields, signal, session) {
+    return (await this.#post("v1/answer", fields, signal, session)).json();
   }
 }

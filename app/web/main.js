@@ -1,5 +1,5 @@
 // The page's state and what happens on it.
-import { Api } from "./api.js";
+import { Api, newSession } from "./api.js";
 import { COLOURS } from "./colormaps.js";
 import { listExamples } from "./examples.js";
 import { Heatmap } from "./heatmap.js";
@@ -27,7 +27,7 @@ function openImage(file, suggestions = []) {
   if (!file) return;
   asking?.abort();
   if (image) URL.revokeObjectURL(image.url);
-  image = { file, name: file.name || "image.png", url: URL.createObjectURL(file) };
+  image = { file, name: file.name || "image.png", url: URL.createObjectURL(file), session: newSession() };
   entries = [];
   current = null;
   heatmap.clear();
@@ -51,7 +51,7 @@ function openImage(file, suggestions = []) {
 
 // The server encodes the image while the question is typed.
 function upload(which) {
-  which.ref = api.upload(which.file);
+  which.ref = api.upload(which.file, which.session);
   which.ref.then(
     () => { if (which === image && !current) $("where").textContent = t("ready"); },
     (error) => { if (which === image) showError(error); });
@@ -110,10 +110,10 @@ async function answer(which, asked, signal) {
   const fields = { ...fieldsOf(asked), maps: model?.map_kinds.length === 0 ? "none" : "u8" };
   try {
     const ref = await which.ref.catch(() => upload(which)); // what failed a while ago may work now
-    return await api.answer({ image_id: ref.id, ...fields }, signal);
+    return await api.answer({ image_id: ref.id, ...fields }, signal, which.session);
   } catch (error) {
     if (error.code !== "image_not_found") throw error;
-    return api.answer({ image: which.file, ...fields }, signal); // the server no longer has it: send it along
+    return api.answer({ image: which.file, ...fields }, signal, which.session); // the server no longer has it: send it along
   }
 }
 

@@ -150,6 +150,7 @@ async def test_security_headers_and_cors() -> None:
         "authorization,content-type",
         "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count",
         "content-type,traceparent,tracestate,user-agent",
+        "content-type,x-session-id",
     ],
 )
 async def test_a_browsers_clients_may_send_headers_of_their_own(names: str) -> None:

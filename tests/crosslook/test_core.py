@@ -91,6 +91,23 @@ def test_only_an_image_that_is_not_found_is_sent_again() -> None:
     assert "image" in sent(steps[0]), "the id was forgotten"
 
 
+def test_what_is_asked_about_an_image_has_one_session() -> None:
+    """By value and by id, whatever is asked; clients with one key agree on it, clients without a key do not."""
+    core, image_id = Core(api_key="k"), golden("answer_one")["image"]["id"]
+    reference = ImageRef(id=image_id, width=1, height=1)
+    came = [drive(core.answer(IMAGE, "a?", {}), answered())]
+    came += [drive(core.answer(IMAGE, "b?", {}), failure("image_not_found"), answered())]
+    came += [drive(core.answer(reference, "c?", {}), answered()), drive(core.upload(IMAGE), answered("upload"))]
+    came += [drive(Core(api_key="k").match(IMAGE, ["a", "b"], {}), answered("match"))]
+    sessions = {step.headers["x-session-id"] for _, steps in came for step in steps if isinstance(step, Send)}
+    assert len(sessions) == 1
+    for other in (Core(), Core(), Core(api_key="l")):
+        _, steps = drive(other.answer(IMAGE, "a?", {}), answered())
+        assert isinstance(steps[0], Send)
+        sessions.add(steps[0].headers["x-session-id"])
+    assert len(sessions) == 4
+
+
 def test_two_servers_do_not_share_their_ids() -> None:
     drive(Core().answer(IMAGE, "a?", {}), answered())
     _, steps = drive(Core().answer(IMAGE, "a?", {}), answered())
@@ -144,7 +161,8 @@ def test_the_key_and_the_time_go_with_every_request(ask: Callable[[Core], Operat
         step = operation.send(read_image(step.image))
     assert isinstance(step, Send)
     expected = {"accept": "application/json", "authorization": "Bearer secret", "x-request-timeout": "2.5"}
-    assert step.headers == expected | ({} if step.body is None else {"content-type": "application/json"})
+    headers = {name: value for name, value in step.headers.items() if name != "x-session-id"}
+    assert headers == expected | ({} if step.body is None else {"content-type": "application/json"})
     assert BY_VALUE not in repr(step)
 
 

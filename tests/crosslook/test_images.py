@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -160,17 +161,33 @@ def test_a_missing_file_says_so() -> None:
 
 
 def test_ids_are_kept_for_the_latest_images() -> None:
-    ids = ImageIds(capacity=2)
-    ids.put("a", "1")
-    ids.put("b", "2")
+    ids = ImageIds(b"secret", capacity=2)
+    ids.put("a", "1", "s")
+    ids.put("b", "2", "s")
     assert ids.get("a") == "1"  # used, so "b" is now the oldest
-    ids.put("c", "3")
-    ids.put(None, "4")
+    ids.put("c", "3", "s")
+    ids.put(None, "4", "s")
     assert [ids.get(key) for key in ("a", "b", "c", None)] == ["1", None, "3", None]
     ids.forget("a")
     ids.forget("never")
     ids.forget(None)
     assert ids.get("a") is None
+
+
+def test_a_session_is_of_the_content_or_of_the_id_got_for_it() -> None:
+    """For whoever has the same secret; what it names does not show."""
+    ids, same, other = ImageIds(b"secret"), ImageIds(b"secret"), ImageIds(b"another")
+    image, reference = read_image(b"bytes"), read_image(ImageRef(id="img_1", width=1, height=1))
+    session = ids.session(image)
+    assert re.fullmatch(r"[0-9a-f]{32}", session)
+    assert session not in (image.key or "")
+    assert same.session(image) == session != other.session(image)
+    assert ids.session(read_image(b"others")) != session
+    assert ids.session(reference) not in (session, other.session(reference))
+    ids.put(image.key, "img_1", session)
+    assert ids.session(reference) == ids.session(image) == session
+    link = read_image("https://example.org/cat.jpg")
+    assert ids.session(link) == ids.session(link) != session
 
 
 def test_a_file_is_read_from_its_beginning(tmp_path: Path) -> None:
