@@ -63,6 +63,8 @@ class Pixels:
     as well. ``values`` is the whole image then."""
     detail: NDArray[np.uint8] | None = None
     """uint8 ``[height, width]``: the image in grey with the pixels that text needs, for models that read."""
+    sizes: tuple[int, ...] = ()
+    """Figures that a family's preprocessing tells its encoder, such as how many rows and columns of tiles there are."""
 
 
 Preprocess = Callable[[Image.Image], Pixels]
@@ -106,6 +108,8 @@ class Generation:
     seed: int | None = None
     stop: tuple[str, ...] | None = None
     """Writing ends before any of these strings."""
+    top_logprobs: int = 0
+    """How many of the most likely tokens to tell at each place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,16 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class TokenChoice:
+    """A token that was written: what it added to the text (nothing where a letter is not whole yet), the natural
+    logarithm of its probability, and the most likely tokens at its place with theirs."""
+
+    text: str
+    log_probability: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class TextOutput:
     """What came of one text. ``tokens``, ``words`` and the maps are filled only where maps were asked for.
 
@@ -185,6 +199,10 @@ class TextOutput:
     answer_words: tuple[Word, ...] = ()
     token_count: int = 0
     answer_token_count: int = 1
+    choices: tuple[TokenChoice, ...] = ()
+    """The tokens of an answer that was written, in order; empty for a choice."""
+    finish: Literal["stop", "length"] = "stop"
+    """``length`` where the limit cut the answer off."""
     fit: float | None = None
     """match: the model's own probability that the text fits, whatever the other texts; None where it has none."""
 

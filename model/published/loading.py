@@ -17,6 +17,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 FAMILIES = {  # model_type -> the module that declares the family: MODEL_TYPE, ARCHITECTURES and load(request)
     "blip": "model.published.blip",
     "clip": "model.published.dual_encoder.clip",
+    "llava": "model.published.causal.llava",
     "siglip": "model.published.dual_encoder.siglip",
 }
 

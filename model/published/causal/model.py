@@ -1,0 +1,410 @@
+"""Models that attend to image tokens among their text (LLaVA and its kin): answers, and where every word looked.
+
+An image is encoded once: its features, and then the keys and values of the prompt's *prefix*, which is all up to the
+image's last token. Every question about the image attends to these; they are neither copied nor computed again.
+Answers are written without maps. Where maps are asked for, one more pass over the question and the finished answer
+keeps queries and log-sum-exps, and from these come the rows of question and answer over the image's columns alone.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from model.cross_attention import KeysValues
+from model.family import TokenizedText
+from model.grid_maps import find_words, make_tokens, place_on_grid
+from model.interface import (
+    EncodedImage,
+    Geometry,
+    Item,
+    ItemError,
+    Map,
+    MapRequest,
+    ModelInfo,
+    Output,
+    Pixels,
+    Ranked,
+    Task,
+    TextOutput,
+)
+from model.published.attention import AttentionPass
+from model.published.causal.prompts import ChatPrompt
+from model.published.causal.stack import Prefix, TextStack
+from model.published.causal.vision import Expansion, ImageTokens, Placement, tensors_of
+from model.published.checkpoint import LoadRequest
+from model.published.family import PublishedFamily
+from model.published.generation import Batch, Row, Writer, WritingOptions
+from model.published.map_passes import map_info
+from model.published.tokenizer import Tokenizer
+
+MAX_NEW_TOKENS = 128
+"""Tokens of an answer where a request names no limit."""
+MAX_QUESTION_TOKENS = 2048
+GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CausalImage:
+    """An encoded image: the ``prefix`` that it stands in, or the projected ``features`` alone, where keys and values
+    would take too much or depend on the question. ``ids`` are the prefix's, ``lead`` the text between it and the
+    question, ``pixels`` only what tells sizes."""
+
+    ids: list[int]
+    lead: str
+    placement: Placement
+    pixels: Pixels
+    prefix: Prefix | None = None
+    features: Any = None
+    batch_key: Hashable = "causal"
+    lent: weakref.WeakValueDictionary[str, Prefix] = field(default_factory=weakref.WeakValueDictionary)
+    """The prefix of an image that keeps none, while a question needs it."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid that its tokens are placed on."""
+        return self.pixels.geometry
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of what is kept, in bytes."""
+        if self.prefix is not None:
+            return self.prefix.nbytes
+        return sum(tensor.nbytes for tensor in tensors_of(self.features))
+
+
+@dataclass(eq=False, slots=True)
+class Asked:
+    """One text of an item under way. ``looked``: attention of question tokens to the image ``[tokens, image tokens]``,
+    where it was kept as the prompt was read."""
+
+    row: Row
+    item: Item
+    text: str
+    tokens: TokenizedText
+    maps: MapRequest | None
+    looked: Tensor | None = None
+
+
+class CausalVLM(PublishedFamily):
+    """A causal vision-language model. ``images`` says what is special to its family."""
+
+    def __init__(
+        self,
+        net: Any,
+        tokenizer: Tokenizer,
+        images: ImageTokens,
+        request: LoadRequest,
+        *,
+        image_bytes: int | None = None,
+    ) -> None:
+        """``image_bytes``: the most that an encoded image may take, in bytes: features are kept in place of keys and
+        values that would be larger (None: no limit)."""
+        self.net = net.eval().requires_grad_(False)
+        self.tokenizer, self.images, self.image_bytes = tokenizer, images, image_bytes
+        self.device = request.device
+        self.stack = TextStack(net, tokenizer, _end_ids(net, tokenizer))
+        self.prompt = ChatPrompt(
+            request.folder,
+            tokenizer,
+            placeholder=images.placeholder,
+            image_token=images.image_token,
+            template=images.template,
+        )
+        config = net.config.get_text_config()
+        self.context = int(config.max_position_embeddings)
+        self.info = ModelInfo(
+            id=request.id,
+            revision=request.revision,
+            tasks=("answer",),
+            map_kinds=("raw",),
+            default_map_kind="raw",
+            layers=tuple(range(config.num_hidden_layers)),
+            rows=images.rows,
+            columns=images.columns,
+            max_tokens=min(MAX_QUESTION_TOKENS, self.context // 2),
+            preprocess=images.preprocess,
+            generation=GENERATION,
+        )
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """Features of each image, and keys and values of the prefix that it stands in."""
+        return [self._encode(image) for image in images]
+
+    def _encode(self, pixels: Pixels) -> CausalImage:
+        expansion: Expansion = self.images.expand(pixels)
+        features = self.images.features(pixels)
+        light = replace(pixels, values=np.empty((0, 0, 3), np.uint8), tiles=None, detail=None)
+        lead = self.prompt.lead(expansion.text)
+        image = CausalImage(self.prompt.prefix(expansion.text), lead, expansion.placement, light, features=features)
+        too_large = self.image_bytes is not None and self.prefix_bytes(len(image.ids)) > self.image_bytes
+        if self.images.prefix_sees_question or too_large:
+            return image
+        return replace(image, prefix=self._read(image, image.ids)[0], features=None)
+
+    def prefix_bytes(self, tokens: int) -> int:
+        """The memory of a prefix's keys and values, in bytes, known before they are made."""
+        config = self.net.config.get_text_config()
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        layers: int = config.num_hidden_layers
+        return 2 * layers * int(heads) * int(head_dim) * tokens * int(self.net.dtype.itemsize)
+
+    def _read(
+        self, image: CausalImage, ids: list[int], keep: Sequence[int] = (), tokens: slice = slice(None)
+    ) -> tuple[Prefix, Tensor, AttentionPass]:
+        """One pass over ``ids`` with the image's features: the prefix, its last state ``[dim]``, and the pass, which
+        has kept ``keep`` of ``tokens``."""
+        given = torch.tensor([ids], device=self.device)
+        cache = DynamicCache()
+        with AttentionPass(keep=keep, tokens=tokens) as running:
+            output = self.net.model(
+                input_ids=given,
+                mm_encoder_outputs={"image": image.features},
+                past_key_values=cache,
+                use_cache=True,
+                **self.images.context(given, [image.pixels]),
+            )
+        layers = [KeysValues(layer.keys, layer.values) for layer in cache.layers]
+        columns = (given[0] == self.prompt.image_id).nonzero()[:, 0]
+        first, last = int(columns[0]), int(columns[-1])
+        together = slice(first, last + 1) if last + 1 - first == len(columns) else columns
+        prefix = Prefix(layers, tuple(ids), together, self.images.next_position(len(ids)))
+        return prefix, output.last_hidden_state[0, -1], running
+
+    def _prefix(self, image: CausalImage) -> Prefix:
+        """What questions about the image attend to: kept, or made for as long as one needs it."""
+        found = image.prefix or image.lent.get("prefix")
+        if found is None:
+            found = self._read(image, image.ids)[0]
+            image.lent["prefix"] = found
+        return found
+
+    # -- texts ----------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str) -> TokenizedText:
+        """The tokens behind an image: the rest of the template around ``text``."""
+        return self.prompt.tail(text, self.prompt.lead(self.images.image_token))
+
+    def _check_own(self, task: Task, item: Item, texts: Sequence[TokenizedText]) -> ItemError | None:
+        image = _image_of(item)
+        for index, text in enumerate(texts):
+            used = len(image.ids) + len(text.ids)
+            if used >= self.context:
+                detail: dict[str, object] = {"tokens": used, "limit": self.context - 1}
+                message = "The image and the text together have more tokens than the model takes."
+                return ItemError("question_too_long", message, index, detail)
+        return None
+
+    def begin(self, item: Item, text: str, tokens: TokenizedText, maps: MapRequest | None) -> Asked:
+        """A text made ready to be answered: its row may join a `Batch`."""
+        image = _image_of(item)
+        room = self.context - len(image.ids) - len(tokens.ids)
+        options = WritingOptions.of(item.generation, default=MAX_NEW_TOKENS, limit=room)
+        writer = Writer(self.stack.text_of, options.stop)
+        asked = Asked(Row(list(tokens.ids), options, writer), item, text, tokens, maps)
+        self._attach(asked, image)
+        return asked
+
+    def _attach(self, asked: Asked, image: CausalImage) -> None:
+        """Give the row what it attends to."""
+        row = asked.row
+        if not self.images.prefix_sees_question:
+            row.source = prefix = self._prefix(image)
+        else:
+            keep = () if asked.maps is None else asked.maps.layers or ()
+            count = len(row.prompt)
+            prefix, last, running = self._read(image, [*image.ids, *row.prompt], keep, slice(-count, None))
+            if keep:
+                asked.looked = _mean_map(running, keep, prefix, slice(None))[0]
+            row.source, row.prompt, row.first = prefix, [], self.stack.head(last)
+        row.seen = set(prefix.ids)
+
+    def batch(self) -> Batch:
+        """A batch that rows of this model may join."""
+        return Batch(self.stack)
+
+    @torch.no_grad()
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
+        asked = [
+            self.begin(item, text, tokens, maps)
+            for item, group in zip(items, texts, strict=True)
+            for text, tokens in zip(item.texts, group, strict=True)
+        ]
+        ranked = [self._choose(one) for one in asked if one.item.candidates is not None]
+        free = [one for one in asked if one.item.candidates is None]
+        batch = self.batch()
+        if free:
+            batch.join([one.row for one in free])
+        while batch.rows:
+            batch.step()
+        rankings = {id(one): ranking for one, ranking in ranked}
+        found = self.finish(asked, rankings)
+        results = iter(found)
+        info = None if maps is None else map_info(maps)
+        return [Output(tuple(next(results) for _ in item.texts), info) for item in items]
+
+    def _choose(self, asked: Asked) -> tuple[Asked, tuple[Ranked, ...]]:
+        """The candidates, ranked by how probable each is as the whole answer; the best becomes the row's answer."""
+        candidates = asked.item.candidates or ()
+        given = len(asked.tokens.ids)
+        image = _image_of(asked.item)
+        end = min(self.stack.end_ids)
+        space = "" if not self.prompt.after or self.prompt.after[-1].isspace() else " "
+        targets = []
+        for candidate in candidates:
+            whole = self.prompt.tail(asked.text, image.lead, space + candidate).ids
+            targets.append([*whole[given:], end])
+        scores: list[float] = []
+        for start in range(0, len(targets), _TOGETHER):
+            part = targets[start : start + _TOGETHER]
+            scores += self._log_probabilities(asked.row, part)
+        shares = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
+        order = sorted(range(len(candidates)), key=lambda i: -shares[i])
+        for token in targets[order[0]][:-1]:
+            asked.row.writer.add(token)
+        asked.row.writer.end()
+        asked.row.log_probability = scores[order[0]]
+        asked.row.finish = "stop"
+        ranking = tuple(Ranked(candidates[i], shares[i]) for i in order[: asked.item.top_k])
+        return asked, ranking
+
+    def _log_probabilities(self, row: Row, targets: Sequence[Sequence[int]]) -> list[float]:
+        """Of each target behind the row's prompt."""
+        if row.first is None:
+            return self.stack.log_probabilities([row] * len(targets), targets)
+        first = row.first.float().log_softmax(-1)
+        rest = self.stack.log_probabilities(
+            [replace(row, prompt=[target[0]]) for target in targets], [target[1:] for target in targets]
+        )
+        return [float(first[target[0]]) + more for target, more in zip(targets, rest, strict=True)]
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def finish(self, asked: Sequence[Asked], rankings: dict[int, tuple[Ranked, ...]] | None = None) -> list[TextOutput]:
+        """What came of texts whose rows are finished, with the maps that they ask for."""
+        looked = self._maps([one for one in asked if one.maps is not None])
+        return [self._output(one, looked.get(id(one)), (rankings or {}).get(id(one))) for one in asked]
+
+    def _maps(self, asked: Sequence[Asked]) -> dict[int, NDArray[np.float32]]:
+        """For each text, attention to the image ``[question and answer tokens, image tokens]``: the mean over heads and
+        layers. The row of an answer's token is that of the token before it, which chose it. One pass over all that ask
+        for the same layers; ids of what was asked are the keys."""
+        found: dict[int, NDArray[np.float32]] = {}
+        groups: dict[tuple[int, ...], list[Asked]] = {}
+        for one in asked:
+            assert one.maps is not None  # noqa: S101 - these are the ones that ask for maps
+            groups.setdefault(one.maps.layers or (), []).append(one)
+        for layers, members in groups.items():
+            members.sort(key=lambda one: id(one.row.source))
+            fed = [[*one.row.prompt, *one.row.writer.ids][: len(one.row.prompt) + _fed(one)] for one in members]
+            longest = max(map(len, fed))
+            if longest:
+                rows = [one.row for one in members]
+                _, running = self.stack.states(self.stack.feed(rows, fed), keep=layers)
+                start = 0
+                for source in running.sources:
+                    part = slice(start, start + source.total_rows)
+                    start = part.stop
+                    prefix = rows[part.start].source
+                    assert isinstance(prefix, Prefix)  # noqa: S101 - rows of this stack are made so
+                    mean = _mean_map(running, layers, prefix, part)
+                    for one, own, ids in zip(members[part], mean, fed[part], strict=True):
+                        found[id(one)] = own[longest - len(ids) :].cpu().numpy()
+            for one in members:
+                if one.looked is not None:  # the question was read with the image
+                    before = one.looked.cpu().numpy()
+                    found[id(one)] = np.concatenate([before, found[id(one)]]) if id(one) in found else before
+        return found
+
+    def _output(self, one: Asked, looked: NDArray[np.float32] | None, ranking: tuple[Ranked, ...] | None) -> TextOutput:
+        row, writer = one.row, one.row.writer
+        answer = writer.answer
+        written = ranking is None
+        ranking = ranking or (Ranked(answer, math.exp(row.log_probability)),)
+        result = TextOutput(
+            ranking,
+            "sequence" if written else "candidates",
+            None,
+            token_count=len(one.tokens.ids),
+            answer_token_count=len(writer.ids),
+            choices=tuple(row.choices),
+            finish=row.finish or "stop",
+        )
+        if looked is None:
+            return result
+        image = _image_of(one.item)
+        maps = self._on_grid(looked, image)
+        asked_maps = maps[: len(one.tokens.ids)]
+        first = len(one.tokens.ids) - 1
+        answer_maps = maps[first : first + len(writer.ids)]
+        mean = looked[first : first + max(1, len(writer.ids))].mean(0, keepdims=True)
+        spans = writer.answer_spans
+        texts = [answer[span[0] : span[1]] if span else "" for span in spans]
+        names = [text or token for text, token in zip(texts, self.tokenizer.texts(writer.ids), strict=True)]
+        return replace(
+            result,
+            tokens=make_tokens(one.tokens.texts, one.tokens.spans, asked_maps),
+            words=find_words(one.text, one.tokens.spans),
+            answer_map=self._on_grid(mean, image)[0],
+            answer_tokens=make_tokens(names, spans, answer_maps),
+            answer_words=find_words(answer, spans),
+        )
+
+    def _on_grid(self, looked: NDArray[np.float32], image: CausalImage) -> list[Map]:
+        """Attention to image tokens ``[n, image tokens]`` as maps; ``elsewhere`` is all that the grid lacks to 1."""
+        geometry = image.geometry
+        cells = image.placement.on_grid(looked, geometry.rows * geometry.columns)
+        return place_on_grid(cells, geometry, total=1.0)
+
+
+_TOGETHER = 32  # candidates in one pass
+
+
+def _fed(one: Asked) -> int:
+    """How many of the answer's tokens are fed for the maps: the last one chooses nothing that is shown."""
+    return max(0, len(one.row.writer.ids) - 1)
+
+
+def _mean_map(running: AttentionPass, layers: Sequence[int], prefix: Prefix, rows: slice) -> Tensor:
+    """The mean over layers of the kept tokens' attention to the image, ``[rows, tokens, image tokens]``, float32."""
+    total: Tensor | None = None
+    for layer in layers:
+        found = running.maps(layer, prefix.layers[layer].keys, prefix.columns, rows)
+        total = found if total is None else total + found
+    assert total is not None  # noqa: S101 - maps have layers
+    return total.float() / len(layers)
+
+
+def _image_of(item: Item) -> CausalImage:
+    """Raises TypeError for an image that another model encoded."""
+    if not isinstance(item.image, CausalImage):
+        raise TypeError("an image that this model did not encode")
+    return item.image
+
+
+def _end_ids(net: Any, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end an answer."""
+    found = net.generation_config.eos_token_id
+    found = net.config.get_text_config().eos_token_id if found is None else found
+    ids = {found} if isinstance(found, int) else set(found or ())
+    if not ids and tokenizer.hub.eos_token_id is not None:
+        ids.add(int(tokenizer.hub.eos_token_id))
+    if not ids:
+        raise ValueError("neither generation_config.json, config.json nor the tokenizer names a token that ends a text")
+    return frozenset(ids)

@@ -1,0 +1,113 @@
+"""The prompt of a causal vision-language model: its folder's chat template around one image and one question.
+
+All up to the image's last token is the *prefix*: it is the same for every question about the image, so it is read once.
+What follows (the rest of the template, the question, the call for an answer) is the *tail*. Cut there, both give the
+very tokens of the whole prompt: the image's token is a special one, at which tokenizers always cut.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.family import Span, TokenizedText
+from model.published.tokenizer import Tokenizer
+
+_MARK = "\ue000question\ue000"
+
+
+class ChatPrompt:
+    """Prompts of one checkpoint. ``placeholder`` is what its template writes for an image; ``image_token`` the token
+    that stands for one feature of it."""
+
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, *, placeholder: str, image_token: str, template: str | None
+    ) -> None:
+        """Raises ValueError for a template that does not put one image before the question."""
+        self.tokenizer, self.placeholder, self.image_token = tokenizer, placeholder, image_token
+        self._backend = tokenizer.hub._tokenizer
+        self.image_id = int(tokenizer.hub.convert_tokens_to_ids(image_token))
+        whole = self._render(folder, read_template(folder, tokenizer) or template, [_MARK])
+        self.before, mark, self.after = whole.partition(_MARK)
+        if not mark or self.before.count(placeholder) != 1:
+            raise ValueError(f"{folder}: its chat template does not put one image ({placeholder}) before the question")
+        self._special = [token.content for token in tokenizer.hub.added_tokens_decoder.values() if token.special]
+        self._special.append(image_token)
+
+    def _render(self, folder: Path, template: str | None, texts: list[str]) -> str:
+        if template is None:
+            raise ValueError(f"{folder} has no chat template, and its family has none that all its models share")
+        content: list[dict[str, str]] = [{"type": "image"}, *({"type": "text", "text": text} for text in texts)]
+        try:
+            rendered: str = self.tokenizer.hub.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except Exception as error:  # jinja2's own, and whatever a template raises
+            raise ValueError(f"the chat template of {folder} cannot be used: {error}") from error
+        return rendered
+
+    def prefix(self, expansion: str) -> list[int]:
+        """The ids of all up to the image's last token, where ``expansion`` stands for the image."""
+        text = self.before.replace(self.placeholder, expansion)
+        bos = self.tokenizer.hub.bos_token
+        ids: list[int] = self._encode(text, start=not (bos and text.startswith(bos))).ids
+        return ids[: len(ids) - ids[::-1].index(self.image_id)]
+
+    def lead(self, expansion: str) -> str:
+        """What stands between the image's last token and the question."""
+        return self.before.replace(self.placeholder, expansion).rpartition(self.image_token)[2]
+
+    def tail(self, question: str, lead: str, answer: str = "") -> TokenizedText:
+        """The tokens behind the image, with spans in ``question``. ``answer``: what the model has already said."""
+        before = self.image_token + lead
+        pieces = [(before, True), (question, False), (self.after + answer, True)]
+        if not any(special in question for special in self._special):
+            pieces = [("".join(text for text, _ in pieces), True)]  # tokens may join at the question's edges
+        ids: list[int] = []
+        texts: list[str] = []
+        spans: list[Span | None] = []
+        start, end, offset = len(before), len(before) + len(question), 0
+        whole = before + question + self.after + answer
+        for text, special in pieces:
+            encoded = self._encode(text, special=special)
+            for token_id, token, (first, last) in zip(encoded.ids, encoded.tokens, encoded.offsets, strict=True):
+                first, last = first + offset, last + offset
+                inside = max(first, start), min(last, end)
+                ids.append(token_id)
+                spans.append((inside[0] - start, inside[1] - start) if inside[0] < inside[1] else None)
+                texts.append(whole[first:last] or token)
+            offset += len(text)
+        cut = ids.index(self.image_id) + 1
+        unknown = self.tokenizer.hub.unk_token_id
+        asked = [i for i, span in zip(ids, spans, strict=True) if span is not None]
+        share = sum(i == unknown for i in asked) / len(asked) if asked and unknown is not None else 0.0
+        return TokenizedText(ids[cut:], texts[cut:], spans[cut:], share)
+
+    def _encode(self, text: str, *, start: bool = False, special: bool = True) -> Any:
+        """``special``: whether special tokens in ``text`` are such; what a user types never is."""
+        self._backend.encode_special_tokens = not special
+        try:
+            return self._backend.encode(text, add_special_tokens=start)
+        finally:
+            self._backend.encode_special_tokens = True
+
+
+def read_template(folder: Path, tokenizer: Tokenizer) -> str | None:
+    """The folder's chat template, from whichever file has it; None where none does."""
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json"):
+        path = folder / name
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+            if isinstance(found, str):
+                return found
+    own = tokenizer.hub.chat_template
+    if isinstance(own, dict):
+        own = own.get("default")
+    return own if isinstance(own, str) else None

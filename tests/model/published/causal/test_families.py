@@ -1,0 +1,222 @@
+"""Every causal family says what transformers' own says of the same folder, and its maps are the attention it used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.interface import Item, MapRequest, TextOutput
+from model.published import attention
+from model.published.causal import model as causal_model
+from model.published.causal.vision import Placement
+from model.published.generation import Batch
+from tests.model.published.causal.checkpoints import QUESTION, SHAPES, CausalPair, Theirs
+from tests.model.published.checkpoints import make_image
+
+OTHER = "where is the dog and how many are there?"
+
+
+class Recorded:
+    """A stack that remembers its logits, and the rows that it fed."""
+
+    def __init__(self, stack: Any) -> None:
+        self._stack = stack
+        self.logits: list[torch.Tensor] = []
+        self.rows: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stack, name)
+
+    def __call__(self, feed: Any) -> torch.Tensor:
+        found: torch.Tensor = self._stack(feed)
+        self.logits.append(found)
+        self.rows = list(feed.rows)
+        return found
+
+
+def image_columns(pair: CausalPair, theirs: Theirs) -> list[int]:
+    """Which tokens of the prompt are the image's."""
+    return [i for i, token in enumerate(theirs.ids) if token == pair.ours.prompt.image_id]
+
+
+def check_maps(pair: CausalPair, image: Image.Image, found: TextOutput, theirs: Theirs) -> None:
+    """The maps of all question and answer tokens are transformers' own eager attention."""
+    columns = image_columns(pair, theirs)
+    tail = len(found.tokens)
+    for index, token in enumerate(found.tokens):
+        row = theirs.attention[len(theirs.ids) - tail + index, columns]
+        assert token.map is not None
+        np.testing.assert_allclose(token.map.values, pair.place(row, image), atol=1e-5)
+        assert token.map.values.sum() + token.map.elsewhere == pytest.approx(1.0, abs=1e-5)
+    assert len(found.answer_tokens) == found.answer_token_count > 0
+    for index, token in enumerate(found.answer_tokens):
+        row = theirs.attention[len(theirs.ids) - 1 + index, columns]
+        assert token.map is not None
+        np.testing.assert_allclose(token.map.values, pair.place(row, image), atol=1e-5)
+    mean = np.mean([token.map.values for token in found.answer_tokens if token.map is not None], 0)
+    assert found.answer_map is not None
+    np.testing.assert_allclose(found.answer_map.values, mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tokens_logits_and_maps_are_transformers_own(
+    pair: CausalPair, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_image(*shape)
+    theirs = pair.reference(image, QUESTION)
+    assert theirs.entropy < 0.5
+    recorded = Recorded(pair.ours.stack)
+    monkeypatch.setattr(pair.ours, "batch", lambda: Batch(recorded))
+    (encoded,) = pair.encode(image)
+    found = pair.ask(encoded, QUESTION)
+    assert isinstance(found, TextOutput)
+    assert encoded.ids + pair.ours.tokenize(QUESTION).ids == theirs.ids
+    assert recorded.rows[0].writer.ids == theirs.answer
+    assert found.answer_token_count == len(theirs.answer)
+    logits = torch.cat(recorded.logits)[-len(theirs.logits) :]
+    torch.testing.assert_close(logits, theirs.logits[-len(logits) :], atol=1e-5, rtol=1e-5)
+    expected = theirs.logits.log_softmax(-1).gather(-1, torch.tensor(theirs.answer)[:, None])[:, 0]
+    np.testing.assert_allclose([c.log_probability for c in found.choices], expected, atol=1e-5)
+    check_maps(pair, image, found, theirs)
+
+
+def test_a_batch_says_what_each_says_alone(pair: CausalPair) -> None:
+    """Two images of different shapes, questions of different lengths, answers of different lengths."""
+    images = pair.encode(make_image(*SHAPES[0]), make_image(*SHAPES[1], seed=1))
+    alone = [pair.ask(image, text) for image in images for text in (QUESTION, OTHER, "is it?")]
+    generation = pair_generation(6)
+    items = [Item(image, (QUESTION, OTHER, "is it?"), maps=MapRequest(), generation=generation) for image in images]
+    together = [text for output in pair.ours.run("answer", items) for text in output.texts]
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
+
+
+def pair_generation(tokens: int) -> Any:
+    """Options of that many tokens."""
+    from model.interface import Generation
+
+    return Generation(max_new_tokens=tokens)
+
+
+def assert_same(one: Any, other: Any, atol: float = 1e-6) -> None:
+    """Two outputs of one text: the same words, the same figures."""
+    assert one.ranking[0].answer == other.ranking[0].answer
+    for a, b in zip(one.choices, other.choices, strict=True):
+        assert a.log_probability == pytest.approx(b.log_probability, abs=20 * atol)
+    for a, b in zip((*one.tokens, *one.answer_tokens), (*other.tokens, *other.answer_tokens), strict=True):
+        np.testing.assert_allclose(a.map.values, b.map.values, atol=atol)
+        assert a.map.elsewhere == pytest.approx(b.map.elsewhere, abs=2 * atol)
+
+
+def test_a_prefix_that_is_reused_says_what_a_new_one_says(pair: CausalPair) -> None:
+    image = make_image(*SHAPES[0])
+    (kept,) = pair.encode(image)
+    pair.ask(kept, OTHER)
+    second = pair.ask(kept, QUESTION)
+    (fresh,) = pair.encode(image)
+    assert_same(second, pair.ask(fresh, QUESTION))
+
+
+def test_features_in_place_of_keys_and_values_say_the_same(pair: CausalPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(*SHAPES[0])
+    (kept,) = pair.encode(image)
+    monkeypatch.setattr(pair.ours, "image_bytes", 1)
+    (light,) = pair.encode(image)
+    assert light.prefix is None
+    assert light.nbytes < kept.nbytes or kept.prefix is None
+    assert_same(pair.ask(light, QUESTION), pair.ask(kept, QUESTION))
+    if kept.prefix is not None:
+        assert kept.nbytes == pair.ours.prefix_bytes(len(kept.ids))  # known before
+
+
+def test_rows_of_the_steps_are_those_of_the_pass_for_maps(pair: CausalPair) -> None:
+    """Attention kept while the answer is written, token by token, is that of the one pass over all of it."""
+    (image,) = pair.encode(make_image(*SHAPES[0]))
+    found = pair.ask(image, QUESTION)
+    ours, tokens = pair.ours, pair.ours.tokenize(QUESTION)
+    asked = ours.begin(Item(image, (QUESTION,), generation=pair_generation(6)), QUESTION, tokens, None)
+    rows: list[torch.Tensor] = []
+    layers = ours.info.layers
+
+    class Keeping(Recorded):
+        def __call__(self, feed: Any) -> torch.Tensor:
+            with torch.no_grad():
+                states, running = self._stack.states(feed, keep=layers)
+                prefix = feed.rows[0].source
+                rows.append(causal_model._mean_map(running, layers, prefix, slice(0, 1))[0])
+                logits: torch.Tensor = self._stack.head(states[:, -1])
+                return logits
+
+    batch = Batch(Keeping(ours.stack))
+    batch.join([asked.row])
+    while batch.rows:
+        batch.step()
+    steps = torch.cat(rows).numpy()
+    maps = ours._on_grid(steps, image)
+    of_pass = [*found.tokens, *found.answer_tokens[1:]][-len(maps) :]
+    for step, token in zip(maps, of_pass, strict=True):
+        np.testing.assert_allclose(step.values, token.map.values, atol=1e-6)
+
+
+class TestMutants:
+    """What would be wrong shows."""
+
+    @pytest.fixture
+    def case(self, pair: CausalPair) -> tuple[CausalPair, Image.Image, Theirs]:
+        image = make_image(*SHAPES[0])
+        return pair, image, pair.reference(image, QUESTION)
+
+    def fails(self, case: tuple[CausalPair, Image.Image, Theirs]) -> None:
+        pair, image, theirs = case
+        (encoded,) = pair.encode(image)
+        found = pair.ask(encoded, QUESTION)
+        assert isinstance(found, TextOutput)
+        with pytest.raises(AssertionError):
+            check_maps(pair, image, found, theirs)
+
+    def test_columns_off_by_one(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = attention.AttentionPass.maps
+
+        def wrong(self: Any, layer: int, keys: Any, columns: Any, rows: Any = slice(None)) -> Any:
+            shifted = slice(columns.start - 1, columns.stop - 1) if isinstance(columns, slice) else columns - 1
+            return right(self, layer, keys, shifted, rows)
+
+        monkeypatch.setattr(attention.AttentionPass, "maps", wrong)
+        self.fails(case)
+
+    def test_rows_off_by_one(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = causal_model.CausalVLM._maps
+        monkeypatch.setattr(
+            causal_model.CausalVLM,
+            "_maps",
+            lambda self, asked: {key: np.roll(rows, 1, 0) for key, rows in right(self, asked).items()},
+        )
+        self.fails(case)
+
+    def test_tokens_of_the_image_permuted(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = Placement.on_grid
+
+        def wrong(self: Placement, rows: Any, cells: int) -> Any:
+            half = len(self.cells) // 2
+            return right(replace(self, cells=np.roll(self.cells, half)), rows, cells)
+
+        monkeypatch.setattr(Placement, "on_grid", wrong)
+        self.fails(case)
+
+    def test_mask_dropped(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The question's tokens see those that come after them."""
+        monkeypatch.setattr(attention.AttentionPass, "_own_mask", lambda *_: None)
+        monkeypatch.setattr(attention, "_bias", lambda mask, q, k: q.new_zeros(1, 1, q.shape[2], k.shape[2]))
+        self.fails(case)
+
+    def test_prefix_not_attended(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def nothing(x: torch.Tensor, rows: int, n: int) -> torch.Tensor:
+            return x.new_full((rows, x.shape[1], n, x.shape[3]), -1e9)
+
+        monkeypatch.setattr(attention, "_narrow", nothing)
+        self.fails(case)
