@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TypeVar, cast
 
 import numpy as np
@@ -13,6 +14,8 @@ from pydantic import BaseModel
 from app.offload import by_size
 from crosslook import types as wire
 from model import interface as model
+from model.question_kinds import question_kind
+from model.reliability import find_band
 
 T = TypeVar("T")
 
@@ -121,7 +124,17 @@ def attention(
     )
 
 
-def answer_result(question: str, text: model.TextOutput, encoding: wire.MapEncoding) -> wire.AnswerResult:
+def reliability(info: model.ModelInfo, question: str, text: model.TextOutput) -> wire.Reliability | None:
+    """What such a score to such a question has meant; None where that was not measured, as for given candidates."""
+    if not info.reliability or text.score_over == "candidates":
+        return None
+    band = find_band(info.reliability, question_kind(question), text.ranking[0].score)
+    return None if band is None else wire.Reliability(kind=band.kind, right=band.right, count=band.count)
+
+
+def answer_result(
+    info: model.ModelInfo, question: str, text: model.TextOutput, encoding: wire.MapEncoding
+) -> wire.AnswerResult:
     """What the model says to one question. Scores have 6 significant digits."""
     best = text.ranking[0]
     question_tokens, answer_map = tokens(text.tokens, encoding, text.answer_map)
@@ -140,6 +153,7 @@ def answer_result(question: str, text: model.TextOutput, encoding: wire.MapEncod
         answer_map=answer_map,
         answer_tokens=tokens(text.answer_tokens, encoding)[0],
         answer_words=words(text.answer_words),
+        reliability=reliability(info, question, text),
     )
 
 
@@ -157,7 +171,7 @@ def answer_response(
         model=wire.ModelRef(id=info.id, revision=info.revision),
         image=image_ref(image_id, geometry),
         attention=attention(output.maps, geometry, encoding),
-        results=[answer_result(q, t, encoding) for q, t in zip(questions, output.texts, strict=True)],
+        results=[answer_result(info, q, t, encoding) for q, t in zip(questions, output.texts, strict=True)],
     )
 
 
@@ -237,4 +251,5 @@ def model_card(info: model.ModelInfo, limits: wire.ModelLimits, created: int) ->
         grid=wire.Grid(rows=info.rows, columns=info.columns),
         limits=limits,
         default_layers=None if info.default_layers is None else list(info.default_layers),
+        reliability=[wire.ReliabilityBand(**asdict(band)) for band in info.reliability] or None,
     )

@@ -16,6 +16,7 @@ from crosslook.types import (
     MatchResult,
     ModelRef,
     RankedAnswer,
+    Reliability,
     ScoreOver,
 )
 
@@ -46,7 +47,9 @@ class Result:
 class Answer(Result):
     """An answer to one question. ``words`` are the question's; ``answer_words`` are filled by models that generate.
 
-    ``raw`` is the result as it came over the wire, with every token's map.
+    ``reliability`` says how many answers with such a score to such a question were right on photographs kept from
+    training; None where the model has no such figures. ``raw`` is the result as it came over the wire, with every
+    token's map.
     """
 
     question: str
@@ -54,6 +57,7 @@ class Answer(Result):
     ranking: tuple[RankedAnswer, ...]
     rest: float | None
     answer_words: tuple[AttentionMap, ...]
+    reliability: Reliability | None
     raw: AnswerResult = field(repr=False)
 
     def __str__(self) -> str:
@@ -112,6 +116,7 @@ def read_answers(response: AnswerResponse, request_id: str | None) -> list[Answe
                 ranking=tuple(result.ranking),
                 rest=result.rest,
                 answer_words=read_words(result.answer_words, result.answer_tokens, attention, image),
+                reliability=result.reliability,
                 raw=result,
             )
         )

@@ -22,6 +22,7 @@ at all, a cosine between a token and each patch."""
 MapEncoding = Literal["float", "u8"]
 MapChoice = Literal["float", "u8", "none"]
 ScoreOver = Literal["vocabulary", "candidates", "sequence", "text"]
+QuestionKind = Literal["yes/no", "count", "colour", "reading", "other"]
 
 
 def _is_none(value: object) -> bool:
@@ -130,13 +131,31 @@ class RankedAnswer(WireModel):
     in_vocabulary: bool | None = Field(None, exclude_if=_is_none)
 
 
+class Reliability(WireModel):
+    """What such a score has meant for this ``kind`` of question: of ``count`` answers about photographs kept from
+    training the share ``right`` was right, from 0 to 1."""
+
+    kind: QuestionKind
+    right: float
+    count: int
+
+
+class ReliabilityBand(Reliability):
+    """A row of a model's table of reliability: it holds for scores from ``low`` up to ``high``, which is outside but
+    for 1."""
+
+    low: float
+    high: float
+
+
 class AnswerResult(WireModel):
     """What the model says to one question.
 
     ``score_over`` names what ``score`` is a probability over: the model's whole answer ``vocabulary``, the request's
     ``candidates``, the generated ``sequence``, or the ``text`` that was read in the image. ``rest`` is the probability
     the ranking leaves to other answers (null for a sequence). ``answer_map`` is where the answer itself was read from;
-    ``answer_tokens`` and ``answer_words`` are filled by models that generate.
+    ``answer_tokens`` and ``answer_words`` are filled by models that generate. ``reliability`` is there only where the
+    model has a table of them and the answer is none of given ``candidates``.
     """
 
     question: str
@@ -150,6 +169,7 @@ class AnswerResult(WireModel):
     answer_map: Map | None
     answer_tokens: list[Token]
     answer_words: list[Word]
+    reliability: Reliability | None = Field(None, exclude_if=_is_none)
 
 
 class AnswerResponse(WireModel):
@@ -339,7 +359,8 @@ class ModelLimits(WireModel):
 class ModelCard(WireModel):
     """One entry of ``GET /v1/models``: OpenAI's fields, then what this model can do.
 
-    ``default_layers`` is there only where a request that names no ``layers`` gets the mean of some of them, not of all.
+    ``default_layers`` is there only where a request that names no ``layers`` gets the mean of some of them, not of all;
+    ``reliability`` only where it was measured what a score means: for each kind of question, from the lowest scores up.
     """
 
     id: str
@@ -354,6 +375,7 @@ class ModelCard(WireModel):
     grid: Grid
     limits: ModelLimits
     default_layers: list[int] | None = Field(None, exclude_if=_is_none)
+    reliability: list[ReliabilityBand] | None = Field(None, exclude_if=_is_none)
 
 
 class ModelList(WireModel):

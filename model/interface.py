@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.reliability import ReliabilityBand
+
 Task = Literal["answer", "caption", "match"]
 MapKind = Literal["raw", "gradient", "rollout", "similarity"]
 ScoreOver = Literal["vocabulary", "candidates", "sequence", "text"]
@@ -283,6 +285,8 @@ class ModelInfo:
     ``preprocess.size`` says, where it has one."""
     generation: tuple[str, ...] = ()
     """The fields of `Generation` that it follows; empty for a model that does not write."""
+    reliability: tuple[ReliabilityBand, ...] = ()
+    """What its scores are worth by kind of question; empty where that was not measured."""
 
 
 class Model(Protocol):

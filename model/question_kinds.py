@@ -8,24 +8,29 @@ from typing import Literal
 QuestionKind = Literal["yes/no", "count", "colour", "reading", "other"]
 QUESTION_KINDS: tuple[QuestionKind, ...] = ("yes/no", "count", "colour", "reading", "other")
 
-_COUNT = re.compile(r"\bhow many\b|\bnumber of\b")
-_COLOUR = re.compile(r"\b(?:what|which) colou?rs?\b|\bcolou?r (?:is|are)\b|\bwhat is the colou?r\b")
-_READING = re.compile(
-    r"\bsays?\b|\bwritten\b|\bspell|\b(?:what|which) (?:word|words|letter|letters|text)\b|\bwhat number\b|\bwhat time\b"
-    r"|\bwhat (?:brand|street|company|airline|team)\b|\bname (?:of|on)\b|\blicen[cs]e plate\b|\blogo\b|\bread(?:s)?\b"
+PATTERNS: tuple[tuple[QuestionKind, str], ...] = (
+    # "Is it red or blue?" asks for one of two.
+    (
+        "yes/no",
+        r"^(?!.* or )(?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should|am|isn't|aren't|doesn't|"
+        r"don't)\b",
+    ),
+    ("count", r"\bhow many\b|\bnumber of\b"),
+    ("colour", r"\b(?:what|which) colou?rs?\b|\bcolou?r (?:is|are)\b|\bwhat is the colou?r\b"),
+    (
+        "reading",
+        r"\bsays?\b|\bwritten\b|\bspell|\b(?:what|which) (?:word|words|letter|letters|text)\b|\bwhat number\b|"
+        r"\bwhat time\b|\bwhat (?:brand|street|company|airline|team)\b|\bname (?:of|on)\b|"
+        r"\blicen[cs]e plate\b|\blogo\b|\bread(?:s)?\b",
+    ),
 )
-_YES_NO = re.compile(
-    r"(?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should|am|isn't|aren't|doesn't|don't)\b"
-)
+"""The first that is found in a question, in lower case and with single blanks, tells its kind. The page has them from
+here, so they are written in what Python and JavaScript have in common."""
+
+_COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in PATTERNS)
 
 
 def question_kind(text: str) -> QuestionKind:
-    """The kind of an English question. "Is it red or blue?" asks for one of two, so it is not a yes/no question."""
-    text = text.strip().lower()
-    if _YES_NO.match(text) and " or " not in text:
-        return "yes/no"
-    if _COUNT.search(text):
-        return "count"
-    if _COLOUR.search(text):
-        return "colour"
-    return "reading" if _READING.search(text) else "other"
+    """The kind of a question: ``other`` where no pattern is found in it."""
+    text = " ".join(text.lower().split())
+    return next((kind for kind, pattern in _COMPILED if pattern.search(text)), "other")

@@ -14,9 +14,9 @@ export function showOptions(view, model) {
   fill($("colours"), Object.keys(COLOURS).map((name) => [name, name]));
   $("colours").value = view.colours;
   if (!model) return;
-  fill($("kind"), model.attribution.map((name) => [name, t(`kind_${name}`)]));
+  fill($("kind"), model.map_kinds.map((name) => [name, t(`kind_${name}`)]));
   $("kind").value = kind || model.default_map_kind || "";
-  $("kind-field").hidden = model.attribution.length < 2;
+  $("kind-field").hidden = model.map_kinds.length < 2;
   const some = model.default_layers; // absent where the default is all of them
   const single = model.layers.filter((index) => some?.join() !== String(index)).map((index) => [String(index), String(index + 1)]);
   const open = some ? [["", some.map((index) => index + 1).join("+")], ["all", t("allLayers")]] : [["", t("allLayers")]];

@@ -1,13 +1,15 @@
 """The default model behind `model.interface.Model`: questions about an image, answered by a softmax over known answers.
 
 A model's folder holds ``config.json``, ``model.safetensors`` (see `model.compact.storage`), ``vocabulary.txt``,
-``answers.txt`` and ``calibration.json`` (see `model.compact.image_networks`). `tiny` is the same code at toy size with
+``answers.txt``, ``calibration.json`` (see `model.compact.image_networks`) and, where what scores mean was measured,
+``reliability.json`` (see `model.reliability`). `tiny` is the same code at toy size with
 random weights; most tests run on it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -48,6 +50,9 @@ from model.interface import (
     Task,
     TextOutput,
 )
+from model.reliability import RELIABILITY, ReliabilityBand, load_table
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "compact"
 _TINY_RANGES: dict[int, image_networks.Ranges] = {}
@@ -86,6 +91,7 @@ class CompactModel(Family):
         ranges: image_networks.Ranges | None = None,
         dtype: str = "torch",
         reading: Reading | None = None,
+        reliability: tuple[ReliabilityBand, ...] = (),
     ) -> None:
         """``detector``: there is one where ``net.config`` names one. ``ranges`` and ``dtype``: of the image networks,
         see `model.compact.image_networks.choose`. As it is, they are PyTorch's, and follow ``net`` where it is trained
@@ -114,6 +120,7 @@ class CompactModel(Family):
             max_tokens=config.max_tokens,
             preprocess=Squash(config.pixels, config.cells, config.cells, reading.detail if reading else 0),
             default_layers=None if config.blind else config.default_map_layers,
+            reliability=reliability,
         )
         self.encode_calls = 0
         self._graphs: FuseGraphs | None = None
@@ -301,6 +308,7 @@ def load(
         ranges = image_networks.load_ranges(folder / image_networks.CALIBRATION)
         file, variant = folder / image_networks.DETECTOR, net.config.detector
         detector = image_networks.load_detector(file, variant) if variant else None
+        table = load_table(folder)
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"{folder} does not hold a compact model: {error}") from error
     if ranges is not None:
@@ -309,17 +317,22 @@ def load(
         files.append(file)
     # What knows no image reads none: it tells how far questions alone go.
     reading = None if net.config.blind else Reading(load_reader(torch.get_num_threads()), answers)
+    revision = revision_of(files)
+    if table is not None and table.revision != revision:
+        logger.warning("%s: measured on other weights (%s), so it is not used", folder / RELIABILITY, table.revision)
+        table = None
     return CompactModel(
         net,
         vocabulary,
         answers,
         id=id or folder.name,
-        revision=revision_of(files),
+        revision=revision,
         device=device,
         detector=detector,
         ranges=ranges,
         dtype=dtype,
         reading=reading,
+        reliability=table.bands if table else (),
     )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from app import wire
-from crosslook.types import AnswerResponse, FloatMap, MatchResponse, ModelLimits, U8Map
+from crosslook.types import AnswerResponse, FloatMap, MatchResponse, ModelLimits, Reliability, U8Map
 from model.interface import Geometry, Map, MapInfo, ModelInfo, Output, Ranked, Region, TextOutput, Token, Word
+from model.reliability import ReliabilityBand
 from tests.fakes.model import StandIn
 
 GEOMETRY = Geometry(60, 40, 4, 6, Region(0.0, 0.0, 60.0, 40.0))
@@ -134,3 +135,28 @@ def test_what_the_model_does_not_say_is_null() -> None:
     limits = ModelLimits(**dict.fromkeys(ModelLimits.model_fields, 1))
     assert wire.model_card(info(), limits, 0).default_layers is None
     assert wire.model_card(replace(info(), default_layers=(1,)), limits, 0).default_layers == [1]
+
+
+def test_reliability_goes_by_kind_and_score_and_not_with_candidates() -> None:
+    bands = (ReliabilityBand("count", 0.0, 0.4, 20, 0.1), ReliabilityBand("count", 0.4, 1.0, 30, 0.6))
+    measured = replace(info(), reliability=bands)
+    made = output(3, 1)
+    of_candidates = replace(made.texts[2], score_over="candidates")
+    made = replace(made, texts=(*made.texts[:2], of_candidates))
+    questions = ["How many cats?", "What is it?", "How many dogs?"]
+    response = wire.answer_response(measured, "img", GEOMETRY, questions, made, "none")
+    assert [result.reliability for result in response.results] == [
+        Reliability(kind="count", right=0.6, count=30),
+        None,
+        None,
+    ]
+    assert response.model_dump_json().count('"reliability"') == 1
+    plain = wire.answer_response(info(), "img", GEOMETRY, questions, made, "none")
+    assert "reliability" not in plain.model_dump_json()
+    limits = ModelLimits(
+        questions=1, question_characters=1, question_tokens=1, image_bytes=1, image_pixels=1, image_side=1
+    )
+    card = wire.model_card(measured, limits, 0)
+    assert card.reliability is not None
+    assert [(band.kind, band.low, band.high) for band in card.reliability] == [("count", 0.0, 0.4), ("count", 0.4, 1.0)]
+    assert wire.model_card(info(), limits, 0).reliability is None

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from crosslook import types
 from crosslook.errors import CODES
+from crosslook.results import read_answers
 from crosslook.types import FloatMap
 from tests.crosslook.conftest import golden
 
@@ -57,6 +58,19 @@ def test_default_layers_are_listed_only_where_they_are_not_all() -> None:
     assert "default_layers" not in json.loads(types.ModelCard.model_validate(card).model_dump_json())
     some = card | {"default_layers": [3]}
     assert json.loads(types.ModelCard.model_validate(some).model_dump_json()) == some
+
+
+def test_reliability_is_there_only_where_it_was_measured() -> None:
+    band = {"kind": "yes/no", "right": 0.8, "count": 40, "low": 0.7, "high": 1.0}
+    card = golden("models")["data"][0] | {"reliability": [band]}
+    assert json.loads(types.ModelCard.model_validate(card).model_dump_json()) == card
+    body = golden("answer_one")
+    body["results"][0]["reliability"] = {"kind": "yes/no", "right": 0.8, "count": 40}
+    response = types.AnswerResponse.model_validate(body)
+    assert json.loads(response.model_dump_json()) == body
+    (answer,) = read_answers(response, None)
+    assert (answer.reliability.right, answer.reliability.count) == (0.8, 40)
+    assert read_answers(types.AnswerResponse.model_validate(golden("answer_one")), None)[0].reliability is None
 
 
 def test_an_encoding_decides_the_type_of_every_map() -> None:

@@ -16,6 +16,7 @@ from model.compact import model as compact
 from model.compact.fusion import FusionLayer
 from model.compact.model import CompactModel, tiny
 from model.interface import MapRequest
+from model.question_kinds import QUESTION_KINDS
 from model.registry import load_model
 from tests.model.tools import QUESTIONS, ask, encode, noise, scores
 
@@ -52,6 +53,7 @@ def test_the_embedded_model_answers() -> None:
     assert model.info.revision.startswith("sha256:")
     assert (model.info.rows, model.info.columns) == (20, 20)
     assert sum(file.stat().st_size for file in compact.EMBEDDED.iterdir()) <= 28 * 1024 * 1024
+    assert {band.kind for band in model.info.reliability} == set(QUESTION_KINDS), "measured on these very weights"
     (image,) = encode(model, noise())
     for kind in model.info.map_kinds:
         (found,) = ask(model, image, "What colour is the cat?", maps=MapRequest(kind))

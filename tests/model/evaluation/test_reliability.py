@@ -1,0 +1,72 @@
+"""The table of what scores are worth: made by the command, stored beside the weights, used with these alone."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.compact.model import load, tiny
+from model.evaluation.reliability import GROUP, bands_of, main
+from model.reliability import RELIABILITY, ReliabilityBand, find_band, load_table
+from tests.fakes.colour_model import write_toy_data
+
+
+def test_bands_cover_all_scores_and_never_fall() -> None:
+    random = np.random.default_rng(0)
+    scores = random.random(400)
+    right = (random.random(400) < scores**2).astype(float)  # too sure of itself everywhere
+    bands = bands_of("count", scores, right)
+    assert [band.low for band in bands] == [0.0, *(band.high for band in bands[:-1])]
+    assert bands[-1].high == 1.0
+    assert sum(band.count for band in bands) == 400
+    assert min(band.count for band in bands) >= GROUP
+    shares = [band.right for band in bands]
+    assert shares == sorted(shares)
+    assert len(bands) >= 3
+    for band in bands:
+        held = (scores >= band.low) & (scores < band.high)
+        assert band.right == pytest.approx(right[held].mean(), abs=0.02)
+
+
+def test_few_answers_are_one_band_and_none_is_none() -> None:
+    assert bands_of("reading", [0.9, 0.2, 0.4], [1, 0, 0]) == [ReliabilityBand("reading", 0.0, 1.0, 3, 0.333)]
+    assert bands_of("reading", [], []) == []
+    assert len(bands_of("yes/no", [0.5] * 100, [0, 1] * 50)) == 1, "equal scores cannot be told apart"
+    (band,) = bands_of("yes/no", [0.5] * 50, [0] * 25 + [1] * 25)
+    assert band.right == 0.5
+
+
+def test_the_band_of_a_score() -> None:
+    bands = [ReliabilityBand("count", 0.0, 0.4, 20, 0.1), ReliabilityBand("count", 0.4, 1.0, 30, 0.6)]
+    assert [find_band(bands, "count", score) for score in (0.0, 0.3999, 0.4, 1.0)] == [bands[i] for i in (0, 0, 1, 1)]
+    assert find_band(bands, "colour", 0.5) is None
+
+
+def test_the_command_stores_a_table_that_belongs_to_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, data = tmp_path / "model", tmp_path / "data"
+    data.mkdir()
+    tiny().save(folder)
+    write_toy_data(data)
+    assert load(folder).info.reliability == ()
+    assert main(["--data", str(data), "--model", str(folder), "--images", "20", "--threads", "1"]) == 0
+    table = load_table(folder)
+    assert table is not None
+    assert (table.split, table.images, table.questions) == ("dev", 20, sum(band.count for band in table.bands))
+    assert {band.kind for band in table.bands} >= {"yes/no", "colour"}
+    assert f"| {table.bands[0].count} | {table.bands[0].right:.0%} |" in capsys.readouterr().out
+    model = load(folder)
+    assert model.info.reliability == table.bands
+    assert model.info.revision == table.revision
+
+    values = json.loads((folder / RELIABILITY).read_text())
+    (folder / RELIABILITY).write_text(json.dumps(values | {"revision": "sha256:other"}))
+    with caplog.at_level(logging.WARNING):
+        assert load(folder).info.reliability == ()
+    assert "measured on other weights (sha256:other)" in caplog.text
+    (folder / RELIABILITY).write_text('{"revision": "sha256:other"}')
+    with pytest.raises(ValueError, match=RELIABILITY):
+        load(folder)
