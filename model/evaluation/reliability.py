@@ -42,7 +42,7 @@ def bands_of(kind: QuestionKind, scores: ArrayLike, right: ArrayLike) -> list[Re
     groups: list[list[int]] = []
     for part in cut:
         groups.append(part.tolist())
-        while len(groups) > 1 and _are_one(*groups[-2:], score, correct):
+        while len(groups) > 1 and _are_one(groups[-2], groups[-1], score, correct):
             last = groups.pop()
             groups[-1] += last
     between = [round(float(score[below].max() + score[above].min()) / 2, 5) for below, above in pairwise(groups)]
