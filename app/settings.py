@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     encode_batch: int | None = Field(
         None, ge=1, description="Images encoded together at most; absent: 1 on a CPU (faster there), 8 on a GPU."
     )
-    run_batch: int = Field(32, ge=1, description="Questions run together at most (one request is never split).")
+    run_batch: int = Field(32, ge=1, description="Questions run together at most; a request of more runs in parts.")
     batch_wait: float = Field(
         0.002, ge=0, le=1, description="Longest wait for a batch to fill while other images are being decoded."
     )
@@ -115,7 +115,9 @@ class Settings(BaseSettings):
         10.0, gt=0, description="A client that reads less than 32 KiB a second of its answer for so long is hung up on."
     )
     connections: int = Field(1000, ge=1, description="Connections open at once, at most; more are closed at once.")
-    worker_seconds: float = Field(60.0, gt=0, description="A model call that takes longer has the worker killed.")
+    worker_seconds: float = Field(
+        60.0, gt=0, description="A worker that does not come on with its work for so long is killed."
+    )
     load_seconds: float = Field(600.0, gt=0, description="Loading and warm-up that take longer have the worker killed.")
     drain_seconds: float = Field(30.0, gt=0, description="How long accepted requests may finish after SIGTERM.")
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from model.cross_attention import set_kernel
 from model.interface import EncodedImage, Item, ItemError, MapRequest, ModelInfo, Output, Pixels, Task
+from model.progress import step
 
 _MAX_UNKNOWN_SHARE = 0.5
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
@@ -78,6 +79,7 @@ class Family(ABC):
                 tokenized[index] = found
                 batches.setdefault(self._resolve(item.maps), []).append(index)
         for maps, members in batches.items():
+            step()
             outputs = self._run(task, [items[i] for i in members], [tokenized[i] for i in members], maps)
             outcomes.update(zip(members, outputs, strict=True))
         return [outcomes[index] for index in range(len(items))]

@@ -261,6 +261,10 @@ class ItemError(Exception):
         self.index = index
         self.detail = detail
 
+    def moved(self, count: int) -> ItemError:
+        """The same of an item that has ``count`` more texts in front."""
+        return ItemError(self.code, self.message, None if self.index is None else self.index + count, self.detail)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

@@ -54,8 +54,8 @@ class EncodeJob(_Waits):
 
 @dataclass(eq=False, slots=True)
 class RunJob(_Waits):
-    """One request's texts about the image of ``entry``; never split. ``queued`` is None while the image is not
-    encoded: a job that waits for its image may go to the worker with it."""
+    """Texts of one request about the image of ``entry``, which go to the worker together. ``queued`` is None while the
+    image is not encoded: a job that waits for its image may go to the worker with it."""
 
     task: Task
     item: RunItem
@@ -93,6 +93,10 @@ class Batch:
     def jobs(self) -> list[Job]:
         """All of them, images first."""
         return [*self.encodes, *self.runs]
+
+    def wanted(self) -> bool:
+        """Whether anybody still waits for any of it."""
+        return not all(job.future.done() for job in self.jobs)
 
     def message(self, evict: tuple[str, ...]) -> Encode | Run:
         """What the worker is sent; it forgets the images of the keys ``evict`` first."""

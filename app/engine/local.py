@@ -11,12 +11,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.engine.messages import HEADER, Encode, Load, LoadFailed, Ready, Reply, Run, pack, unpack
+from app.engine.messages import HEADER, Abandon, Encode, Load, LoadFailed, Ready, Reply, Run, Working, pack, unpack
 from app.engine.protocol import ModelNotLoaded, WorkerDied
 
 logger = logging.getLogger(__name__)
@@ -69,29 +69,37 @@ class LocalWorker:
         logger.info("worker %d ready in %.1f s with %s", self.pid, answer.seconds, answer.info.id)
         return answer
 
-    async def call(self, message: Encode | Run, *, seconds: float) -> Reply:
-        """Send one message and await its reply.
+    async def call(self, message: Encode | Run, *, seconds: float, wanted: Callable[[], bool] = lambda: True) -> Reply:
+        """Send one message and await its reply; see `app.engine.protocol.Worker.call`.
 
-        Raises: `WorkerDied`; when it took more than ``seconds`` seconds, the worker is killed first.
+        Raises: `WorkerDied`; when it said nothing for more than ``seconds`` seconds, the worker is killed first.
         """
-        reply = await self._exchange(message, seconds)
+        reply = await self._exchange(message, seconds, wanted)
         if not isinstance(reply, Reply):
             raise WorkerDied(f"the worker said {type(reply).__name__}")
         return reply
 
-    async def _exchange(self, message: object, seconds: float) -> Any:
+    async def _exchange(self, message: object, seconds: float, wanted: Callable[[], bool] = lambda: True) -> Any:
         reader, writer = self._reader, self._writer
         if reader is None or writer is None:
             raise WorkerDied("the worker was never started")
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as silence:
                 for part in pack(message):
                     writer.write(part)
                 await writer.drain()
-                head = await reader.readexactly(HEADER.size)
-                return unpack(await reader.readexactly(HEADER.unpack(head)[0]))
+                told = False
+                while True:
+                    head = await reader.readexactly(HEADER.size)
+                    answer = unpack(await reader.readexactly(HEADER.unpack(head)[0]))
+                    if not isinstance(answer, Working):
+                        return answer
+                    silence.reschedule(asyncio.get_running_loop().time() + seconds)
+                    if not told and not wanted():
+                        told = True
+                        writer.writelines(pack(Abandon()))
         except TimeoutError:
-            logger.error("worker %s did not answer within %g s and is killed", self.pid, seconds)
+            logger.error("worker %s said nothing for %g s and is killed", self.pid, seconds)
             self.kill()
             raise WorkerDied(f"worker {self.pid} was stuck") from None
         except (OSError, EOFError) as error:  # IncompleteReadError is an EOFError

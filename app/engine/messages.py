@@ -1,8 +1,11 @@
 """What the parent and a worker say to each other: dataclasses, pickled behind an 8-byte length.
 
 The parent sends a `Load` and gets a `Ready` or a `LoadFailed`. After that it sends one `Encode` or `Run` at a time and
-gets a `Reply` to each, with one result per item. The parent alone decides which images are kept: a message names the
-keys to forget, and the worker forgets them before it does anything else.
+gets a `Reply` to each, with one result per item. Until the reply comes, the worker says `Working` now and then, and the
+parent may answer with `Abandon` once nobody waits for the reply.
+
+The parent alone decides which images are kept: a message names the keys to forget, and the worker forgets them before
+it does anything else.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from model.interface import MapRequest, ModelInfo, Pixels, Task
@@ -70,6 +73,13 @@ class RunItem:
         """See `cost_of`."""
         return cost_of(self.texts, self.candidates)
 
+    def parts(self, size: int) -> list[RunItem]:
+        """The same in items of ``size`` texts at most, in order."""
+        if len(self.texts) <= size:
+            return [self]
+        starts = range(0, len(self.texts), size)
+        return [replace(self, texts=self.texts[start : start + size]) for start in starts]
+
 
 def cost_of(texts: Sequence[str], candidates: Sequence[str] | None) -> int:
     """What a request costs the model, in questions: candidates are embedded too, and `CANDIDATE_CHARACTERS` of them
@@ -97,6 +107,16 @@ class Encode:
 
 
 @dataclass(frozen=True, slots=True)
+class Working:
+    """The worker has come on with the call that it is at: it is not stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Nobody waits for the call's reply: it may be short. One that comes after the reply means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The model raised on this very item, also when it was tried alone."""
 
@@ -107,12 +127,14 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Results of one message in order, and how many images or texts a batch may have to fit in memory (None: nothing
-    was learned of that). ``seconds`` are without those of ``run``, the reply to the run that went with an encode."""
+    was learned of that). ``seconds`` are without those of ``run``, the reply to the run that went with an encode.
+    ``abandoned``: the call was ended before its work was done, and all results are `Failure`."""
 
     results: list[Any] = field(repr=False)
     seconds: float
     batch_that_fits: int | None = None
     run: Reply | None = None
+    abandoned: bool = False
 
 
 def pack(message: object) -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ place: `app.engine.replica.Replica` knows only the `Worker` of this module.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from app.engine.messages import Encode, Load, Ready, Reply, Run
@@ -29,10 +30,12 @@ class Worker(Protocol):
         Raises: `WorkerDied` when it ends or takes more than ``seconds`` seconds; `ModelNotLoaded`.
         """
 
-    async def call(self, message: Encode | Run, *, seconds: float) -> Reply:
-        """Send one message and await its reply. Calls are serial: await one before you make the next.
+    async def call(self, message: Encode | Run, *, seconds: float, wanted: Callable[[], bool] = ...) -> Reply:
+        """Send one message and await its reply. Calls are serial: await one before you make the next. Where ``wanted``
+        says no, the worker may end the work early; its reply is `Reply.abandoned` then.
 
-        Raises: `WorkerDied`; a worker that takes more than ``seconds`` seconds is killed first.
+        Raises: `WorkerDied`; a worker that says nothing for more than ``seconds`` seconds, not even that it is at work,
+        is killed first.
         """
 
     async def ended(self, *, grace: float | None = None) -> str:

@@ -24,7 +24,7 @@ from app.engine.options import Observer, ReplicaOptions
 from app.engine.protocol import ModelNotLoaded, Worker, WorkerDied
 from app.engine.stages import Stages
 from app.errors import RequestError
-from model.interface import ModelInfo, Output, Pixels, Task
+from model.interface import ItemError, ModelInfo, Output, Pixels, Task
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,9 @@ class Replica:
             cost = sum(job.item.cost for job in batch.runs)
             self._call = (start, self.admission.seconds(len(batch.encodes), cost))
             try:
-                reply = await self.worker.call(batch.message(evict), seconds=self.options.call_seconds)
+                reply = await self.worker.call(
+                    batch.message(evict), seconds=self.options.call_seconds, wanted=batch.wanted
+                )
             except BaseException:
                 self._enter("restarting")  # before anyone is told, so that nobody comes back too soon
                 for job in batch.jobs:
@@ -208,7 +210,8 @@ class Replica:
         """Note what one call of the model did, and where its requests' time went."""
         count = sum(len(job.item.texts) if isinstance(job, RunJob) else 1 for job in jobs)
         cost = sum(job.item.cost if isinstance(job, RunJob) else 1 for job in jobs)
-        (self.admission.encode if kind == "encode" else self.admission.run).observe(cost, end - start)
+        if not reply.abandoned:
+            (self.admission.encode if kind == "encode" else self.admission.run).observe(cost, end - start)
         reason = "full" if self.batcher.full(jobs) else ("waited" if waited else "free")
         self.observer.batch(kind, reason, count, reply.seconds)
         if reply.batch_that_fits is not None:
@@ -315,15 +318,29 @@ class Replica:
             raise
 
     async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
-        """Run texts against an image that is held, as soon as it is encoded.
+        """Run texts against an image that is held, as soon as it is encoded: more than `Batcher.run_batch` in parts,
+        between which others' texts may run.
 
         Raises: `ItemError`, `RequestError`: also what the image's ``load`` raises.
         """
+        size = len(item.texts) if task == "match" else self.batcher.run_batch  # matches are scored over all texts
+        outputs: list[Output] = []
+        self.asked += item.cost
+        try:
+            for part in item.parts(size):
+                if outputs and self.cache.peek(entry.key) is not entry:
+                    raise RequestError("worker_failed", _DIED)  # between two parts
+                outputs.append(await self._run_part(task, part, entry, arrival, stages))
+        except ItemError as error:
+            raise error.moved(size * len(outputs)) from None
+        finally:
+            self.asked -= item.cost
+        return outputs[0] if len(outputs) == 1 else Output(sum((o.texts for o in outputs), ()), outputs[0].maps)
+
+    async def _run_part(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
         job = RunJob(task, item, entry, arrival, asyncio.get_running_loop().create_future(), stages)
         self.batcher.put(job)
-        self.asked += item.cost
         try:
             return await job.future
         finally:
-            self.asked -= item.cost
             self.batcher.withdraw(job)

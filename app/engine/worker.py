@@ -14,6 +14,7 @@ import importlib
 import logging
 import math
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,14 +22,28 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
 
 from app.engine.allocator import Trimmer
-from app.engine.messages import Encode, Encoded, Failure, Load, LoadFailed, Ready, Reply, Run, RunItem, receive, send
+from app.engine.messages import (
+    Encode,
+    Encoded,
+    Failure,
+    Load,
+    LoadFailed,
+    Ready,
+    Reply,
+    Run,
+    RunItem,
+    Working,
+    receive,
+    send,
+)
 from app.logs import configure_logging
 from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, Output, Pixels, Task
+from model.progress import Abandoned, listening
 
 logger = logging.getLogger("app.engine.worker")  # __name__ is __main__ where it counts
 
@@ -57,12 +72,16 @@ class Server:
         for key in message.evict:
             self.images.pop(key, None)
         results: list[Any]
-        if isinstance(message, Encode):
-            results = self._attempt(message.items, self._encode)
-        else:
-            task = message.task
-            together = task == "match"  # scores are over the texts of the item: halves would have other ones
-            results = self._attempt(message.items, lambda items: self._run(task, items), together=together)
+        try:
+            if isinstance(message, Encode):
+                results = self._attempt(message.items, self._encode)
+            else:
+                task = message.task
+                together = task == "match"  # scores are over the texts of the item: halves would have other ones
+                results = self._attempt(message.items, lambda items: self._run(task, items), together=together)
+        except Abandoned:
+            results = [Failure(False, "nobody waits")] * len(message.items)
+            return Reply(results, time.perf_counter() - start, abandoned=True)
         # Where an item did not fit alone either, it was that item and not the batch that was too large.
         fits = None if self.too_large_alone else self.batch_that_fits
         reply = Reply(results, time.perf_counter() - start, fits)
@@ -156,9 +175,35 @@ class Server:
         if isinstance(first, Output) and isinstance(second, Output):
             return [Output(first.texts + second.texts, first.maps)]
         if isinstance(first, Output) and isinstance(second, ItemError):
-            index = None if second.index is None else second.index + middle
-            return [ItemError(second.code, second.message, index, second.detail)]
+            return [second.moved(middle)]
         return [second if isinstance(first, Output) else first]
+
+
+class Pulse:
+    """Listens to the model (`model.progress`): tells the parent that the work goes on, and hears from it whether
+    anybody still waits. ``connection`` is the socket under ``incoming`` and ``out``."""
+
+    SECONDS = 0.5
+    """Between two words to the parent."""
+
+    def __init__(self, connection: socket.socket, incoming: BinaryIO, out: BinaryIO) -> None:
+        self._connection, self._incoming, self._out = connection, incoming, out
+        self._next = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """A call begins."""
+        self._next = time.monotonic() + self.SECONDS
+
+    def __call__(self) -> None:
+        """The model has come on. Raises: `Abandoned`."""
+        if time.monotonic() < self._next:
+            return
+        self.start()
+        send(self._out, Working())
+        if select.select([self._connection], [], [], 0)[0]:
+            receive(self._incoming)  # in the middle of a call it can only be `Abandon`, or the end
+            raise Abandoned
 
 
 def _size(items: Sequence[object]) -> int:
@@ -254,10 +299,13 @@ def main(fd: int, parent: int) -> int:
             send(out, LoadFailed(str(error) if expected else f"{type(error).__name__}: {error}"))
             return 1
         send(out, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu()))
-        server, trim = Server(model), Trimmer()
-        while (message := receive(incoming)) is not None:
-            send(out, server.handle(message))
-            trim()
+        server, trim, pulse = Server(model), Trimmer(), Pulse(connection, incoming, out)
+        with listening(pulse):
+            while (message := receive(incoming)) is not None:
+                if isinstance(message, Encode | Run):  # not an `Abandon` that came too late
+                    pulse.start()
+                    send(out, server.handle(message))
+                    trim()
     return 0
 
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.compact.network import CompactNet, Fused, mean_over
 from model.compact.text import pad_ids, tokenize
-from model.interface import Item, Ranked, ScoreOver, Task, TextOutput
+from model.interface import Item, Ranked, ScoreOver, TextOutput
+from model.progress import step
+
+_EMBEDDED_AT_ONCE = 32
+"""Candidates in a pass of the text layers: more gain no speed, take memory, and nobody hears of the work."""
+
+
+class Choices(NamedTuple):
+    """What an item's texts may be answered with: ``names``, with vectors ``[names, meaning_dim + free_dim + 1 +
+    counts]`` and biases ``[names]``. ``known``: for given candidates, whether each is in the vocabulary."""
+
+    names: Sequence[str]
+    vectors: Tensor
+    biases: Tensor
+    known: Sequence[bool] | None = None
 
 
 class AnswerSpace:
@@ -22,17 +38,34 @@ class AnswerSpace:
         self.answers = list(answers)
         self.index = {answer: i for i, answer in enumerate(answers)}
 
-    def rank(self, fused: Fused, item: Item) -> list[TextOutput]:
+    @torch.no_grad()
+    def choices(self, candidates: Sequence[str] | None) -> Choices:
+        """The vocabulary's answers, or ``candidates``. One outside the vocabulary gets its vector from its text: this
+        is the slow part, to be done once for all that is asked with them."""
+        head = self.net.head
+        if candidates is None:
+            return Choices(self.answers, head.weight, head.bias)
+        found = [self.index.get(candidate.strip().lower()) for candidate in candidates]
+        known = [index is not None for index in found]
+        vectors, biases = (x[[index or 0 for index in found]].clone() for x in (head.weight, head.bias))
+        unseen = [row for row, index in enumerate(found) if index is None]
+        for start in range(0, len(unseen), _EMBEDDED_AT_ONCE):
+            step()
+            rows = unseen[start : start + _EMBEDDED_AT_ONCE]
+            vectors[rows] = self._unseen([candidates[row] for row in rows])
+        biases[unseen] = head.bias.median()
+        return Choices(candidates, vectors, biases, known)
+
+    def rank(self, fused: Fused, item: Item, choices: Choices) -> list[TextOutput]:
         """The best answers to each text, without maps; ``fused.vector`` is ``[texts, meaning_dim + free_dim + 1]``."""
-        names = self.answers if item.candidates is None else item.candidates
-        known = None if item.candidates is None else self._find(item.candidates)
+        names, known = choices.names, choices.known
         over: ScoreOver = "vocabulary" if known is None else "candidates"
-        best = self._logits(fused.vector, item).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        best = self._logits(fused.vector, choices).softmax(-1).sort(dim=-1, descending=True, stable=True)
         scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
         ranked = []
         for row_scores, row_order in zip(scores, order, strict=True):
             ranking = tuple(
-                Ranked(names[i], score, None if known is None else known[i] is not None)
+                Ranked(names[i], score, None if known is None else known[i])
                 for i, score in zip(row_order, row_scores, strict=True)
             )
             ranked.append(TextOutput(ranking, over, max(0.0, 1.0 - sum(row_scores))))
@@ -47,40 +80,25 @@ class AnswerSpace:
             for text, score, fit in zip(item.texts, scores, fits, strict=True)
         ]
 
-    def log_odds(self, fused: Fused, item: Item, task: Task) -> Tensor:
-        """What a gradient map explains, ``[rows]``: the log odds of the top answer against all others, or that the text
-        fits.
+    def log_odds(self, fused: Fused, choices: Choices | None) -> Tensor:
+        """What a gradient map explains, ``[rows]``: the log odds of the top answer of ``choices`` against all others;
+        without choices, that the text fits.
 
         Odds rather than the bare logit, which can rise without any change of the answer where all logits rise; and
         rather than the probability, whose gradient vanishes where the model is sure.
         """
-        if task == "match":
+        if choices is None:
             return fused.fit
-        logits = self._logits(fused.vector, item)
+        logits = self._logits(fused.vector, choices)
         if logits.shape[-1] == 1:
             return logits[:, 0]
         best = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)
 
-    def _find(self, candidates: Sequence[str]) -> list[int | None]:
-        """Which answer each candidate is; None for one outside the vocabulary."""
-        return [self.index.get(candidate.strip().lower()) for candidate in candidates]
+    def _logits(self, vectors: Tensor, choices: Choices) -> Tensor:
+        """Logits ``[rows, choices]`` of the rows' vectors, at the fitted temperature."""
+        return F.linear(vectors, choices.vectors, choices.biases) / self.net.config.temperature
 
-    def _logits(self, vectors: Tensor, item: Item) -> Tensor:
-        """Logits ``[rows, answers or candidates]``. A candidate outside the vocabulary gets its vector from its
-        text."""
-        if item.candidates is None:
-            return self.net.logits(vectors)
-        head, candidates = self.net.head, item.candidates
-        known = self._find(candidates)
-        weight, bias = head.weight[[i or 0 for i in known]].clone(), head.bias[[i or 0 for i in known]].clone()
-        unseen = [row for row, i in enumerate(known) if i is None]
-        if unseen:
-            weight[unseen] = self._unseen([candidates[row] for row in unseen])
-            bias[unseen] = head.bias.median()
-        return (vectors @ weight.T + bias) / self.net.config.temperature
-
-    @torch.no_grad()
     def _unseen(self, texts: Sequence[str]) -> Tensor:
         """Vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
         ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[: self.net.config.max_tokens] for text in texts])

@@ -223,6 +223,7 @@ class CompactModel(Family):
         images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
         parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
         kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
+        choices = {} if task == "match" else {c: self._space.choices(c) for c in {item.candidates for item in items}}
         rows: MapRows | None = None
         if self._graphs is not None and kind in (None, "raw"):
             fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
@@ -235,7 +236,7 @@ class CompactModel(Family):
                 layers,
                 lambda fused: torch.cat(
                     [
-                        self._space.log_odds(_part_of(fused, part), item, task)
+                        self._space.log_odds(_part_of(fused, part), choices.get(item.candidates))
                         for item, part in zip(items, parts, strict=True)
                     ]
                 ),
@@ -250,10 +251,11 @@ class CompactModel(Family):
             rows = rollout_rows(self_maps, fused.maps, layers)
         if rows is not None and kind != "gradient" and task == "match":
             rows = match_rows(rows, mask)
-        answer = self._space.match if task == "match" else self._space.rank
         outputs = []
         for item, group, part in zip(items, texts, parts, strict=True):
-            results = answer(_part_of(fused, part), item)
+            found = _part_of(fused, part)
+            chosen = choices.get(item.candidates)
+            results = self._space.match(found, item) if chosen is None else self._space.rank(found, item, chosen)
             results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
             if rows is not None:
                 results = self._with_maps(item, group, results, MapRows(*(x[part] for x in rows)), kind)

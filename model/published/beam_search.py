@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from model import progress
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -66,6 +68,7 @@ def beam_search(logits: Tensor, step: Step, *, num_beams: int, max_tokens: int, 
             start += width
         if not rows:
             break
+        progress.step()
         beams = torch.tensor(chosen, device=logits.device)
         last = [ids[-1] for row in rows.values() for ids, _ in row.beams]
         logits = step(torch.tensor(last, device=logits.device)[:, None], beams, list(rows))

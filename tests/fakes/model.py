@@ -2,8 +2,8 @@
 
 For tests of the engine: what they test is batching, caching and failing, for which torch would only be slow. A question
 that begins with ``!`` is a command to the worker: ``!raise``, ``!hang``, ``!die``, ``!memory N`` (out of memory for
-batches of more than N texts), ``!slow SECONDS``. A question ``?count`` is answered with the number of images encoded
-so far, ``?batch`` with the number of texts that ran with it.
+batches of more than N texts), ``!slow SECONDS``, ``!work SECONDS`` (slow, and says that it comes on). A question
+``?count`` is answered with the number of images encoded so far, ``?batch`` with the number of texts that ran with it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from model.interface import (
     Token,
     Word,
 )
+from model.progress import step
 
 ROWS, COLUMNS = 4, 6
 
@@ -129,6 +130,11 @@ def command(text: str, together: int) -> None:
         raise MemoryError
     if text.startswith("!slow"):
         time.sleep(float(text.split()[1]))
+    if text.startswith("!work"):
+        end = time.monotonic() + float(text.split()[1])
+        while time.monotonic() < end:
+            time.sleep(0.02)
+            step()
 
 
 def load(**options: Any) -> StandIn:

@@ -19,6 +19,7 @@ from model.cross_attention import KeysValues
 from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens
 from model.interface import Item, MapRequest, MapStep, Output, Ranked, Task, TextOutput
+from model.progress import step
 from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, image_sources
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
@@ -148,6 +149,7 @@ class BlipAnswer(Blip):
         scores: list[Tensor] = []
         at_once = max(1, _SCORED_AT_ONCE // (1 + max(map(len, ids))))
         for start in range(0, len(ids), at_once):
+            step()
             part = ids[start : start + at_once]
             rest = [[*one, self.end_id] for one in part]
             fed, targets = with_targets([[self.start_id]] * len(part), rest, fill=self.pad_id, device=self.device)

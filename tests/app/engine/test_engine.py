@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from time import perf_counter
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -185,9 +186,9 @@ async def test_the_worker_is_told_what_to_forget() -> None:
         replica, forgotten = made.replicas[0], []
         call = replica.worker.call
 
-        async def listen(message: Encode | Run, *, seconds: float) -> Reply:
+        async def listen(message: Encode | Run, **options: Any) -> Reply:
             forgotten.extend(message.evict)
-            return await call(message, seconds=seconds)
+            return await call(message, **options)
 
         replica.worker.call = listen  # type: ignore[method-assign]
         ids = [(await made.run("answer", source(), ["what?"])).image_id for _ in range(4)]

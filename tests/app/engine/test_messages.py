@@ -6,7 +6,21 @@ import io
 
 import pytest
 
-from app.engine.messages import HEADER, Encode, Failure, Load, LoadFailed, Reply, Run, RunItem, pack, receive, send
+from app.engine.messages import (
+    HEADER,
+    Abandon,
+    Encode,
+    Failure,
+    Load,
+    LoadFailed,
+    Reply,
+    Run,
+    RunItem,
+    Working,
+    pack,
+    receive,
+    send,
+)
 from model.interface import MapRequest
 
 MESSAGES = [
@@ -15,6 +29,8 @@ MESSAGES = [
     Run("answer", (RunItem("a", ("what?", "é" * 70_000), ("yes", "no"), 2, MapRequest("raw", (0,))),), ("b",)),
     Encode((), ("a", "b"), Run("match", ())),
     Reply([Failure(True, "MemoryError")], 0.5, 4, Reply([], 0.25)),
+    Working(),
+    Abandon(),
 ]
 
 

@@ -7,9 +7,12 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from app.engine.engine import Engine
 from app.errors import RequestError
 from app.settings import Settings
+from model.interface import ItemError
 from tests.app.engine.tools import busy, engine, refused, said, source, until
 from tests.fakes.model import FAILING, FAILING_ONCE, LOADER
 
@@ -73,6 +76,64 @@ async def test_a_stuck_worker_is_killed() -> None:
         assert await made.wait_ready()
         assert said(await made.run("answer", source(colour=(7, 7, 7)), ["what?"])) == ["7"]
         assert recorder.restarts == 1
+
+
+async def test_long_work_that_comes_on_is_let_be() -> None:
+    """What counts is how long the worker says nothing, not how long it takes."""
+    async with engine(worker_seconds=1.5) as (made, recorder):
+        assert said(await made.run("answer", source(colour=(7, 7, 7)), ["!work 2.5"])) == ["7"]
+        assert recorder.restarts == 0
+
+
+async def test_work_that_nobody_waits_for_is_given_up() -> None:
+    """The worker lives on and keeps its images; what waited behind goes on long before the work would have ended."""
+    image = source(colour=(7, 7, 7))
+    async with engine(worker_seconds=1000) as (made, recorder):
+        before = said(await made.run("answer", image, ["?count"]))
+        hours = asyncio.create_task(made.run("answer", image, ["!work 7200"]))
+        await until(lambda: made.replicas[0].asked and not made.replicas[0].batcher.texts)
+        next_one = asyncio.create_task(made.run("answer", image, ["?count"]))
+        hours.cancel()
+        async with asyncio.timeout(60):
+            assert said(await next_one) == before
+        assert recorder.restarts == 0
+
+
+async def test_work_that_somebody_waits_for_goes_on() -> None:
+    """Of two requests in one call, one may go."""
+    image = source(colour=(7, 7, 7))
+    async with engine() as (made, _):
+        await made.encode(image)
+        first = await busy(made, 0.3)
+        gone = asyncio.create_task(made.run("answer", image, ["!work 1.5"]))
+        stays = asyncio.create_task(made.run("answer", image, ["?batch"]))
+        await first
+        await until(lambda: made.replicas[0].batcher.texts == 0)
+        gone.cancel()
+        assert said(await stays) == ["2"]
+
+
+async def test_more_texts_than_a_call_takes_run_in_parts() -> None:
+    """In order; the index of a text at fault counts in the request."""
+    async with engine(run_batch=2) as (made, _):
+        assert said(await made.run("answer", source(), ["?batch"] * 5)) == ["2", "2", "2", "2", "1"]
+        with pytest.raises(ItemError) as caught:
+            await made.run("answer", source(), ["a", "b", "c", "xyzzy", "d"])
+        assert caught.value.index == 3
+        assert not made.replicas[0].asked
+
+
+async def test_others_run_between_the_parts_of_a_request() -> None:
+    """One with many texts does not hold the worker for all of them."""
+    image, other = source(), source()
+    async with engine(run_batch=1) as (made, _):
+        await made.encode(other)
+        many = asyncio.create_task(made.run("answer", image, ["!slow 0.3"] * 4))
+        await until(lambda: made.replicas[0].asked)
+        one = asyncio.create_task(made.run("answer", other, ["what?"]))
+        await asyncio.wait((many, one), return_when=asyncio.FIRST_COMPLETED)
+        assert not many.done()
+        await asyncio.gather(many, one)
 
 
 async def test_a_model_that_cannot_be_loaded() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from app.engine.messages import Encode, Encoded, Failure, Run, RunItem
 from app.engine.worker import Server, warm_up
 from model.interface import Item, ItemError, MapRequest, Output, Pixels, Ranked, Task
+from model.progress import Abandoned, listening
 from tests.fakes import model as standin
 
 
@@ -169,3 +170,35 @@ def test_a_model_that_gives_no_numbers_does_not_serve(score: float, brightness: 
     warm_up(standin.StandIn())
     with pytest.raises(ValueError, match="no finite numbers"):
         warm_up(Damaged())
+
+
+def test_work_that_nobody_waits_for_is_not_tried_again(server: Server) -> None:
+    """Every request of the call has a failure, and the reply says why."""
+    told: list[int] = []
+
+    def stop() -> None:
+        told.append(1)
+        raise Abandoned
+
+    with listening(stop):
+        reply = server.handle(Run("answer", (RunItem("dark", ("!work 60",)), RunItem("light", ("a",)))))
+    assert reply.abandoned
+    assert [type(result) for result in reply.results] == [Failure, Failure]
+    assert told == [1]
+    assert not server.handle(Run("answer", (RunItem("light", ("a",)),))).abandoned
+
+
+def test_images_that_came_with_abandoned_texts_are_kept(server: Server) -> None:
+    """They are encoded by then."""
+
+    def stop() -> None:
+        raise Abandoned
+
+    run = Run("answer", (RunItem("new", ("!work 60",)),))
+    with listening(stop):
+        reply = server.handle(Encode((("new", pixels(1, 1, 1)),), (), run))
+    assert [type(result) for result in reply.results] == [Encoded]
+    assert not reply.abandoned
+    assert reply.run is not None
+    assert reply.run.abandoned
+    assert "new" in server.images

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.compact import answers
 from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.network import CompactConfig, CompactNet
 from model.interface import Item, ItemError, MapRequest, Output
+from model.progress import listening
 from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
 
 
@@ -102,6 +104,22 @@ def test_the_temperature_holds_for_candidates_too() -> None:
     (chosen,) = ask(model, image, QUESTIONS[0], top_k=8, candidates=tuple(model.answers))
     (free,) = ask(model, image, QUESTIONS[0], top_k=8)
     assert scores(chosen) == pytest.approx(scores(free), abs=1e-5)
+
+
+@pytest.mark.parametrize("maps", [None, MapRequest("gradient")])
+def test_many_candidates_are_embedded_once_in_parts(model: CompactModel, maps: MapRequest | None) -> None:
+    """Scores are as in one pass; every part is a sign of life, and a place to stop."""
+    (image,) = encode(model, noise())
+    candidates = tuple(f"{'the ' * (i % 7)}thing {i}" for i in range(70))
+    heard: list[int] = []
+    with listening(lambda: heard.append(1)):
+        parts = ask(model, image, *QUESTIONS, top_k=70, candidates=candidates, maps=maps)
+    assert 3 <= len(heard) <= 4, "three parts for all questions, and one batch"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "_EMBEDDED_AT_ONCE", 1000)
+        whole = ask(model, image, *QUESTIONS, top_k=70, candidates=candidates, maps=maps)
+    for part, one in zip(parts, whole, strict=True):
+        assert scores(part) == pytest.approx(scores(one), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["raw", "gradient", "rollout"])
