@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from model import progress
 from model.family import Span
 from model.interface import Generation, TokenChoice
 
@@ -232,6 +233,7 @@ class Batch:
         """Write one more token of each row. Those that are finished by it leave."""
         if not self.rows:
             return
+        progress.step()
         cache = DynamicCache()
         for index, (keys, values) in enumerate(self._layers):
             cache.update(keys, values, index)
