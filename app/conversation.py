@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -19,9 +19,9 @@ from app.engine.engine import Answered
 from app.errors import RequestError, only_text
 from app.intake import inline
 from app.offload import by_size
-from app.request_context import RequestContext, distinct, map_request
+from app.request_context import RequestContext, distinct, generation_of, map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
-from model.interface import ModelInfo, TextOutput
+from model.interface import ModelInfo, TextOutput, TokenChoice
 
 _TEXTS = ("text", "input_text")
 _IMAGES = ("image_url", "input_image")
@@ -46,6 +46,9 @@ class ConversationRequest(AnswerOptions):
         "parameter of other servers, and make no difference.",
     )
     stream: bool | None = False
+    stop: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
+        None, max_length=8, fail_fast=True, description="The answer ends before any of these. A text alone works too."
+    )
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = Field(
         None, max_length=1000, fail_fast=True, description="Refused unless `tool_choice` is none."
@@ -58,6 +61,17 @@ class ConversationRequest(AnswerOptions):
         """The sampling parameter of other servers (-1 and 0: off) has this name, and here it means nothing."""
         foreign = value is None or (isinstance(value, int | float) and not 1 <= value <= _MOST_TOP_K)
         return _TOP_K if foreign else value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """OpenAI takes a text in place of a list of one."""
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the answer, by the dialect's own name for it."""
+        return None
 
     def refuse_tools(self) -> None:
         """Raise `RequestError` for tools that the model may be meant to call."""
@@ -203,6 +217,7 @@ async def answer(
             candidates=None if body.candidates is None else distinct(body.candidates),
             top_k=max(body.top_k, body.top_logprobs or 0),
             maps=maps,
+            generation=generation_of(body, info, limit=body.limit, top_logprobs=body.top_logprobs or 0),
         )
     return answered, answered.output.texts[0], info
 
@@ -230,7 +245,7 @@ class Tokens:
 
 
 class LogProb(BaseModel):
-    """An answer as if it were one token, with the logarithm of its score."""
+    """A token with the logarithm of its probability; or an answer as if it were one token, with that of its score."""
 
     token: str
     logprob: float
@@ -238,15 +253,29 @@ class LogProb(BaseModel):
 
 
 class TokenLogProb(LogProb):
-    """The answer given, and its runners-up."""
+    """A token of the answer and the likeliest at its place; or the answer given, and its runners-up."""
 
     top_logprobs: list[LogProb]
 
 
 def log_probabilities(text: TextOutput, top: int) -> list[TokenLogProb]:
-    """One entry: the whole answer, with ``top`` of the ranking."""
+    """An entry a token where the answer was written; else one, the whole answer, with ``top`` of the ranking."""
+    if text.choices:
+        return [token_log_probability(choice) for choice in text.choices]
     entries = [
         LogProb(token=r.answer, logprob=math.log(max(r.score, _SMALLEST)), bytes=list(r.answer.encode()))
         for r in text.ranking
     ]
     return [TokenLogProb(**entries[0].model_dump(), top_logprobs=entries[:top])]
+
+
+def token_log_probability(choice: TokenChoice) -> TokenLogProb:
+    """The entry of one token that was written."""
+    return TokenLogProb(
+        **_entry(choice.text, choice.log_probability).model_dump(),
+        top_logprobs=[_entry(text, log_probability) for text, log_probability in choice.top],
+    )
+
+
+def _entry(text: str, log_probability: float) -> LogProb:
+    return LogProb(token=text, logprob=log_probability, bytes=list(text.encode()))

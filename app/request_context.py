@@ -18,8 +18,8 @@ from app.limits import RateLimiter, time_allowed
 from app.metrics import Metrics
 from app.offload import by_size
 from app.settings import Settings
-from crosslook.types import MapOptions
-from model.interface import ItemError, MapRequest, ModelInfo, Task
+from crosslook.types import GenerationOptions, MapOptions
+from model.interface import Generation, ItemError, MapRequest, ModelInfo, Task
 
 T = TypeVar("T")
 
@@ -144,6 +144,7 @@ class RequestContext:
         candidates: Sequence[str] | None = None,
         top_k: int = 5,
         maps: MapRequest | None = None,
+        generation: Generation | None = None,
     ) -> Answered:
         """Run texts against an image, within the caller's rate and the request's deadline, for as long as the client
         stays. ``field`` is the name of the list that errors of single texts refer to.
@@ -151,7 +152,7 @@ class RequestContext:
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
         self._spend(cost_of(texts, candidates))
-        work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps)
+        work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps, generation=generation)
         try:
             with image_at(image.param):
                 return await self.in_time(work)
@@ -226,3 +227,20 @@ def map_request(options: MapOptions, info: ModelInfo) -> MapRequest | None:
         raise RequestError("map_not_supported", message, param="layers", detail={"layers": list(info.layers)})
     layers = None if options.layers is None else tuple(sorted(set(options.layers)))
     return MapRequest(kind, layers)
+
+
+def generation_of(
+    options: GenerationOptions, info: ModelInfo, *, limit: int | None = None, top_logprobs: int = 0
+) -> Generation | None:
+    """How the answer is to be written; None for a model that does not write, which ignores such options. ``limit``: of
+    tokens, where a dialect has another name for it."""
+    if not info.generation:
+        return None
+    return Generation(
+        max_new_tokens=options.max_new_tokens or limit,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop=None if options.stop is None else tuple(options.stop),
+        top_logprobs=top_logprobs,
+    )

@@ -154,6 +154,7 @@ def answer_result(
         answer_tokens=tokens(text.answer_tokens, encoding)[0],
         answer_words=words(text.answer_words),
         reliability=reliability(info, question, text),
+        finish_reason="length" if text.finish == "length" else None,
     )
 
 

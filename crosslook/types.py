@@ -170,6 +170,8 @@ class AnswerResult(WireModel):
     answer_tokens: list[Token]
     answer_words: list[Word]
     reliability: Reliability | None = Field(None, exclude_if=_is_none)
+    finish_reason: Literal["length"] | None = Field(None, exclude_if=_is_none)
+    """There only where the answer was cut off by its limit of tokens."""
 
 
 class AnswerResponse(WireModel):
@@ -207,7 +209,21 @@ class ImageInput(WireModel):
     image_id: str | None = Field(None, description="The id of an image sent before, in place of `image`.")
 
 
-class AnswerOptions(MapOptions):
+class GenerationOptions(MapOptions):
+    """How an answer is written, for models that write; others have nothing to do with these."""
+
+    max_new_tokens: int | None = Field(None, ge=1, le=4096, description="The answer ends here at the latest.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0, which is the default, always takes the most likely token."
+    )
+    top_p: float | None = Field(None, ge=0, le=1, description="Draw from the likeliest tokens of this probability.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same seed draws the same tokens.")
+    stop: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
+        None, max_length=8, fail_fast=True, description="The answer ends before any of these."
+    )
+
+
+class AnswerOptions(GenerationOptions):
     """Options of an answer request, the same in JSON and in multipart fields."""
 
     top_k: int = Field(5, ge=1, le=50, description="How many answers the ranking holds at most.")

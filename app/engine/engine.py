@@ -24,7 +24,7 @@ from app.engine.replica import Replica
 from app.engine.stages import Stages
 from app.errors import RequestError
 from app.settings import Settings
-from model.interface import Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Task
+from model.interface import Generation, Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Task
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +221,7 @@ class Engine:
         candidates: Sequence[str] | None = None,
         top_k: int = 5,
         maps: MapRequest | None = None,
+        generation: Generation | None = None,
     ) -> Answered:
         """Run one or more texts against an image. Cancelled, it leaves the queue.
 
@@ -232,7 +233,7 @@ class Engine:
         arrival, stages = perf_counter(), Stages()
         async with self._hold(image, cost_of(texts, candidates), stages) as (replica, held, cache):
             chosen = None if candidates is None else tuple(candidates)
-            item = RunItem(held.key, tuple(texts), chosen, top_k, maps)
+            item = RunItem(held.key, tuple(texts), chosen, top_k, maps, generation)
             output = await replica.run(task, item, held, arrival, stages)
             return Answered(held.key, _geometry(held), cache, stages, output)
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from model.interface import MapRequest, ModelInfo, Pixels, Task
+from model.interface import Generation, MapRequest, ModelInfo, Pixels, Task
 
 HEADER = struct.Struct("!Q")
 """The length of a pickled message in bytes, in front of it."""
@@ -67,6 +67,7 @@ class RunItem:
     candidates: tuple[str, ...] | None = None
     top_k: int = 5
     maps: MapRequest | None = None
+    generation: Generation | None = None
 
     @property
     def cost(self) -> int:

@@ -42,7 +42,7 @@ from app.engine.messages import (
     send,
 )
 from app.logs import configure_logging
-from model.interface import EncodedImage, Item, ItemError, MapRequest, Model, Output, Pixels, Task
+from model.interface import EncodedImage, Generation, Item, ItemError, MapRequest, Model, Output, Pixels, Task
 from model.progress import Abandoned, listening
 
 logger = logging.getLogger("app.engine.worker")  # __name__ is __main__ where it counts
@@ -108,7 +108,9 @@ class Server:
         groups: dict[Hashable, list[int]] = {}
         for index, item in enumerate(items):
             alone = index if task == "match" else None  # scores are over the texts of the request
-            groups.setdefault((item.key, item.candidates, item.top_k, item.maps, alone), []).append(index)
+            groups.setdefault((item.key, item.candidates, item.top_k, item.maps, item.generation, alone), []).append(
+                index
+            )
         joined = [replace(items[g[0]], texts=sum((items[i].texts for i in g), ())) for g in groups.values()]
         results: dict[int, Output | ItemError] = {}
         again: list[int] = []
@@ -135,7 +137,7 @@ class Server:
         results: dict[int, Output | ItemError] = {}
         for call in calls.values():
             given = [
-                Item(self.images[item.key], item.texts, item.candidates, item.top_k, item.maps)
+                Item(self.images[item.key], item.texts, item.candidates, item.top_k, item.maps, item.generation)
                 for item in (items[index] for index in call)
             ]
             results.update(zip(call, self.model.run(task, given), strict=True))  # raises where a result is missing
@@ -236,7 +238,9 @@ def warm_up(model: Model) -> None:
         images = model.encode([pixels] * size)
         for task in info.tasks:
             maps = None if info.default_map_kind is None else MapRequest()
-            results = model.run(task, [Item(image, ("what is this?",), maps=maps) for image in images])
+            short = Generation(max_new_tokens=2) if info.generation else None
+            items = [Item(image, ("what is this?",), maps=maps, generation=short) for image in images]
+            results = model.run(task, items)
             for result in results:
                 if isinstance(result, Exception):
                     raise result

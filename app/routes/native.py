@@ -11,7 +11,7 @@ from app import wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
-from app.request_context import distinct, map_request
+from app.request_context import distinct, generation_of, map_request
 from app.settings import Settings
 from crosslook.types import (
     AnswerRequest,
@@ -26,7 +26,13 @@ from model.interface import ModelInfo
 
 router = APIRouter(prefix="/v1", tags=["native"])
 _STARTED = int(time.time())
-_ANSWER_LISTS = {"question": "questions", "questions": "questions", "candidates": "candidates", "layers": "layers"}
+_ANSWER_LISTS = {
+    "question": "questions",
+    "questions": "questions",
+    "candidates": "candidates",
+    "layers": "layers",
+    "stop": "stop",
+}
 
 
 @router.post(
@@ -57,7 +63,15 @@ async def answer(request: Request, context: AskerDep) -> Response:
     maps = map_request(body, info)
     candidates = None if body.candidates is None else distinct(body.candidates)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
-    answered = await context.run("answer", image, body.questions, candidates=candidates, top_k=body.top_k, maps=maps)
+    answered = await context.run(
+        "answer",
+        image,
+        body.questions,
+        candidates=candidates,
+        top_k=body.top_k,
+        maps=maps,
+        generation=generation_of(body, info),
+    )
     start = perf_counter()
     output = answered.output
 

@@ -1,7 +1,7 @@
 """OpenAI's older dialect: ``POST /v1/chat/completions``. (``GET /v1/models`` is native and has OpenAI's shape already.)
 
 How a conversation is read is in `app.conversation`. What a caller may ask of OpenAI but not of this model (several
-choices, tools, JSON) is refused; what makes no difference here (temperature, max_tokens ..) is ignored.
+choices, tools, JSON) is refused. Temperature, max_tokens and their like make a difference only for models that write.
 """
 
 from __future__ import annotations
@@ -67,8 +67,15 @@ class ChatRequest(ConversationRequest):
     messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
+    max_tokens: int | None = Field(None, ge=1, description="The most tokens of the answer, by models that write.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of `max_tokens`.")
     n: int | None = Field(None, description="Anything but 1 is refused.")
     response_format: dict[str, Any] | None = Field(None, description="Anything but text is refused.")
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the answer."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class _Body(ChatRequest):
@@ -81,7 +88,7 @@ class _Body(ChatRequest):
 
 
 class LogProbs(BaseModel):
-    """One entry: the whole answer."""
+    """One entry a token, or one for the whole answer where it is a choice."""
 
     content: list[TokenLogProb]
 
@@ -100,7 +107,7 @@ class ChatChoice(BaseModel):
     index: int = 0
     message: AssistantMessage
     logprobs: LogProbs | None
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: Literal["stop", "length"] = "stop"
 
 
 class PromptTokens(BaseModel):
@@ -189,7 +196,11 @@ def _completion(
         id=f"chatcmpl-{request_id_of(request)}",
         created=int(time.time()),
         model=info.id,
-        choices=[ChatChoice(message=AssistantMessage(content=text.ranking[0].answer), logprobs=logprobs)],
+        choices=[
+            ChatChoice(
+                message=AssistantMessage(content=text.ranking[0].answer), logprobs=logprobs, finish_reason=text.finish
+            )
+        ],
         usage=ChatUsage(
             prompt_tokens=tokens.text + tokens.image,
             completion_tokens=tokens.answer,

@@ -63,10 +63,16 @@ class ResponseRequest(ConversationRequest):
     include: list[str] | None = Field(
         None, max_length=100, fail_fast=True, description=f"`{_LOGPROBS}` gives the logarithms of scores."
     )
+    max_output_tokens: int | None = Field(None, ge=1, description="The most tokens of the answer.")
     background: bool | None = Field(None, description="Refused: answers are given at once.")
     previous_response_id: str | None = Field(None, description="Refused: this server keeps no conversation.")
     conversation: str | dict[str, Any] | None = Field(None, description="Refused: this server keeps no conversation.")
     prompt: dict[str, Any] | None = Field(None, description="Refused: this server keeps no prompts.")
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the answer."""
+        return self.max_output_tokens
 
 
 class _Body(ResponseRequest):

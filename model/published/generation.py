@@ -160,8 +160,9 @@ class Row:
             self._generator = torch.Generator().manual_seed(self.options.seed)
         probabilities = (log_probabilities.cpu().double() / self.options.temperature).softmax(-1)
         ordered, ids = probabilities.sort(descending=True)
-        # The first tokens that together reach top_p; always one.
-        ordered[ordered.cumsum(0) - ordered >= self.options.top_p] = 0.0
+        beyond = ordered.cumsum(0) - ordered >= self.options.top_p  # those before already reach it
+        beyond[0] = False
+        ordered[beyond] = 0.0
         return int(ids[torch.multinomial(ordered, 1, generator=self._generator)])
 
 

@@ -1,0 +1,122 @@
+"""A causal model behind a real worker: the native dialect and OpenAI's, with options, log-probabilities and maps."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from crosslook.types import AnswerResponse
+from tests.app.conftest import running
+from tests.model.published.causal.checkpoints import QUESTION, CausalPair
+from tests.model.published.checkpoints import make_image
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def client(llava: CausalPair) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(loader="model.registry:load_model", model=str(llava.folder), threads=1) as (_, client):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    return make_image(90, 60)
+
+
+@pytest.fixture(scope="module")
+def data(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Any:
+    response = await client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def chat(data: str, **options: Any) -> dict[str, Any]:
+    parts = [
+        {"type": "text", "text": QUESTION},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+    ]
+    return {"messages": [{"role": "user", "content": parts}], **options}
+
+
+async def test_answers_have_transformers_own_words_and_maps(
+    client: httpx.AsyncClient, llava: CausalPair, image: Image.Image, data: str
+) -> None:
+    body = {"image": data, "questions": [QUESTION], "max_new_tokens": 6}
+    first = await client.post("/v1/answer", json=body)
+    again = await client.post("/v1/answer", json=body)
+    assert (first.headers["x-cache"], again.headers["x-cache"]) == ("miss", "hit")
+    assert first.json() == again.json()
+    result = AnswerResponse.model_validate(first.json()).results[0]
+    theirs = llava.reference(image, QUESTION)
+    assert result.score_over == "sequence"
+    assert result.finish_reason == "length"
+    assert len(result.answer_tokens) == 6
+    columns = [i for i, token in enumerate(theirs.ids) if token == llava.ours.prompt.image_id]
+    for index, token in enumerate(result.answer_tokens):
+        found: Any = token.map
+        row = theirs.attention[len(theirs.ids) - 1 + index, columns]
+        np.testing.assert_allclose(found.values, llava.place(row, image), atol=2e-4)
+
+
+async def test_openai_gets_a_log_probability_a_token(
+    client: httpx.AsyncClient, llava: CausalPair, image: Image.Image, data: str
+) -> None:
+    found = await post(client, "/v1/chat/completions", chat(data, max_tokens=6, logprobs=True, top_logprobs=3))
+    choice = found["choices"][0]
+    theirs = llava.reference(image, QUESTION).logits.log_softmax(-1)
+    assert choice["finish_reason"] == "length"
+    assert found["usage"]["completion_tokens"] == len(choice["logprobs"]["content"]) == 6
+    for step, entry in enumerate(choice["logprobs"]["content"]):
+        assert entry["logprob"] == pytest.approx(float(theirs[step].max()), abs=1e-4)
+        top = [one["logprob"] for one in entry["top_logprobs"]]
+        assert top == pytest.approx(theirs[step].topk(3).values.tolist(), abs=1e-4)
+
+
+async def test_an_answer_ends_before_a_stop_string(client: httpx.AsyncClient, data: str) -> None:
+    whole = (await post(client, "/v1/chat/completions", chat(data, max_tokens=8)))["choices"][0]
+    text = whole["message"]["content"]
+    stop = text[2:4]
+    found = (await post(client, "/v1/chat/completions", chat(data, max_tokens=8, stop=stop)))["choices"][0]
+    assert found["message"]["content"] == text[: text.index(stop)].strip()
+    assert found["finish_reason"] == "stop"
+
+
+async def test_the_same_seed_draws_the_same(client: httpx.AsyncClient, data: str) -> None:
+    async def drawn(seed: int) -> str:
+        body = {"image": data, "questions": [QUESTION], "max_new_tokens": 12, "temperature": 1.5, "seed": seed}
+        found = await post(client, "/v1/answer", {**body, "maps": "none"})
+        return str(found["results"][0]["answer"])
+
+    assert await drawn(1) == await drawn(1)
+    assert len({await drawn(seed) for seed in range(4)}) > 1
+
+
+async def test_candidates_are_ranked(client: httpx.AsyncClient, data: str) -> None:
+    body = {"image": data, "questions": [QUESTION], "candidates": ["red", "blue", "a cat"]}
+    result = (await post(client, "/v1/answer", body))["results"][0]
+    assert sum(one["score"] for one in result["ranking"]) == pytest.approx(1.0, abs=1e-5)
+    assert result["score_over"] == "candidates"
+    assert result["answer"] == result["ranking"][0]["answer"]
+    assert result["answer_words"][0]["text"] == result["answer"].split()[0]
+
+
+async def test_a_special_token_that_is_typed_is_text(client: httpx.AsyncClient, data: str) -> None:
+    body = {"image": data, "questions": ["is <image> the </s> cat?"], "max_new_tokens": 2}
+    result = (await post(client, "/v1/answer", body))["results"][0]
+    joined = "".join(token["text"] for token in result["question_tokens"] if not token["special"])
+    assert joined.replace(" ", "") == "is<image>the</s>cat?"
