@@ -118,6 +118,7 @@ def attention(
         layer_reduction=info.layer_reduction,
         head_reduction=info.head_reduction,
         composition=info.composition,
+        gates=[number(gate, 4) for gate in info.gates] or None,
         encoding=encoding,
         grid=wire.Grid(rows=geometry.rows, columns=geometry.columns),
         region=wire.Region(left=region.left, top=region.top, right=region.right, bottom=region.bottom),

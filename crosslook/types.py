@@ -70,7 +70,9 @@ class Attention(WireModel):
     """How every map of one response was made and how to place it on the image.
 
     ``composition`` is there only where the answer's tokens do not look at the image themselves: then their raw and
-    rollout maps, and ``answer_map``, are products along this path, such as ``answer>question>image``.
+    rollout maps, and ``answer_map``, are products along this path, such as ``answer>question>image``. ``gates`` is
+    there only where a learned gate stands behind the attention of each of ``layers``: how much of what it found goes
+    on, 0 for nothing. Maps are not weighted by it.
     """
 
     kind: MapKind
@@ -81,6 +83,7 @@ class Attention(WireModel):
     grid: Grid
     region: Region
     composition: str | None = Field(None, exclude_if=_is_none)
+    gates: list[float] | None = Field(None, exclude_if=_is_none)
 
 
 class FloatMap(WireModel):

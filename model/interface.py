@@ -233,6 +233,9 @@ class MapInfo:
     steps: tuple[MapStep, ...] = ()
     """The composition as data, in order from the answer to the image: the map is the product of the steps' attentions
     (`model.attribution.compose`). Empty where nothing is composed."""
+    gates: tuple[float, ...] = ()
+    """For each of ``layers``, how much of what its attention found goes on, where a learned gate decides: 0 is nothing.
+    The maps are not weighted by it. Empty where there are no gates."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from model.published.loading import FAMILIES, model_type
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-_SMALL = ["*.json", "vocab.txt", "merges.txt", "*.model"]
+_SMALL = ["*.json", "*.jinja", "vocab.txt", "merges.txt", "*.model"]
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 _SUBFOLDERS = ["*/*"]  # other formats of the same weights
+_NEEDED_SUBFOLDERS = {"instructblip": ["qformer_tokenizer/*"]}
 
 
 def is_hub_name(name: str) -> bool:
@@ -52,6 +53,8 @@ def fetch(name: str, *, allow_pickle: bool = False) -> tuple[Path, str]:
             if patterns is _PICKLED or any(Path(snapshot).glob("*.safetensors")):
                 break
             _only_pickled(name, allow_pickle)
+        if family in _NEEDED_SUBFOLDERS:
+            snapshot_download(repository, revision=commit, allow_patterns=_NEEDED_SUBFOLDERS[family])
         return Path(snapshot), commit
     except errors.GatedRepoError:
         message = "asks for its terms to be accepted: do so on its page, then set HF_TOKEN to a token of that account"

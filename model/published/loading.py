@@ -16,9 +16,14 @@ from model.published.family import PublishedFamily
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FAMILIES = {  # model_type -> the module that declares the family: MODEL_TYPE, ARCHITECTURES and load(request)
     "blip": "model.published.blip",
+    "blip-2": "model.published.blip2",
     "clip": "model.published.dual_encoder.clip",
+    "idefics": "model.published.idefics",
+    "instructblip": "model.published.instructblip",
     "llava": "model.published.causal.llava",
+    "mllama": "model.published.mllama",
     "siglip": "model.published.dual_encoder.siglip",
+    "vilt": "model.published.vilt",
 }
 
 

@@ -15,10 +15,12 @@ from model.rows import Source
 _HALF_SCALES = (2.0**12, 2.0**6, 1.0)  # of gradients in float16: small ones would vanish, large ones overflow
 
 
-def map_info(maps: MapRequest, steps: Sequence[MapStep] = ()) -> MapInfo:
-    """How the maps of an output were made, from a request whose defaults are filled in. ``steps``: of composed maps."""
+def map_info(maps: MapRequest, steps: Sequence[MapStep] = (), gates: Sequence[float] = ()) -> MapInfo:
+    """How the maps of an output were made, from a request whose defaults are filled in. ``steps``: of composed maps;
+    ``gates``: of layers that have one."""
     composition = ">".join([steps[0].asking, *(step.asked for step in steps)]) if steps else None
-    return MapInfo(maps.kind or "raw", maps.layers or (), composition=composition, steps=tuple(steps))
+    layers = maps.layers or ()
+    return MapInfo(maps.kind or "raw", layers, composition=composition, steps=tuple(steps), gates=tuple(gates))
 
 
 def to_maps(rows: Tensor, geometry: Geometry, first_patch: int, *, whole: bool) -> list[Map]:

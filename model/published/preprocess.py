@@ -83,7 +83,7 @@ def read_processor(folder: Path, image_size: int | tuple[int, int], patch_size: 
 
     Raises ValueError where it asks for what its own vision tower cannot take, or for what is no preprocessing at all.
     """
-    config = _processor_config(folder)
+    config = processor_config(folder)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     size, short = config.get("size", {}), None
     if isinstance(size, int):
@@ -104,6 +104,11 @@ def read_processor(folder: Path, image_size: int | tuple[int, int], patch_size: 
     if resample not in list(Image.Resampling):
         raise ValueError(f"{folder}: its resample {_shown(resample)} is none of Pillow's filters")
     resize = Resize(height, width, height // patch_size, width // patch_size, int(resample), short)
+    return resize, read_normalization(folder, config)
+
+
+def read_normalization(folder: Path, config: dict[str, Any]) -> Normalization:
+    """How the pixels are normalised, by a folder's settings for images. Raises ValueError where they make no sense."""
     normalized = config.get("do_normalize", True)
     mean = config.get("image_mean") or _CLIP_MEAN if normalized else (0.0, 0.0, 0.0)
     std = config.get("image_std") or _CLIP_STD if normalized else (1.0, 1.0, 1.0)
@@ -111,7 +116,7 @@ def read_processor(folder: Path, image_size: int | tuple[int, int], patch_size: 
     _check_numbers(folder, "rescale_factor", [scale], count=1, positive=True)
     _check_numbers(folder, "image_mean", mean)
     _check_numbers(folder, "image_std", std, positive=True)
-    return resize, Normalization(float(scale), tuple(mean), tuple(std))
+    return Normalization(float(scale), tuple(mean), tuple(std))
 
 
 def _shown(value: Any) -> str:
@@ -139,7 +144,7 @@ def _check_numbers(folder: Path, name: str, values: Any, *, count: int = 3, posi
     raise ValueError(f"{folder}: its {name} must be {wanted}, not {_shown(values)}")
 
 
-def _processor_config(folder: Path) -> dict[str, Any]:
+def processor_config(folder: Path) -> dict[str, Any]:
     """The image processor's settings, from either of the two files that hold them."""
     old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
     found: Any = None

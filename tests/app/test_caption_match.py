@@ -209,3 +209,7 @@ async def test_how_composed_maps_are_named() -> None:
     assert plain is not None
     assert composed.model_dump()["composition"] == path
     assert "composition" not in plain.model_dump()
+    assert "gates" not in plain.model_dump()
+    gated = wire.attention(MapInfo("raw", (3, 8), gates=(0.25, -0.123456)), geometry, "float")
+    assert gated is not None
+    assert gated.model_dump()["gates"] == [0.25, -0.1235]

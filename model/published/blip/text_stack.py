@@ -34,9 +34,9 @@ class CrossBlock(nn.Module):
     """`CrossAttention` with the residual and norm that BLIP puts around it."""
 
     def __init__(self, block: Any) -> None:
-        """``block``: the `BlipTextAttention` whose weights and place it takes."""
+        """``block``: the `BlipTextAttention` (or the Q-Former's of BLIP-2) whose weights and place it takes."""
         super().__init__()
-        theirs = block.self
+        theirs = block.self if hasattr(block, "self") else block.attention
         attention = CrossAttention(
             theirs.query.in_features,
             theirs.key.in_features,

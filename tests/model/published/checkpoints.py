@@ -68,19 +68,25 @@ def blip_config(vision_size: int = 24, **text: Any) -> Any:
     return transformers.BlipConfig(text_config=text_config, vision_config=vision_config, image_text_hidden_size=16)
 
 
-def peaked(net: torch.nn.Module, *, seed: int = 0, sharpness: float = 2.5) -> torch.nn.Module:
-    """Fill with random weights so large that attention is peaked and nothing is zero."""
+SHARP = ("crossattention.self.query", "crossattention.self.key")
+
+
+def peaked(
+    net: torch.nn.Module, *, seed: int = 0, sharpness: float = 2.5, sharp: tuple[str, ...] = SHARP
+) -> torch.nn.Module:
+    """Fill with random weights so large that attention is peaked and nothing is zero. ``sharp``: parts of the names of
+    the parameters that make queries and keys; norms behind those are scaled in their place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if "norm" in name.lower() and name.endswith("weight"):
-                parameter.copy_(1.0 + 0.1 * torch.randn(parameter.shape, generator=generator))
+                of_queries = any(part in name for part in ("q_norm", "k_norm", "q_layer_norm", "k_layer_norm"))
+                size = sharpness if of_queries else 1.0
+                parameter.copy_(size * (1.0 + 0.1 * torch.randn(parameter.shape, generator=generator)))
             elif parameter.ndim >= 2:
                 scale = 1.0 / parameter[0].numel() ** 0.5
-                sharp = "crossattention.self.query" in name or "crossattention.self.key" in name
-                parameter.copy_(
-                    (sharpness if sharp else 1.0) * scale * torch.randn(parameter.shape, generator=generator)
-                )
+                loud = sharpness if any(part in name for part in sharp) else 1.0
+                parameter.copy_(loud * scale * torch.randn(parameter.shape, generator=generator))
             elif parameter.ndim == 1:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     net.tie_weights()  # type: ignore[operator]

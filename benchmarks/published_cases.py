@@ -1,0 +1,153 @@
+"""Models that write, for `benchmarks.published`: random weights, and what transformers' own `generate` is given.
+
+Published sizes of these families do not fit a small machine, so each is built in the same shape at a size that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from model.interface import Pixels
+from model.published.family import to_input
+from tests.model.published import checkpoints
+from tests.model.published.writers import byte_tokenizer
+
+MARKS = ("<fake_token_around_image>", "<image>")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``save`` writes the folder; ``inputs`` are `generate`'s, of our pixels and prompt; ``kind`` is transformers'."""
+
+    what: str
+    kind: str
+    save: Callable[[Path], None]
+    inputs: Callable[[Any, Pixels, list[int]], dict[str, torch.Tensor]]
+
+
+def _saved(folder: Path, kind: str, config: Any, tokenizer: Any, processor: Any) -> None:
+    torch.manual_seed(0)
+    getattr(transformers, kind)(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _ids(ours: Any, ids: list[int], *before: int) -> torch.Tensor:
+    return torch.tensor([[*before, *ids]], device=ours.device)
+
+
+def _pixels(ours: Any, pixels: Pixels) -> torch.Tensor:
+    return to_input([pixels], ours._normalization, ours.device, ours.net.dtype)
+
+
+def _save_blip2(folder: Path) -> None:
+    tokenizer = byte_tokenizer(before="<s>")
+    text = transformers.OPTConfig(pad_token_id=0, eos_token_id=1, bos_token_id=2)  # 125M: the defaults
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    config = transformers.Blip2Config(vision_config=vision, text_config=text, image_token_index=50000)
+    processor = checkpoints.image_processor("Blip", size={"height": 224, "width": 224})
+    _saved(folder, "Blip2ForConditionalGeneration", config, tokenizer, processor)
+
+
+def _ask_blip2(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.Tensor]:
+    image = [ours.net.config.image_token_index] * ours.net.config.num_query_tokens
+    return {"pixel_values": _pixels(ours, pixels), "input_ids": _ids(ours, ids, *image)}
+
+
+def _save_mllama(folder: Path) -> None:
+    tokenizer = byte_tokenizer(before="<s>", more=["<|image|>"])
+    text = {
+        "vocab_size": 32000,
+        "hidden_size": 1024,
+        "intermediate_size": 3584,
+        "num_hidden_layers": 20,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "cross_attention_layers": [3, 8, 13, 18],
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    vision = {
+        "hidden_size": 640,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 16,
+        "num_global_layers": 4,
+        "attention_heads": 10,
+        "image_size": 224,
+        "intermediate_layers_indices": [1, 3, 7, 11, 15],
+        "vision_output_dim": 3840,
+    }
+    image = tokenizer.convert_tokens_to_ids("<|image|>")
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=image)
+    processor = checkpoints.image_processor("Mllama", size={"height": 224, "width": 224}, max_image_tiles=4)
+    _saved(folder, "MllamaForConditionalGeneration", config, tokenizer, processor)
+
+
+def _ask_mllama(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.Tensor]:
+    down, across = ours._arrangement(pixels)
+    used = (torch.arange(4) < down * across).long()
+    return {
+        "pixel_values": ours._split(pixels, down, across)[None, None],
+        "aspect_ratio_ids": torch.tensor([[ours._tiles.arrangements().index((down, across)) + 1]]),
+        "aspect_ratio_mask": used[None, None],
+        "cross_attention_mask": used.expand(1, len(ids), 1, 4).clone(),
+        "input_ids": _ids(ours, ids),
+    }
+
+
+def _save_idefics(folder: Path) -> None:
+    tokenizer = byte_tokenizer(before="<s>", more=MARKS)
+    config = transformers.IdeficsConfig(
+        vocab_size=len(tokenizer) - len(MARKS),
+        additional_vocab_size=len(MARKS),
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        cross_layer_interval=4,
+        qk_layer_norms=True,
+        use_resampler=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        vision_config={"embed_dim": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+        perceiver_config={"use_resampler": True, "resampler_depth": 6, "resampler_n_heads": 16},
+    )
+    processor = checkpoints.image_processor("Idefics", image_size=224)
+    _saved(folder, "IdeficsForVisionText2Text", config, tokenizer, processor)
+
+
+def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.Tensor]:
+    fed = _ids(ours, ids)
+    seen = (fed == ours.image_id).cumsum(1)[..., None]
+    mask = torch.ones_like(fed)
+    return {
+        "pixel_values": _pixels(ours, pixels)[:, None],
+        "input_ids": fed,
+        "attention_mask": mask,
+        "image_attention_mask": seen,
+    }
+
+
+CASES = {
+    "blip-2": Case("BLIP-2 with ViT-B and OPT 125M", "Blip2ForConditionalGeneration", _save_blip2, _ask_blip2),
+    "mllama": Case(
+        "Llama 3.2 Vision in small: 20 layers of 1024, 4 of them looking at 4 tiles of 224 pixels",
+        "MllamaForConditionalGeneration",
+        _save_mllama,
+        _ask_mllama,
+    ),
+    "idefics": Case(
+        "Idefics in small: 16 layers of 1024, looking before every fourth at 64 latents of a ViT-B",
+        "IdeficsForVisionText2Text",
+        _save_idefics,
+        _ask_idefics,
+    ),
+}

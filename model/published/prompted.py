@@ -1,0 +1,345 @@
+"""What families share whose language model writes behind a prompt: prompts, batches, candidates, and maps of all words.
+
+Answers are written without maps. One more pass over prompt and answer together then makes the maps: the row of a token
+that was written is that of the token before it, which chose it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model import progress
+from model.family import Span, TokenizedText
+from model.grid_maps import find_words, make_tokens
+from model.interface import EncodedImage, Item, MapRequest, MapStep, Output, Ranked, Task, TextOutput, TokenChoice
+from model.published.family import PublishedFamily
+from model.published.generation import Row, Writer
+from model.published.map_passes import map_info, to_maps
+from model.published.tokenizer import Tokenizer
+from model.published.writing import Session, write
+
+_SCORED_AT_ONCE = 2048  # tokens of candidates and their prompts; bounds the memory of their logits
+
+
+class Prompt(NamedTuple):
+    """What is fed for a text: its tokens, those around it included. ``spans`` are places in the text as it was sent,
+    None for what surrounds it; ``whole`` is the prompt as it reads."""
+
+    ids: list[int]
+    texts: list[str]
+    spans: list[Span | None]
+    whole: str
+
+
+class Forced(NamedTuple):
+    """A pass over prompts ``[rows, n]`` and given answers ``[rows, m]``."""
+
+    logits: Tensor
+    """``[rows, 1 + m, vocabulary]``: of each of the answer's tokens, and of what comes after them."""
+    prompt_maps: Tensor | None = None
+    """``[rows, n, keys]``: where each token of the prompt looked."""
+    answer_maps: Tensor | None = None
+    """``[rows, 1 + m, keys]``: of the token before the answer, and of each of the answer's."""
+
+
+class _Asked(NamedTuple):
+    item: Item
+    text: str
+    prompt: Prompt
+
+
+class _Found(NamedTuple):
+    """A ranking, and its best answer as it was written, or as it would be: tokens, and where they stand in it."""
+
+    ranking: tuple[Ranked, ...]
+    ids: tuple[int, ...]
+    spans: list[Span | None]
+    rest: float | None = None
+    candidates: bool = False
+    choices: tuple[TokenChoice, ...] = ()
+    finish: Literal["stop", "length"] = "stop"
+
+
+class Prompted(PublishedFamily):
+    """A family that writes. A derived class has the prompt, and what a pass over rows of one length is."""
+
+    ends: tuple[int, ...]
+    """The tokens that end an answer, the usual one first."""
+    limit: int
+    """How many tokens it writes where a request does not say."""
+    room: int
+    """How many tokens of prompt and answer it has positions for."""
+    answer_follows: str = " "
+    """What stands between prompt and answer, where that makes a difference to the answer's tokens."""
+    first_patch: int = 1
+    """The key that is the first patch, where the geometry's cells do not say."""
+    continues: bool = True
+    """Whether a caption begins with the text that was sent; else that is an instruction."""
+
+    @abstractmethod
+    def _prompt(self, task: Task, text: str) -> Prompt:
+        """What is fed for a text."""
+
+    @abstractmethod
+    def _begin(self, prompts: Sequence[Prompt], images: Sequence[EncodedImage]) -> Session:
+        """Read ``prompts`` of one length, one image each; equal images stand side by side."""
+
+    @abstractmethod
+    def _forced(
+        self, prompts: Sequence[Prompt], images: Sequence[EncodedImage], made: Tensor, maps: MapRequest | None
+    ) -> Forced:
+        """Read prompts as `_begin` does, and the answers ``made`` ``[rows, m]`` behind them."""
+
+    def _steps(self, maps: MapRequest) -> tuple[MapStep, ...]:
+        """How maps are composed; empty where tokens look at patches themselves."""
+        return ()
+
+    def _gates(self, maps: MapRequest) -> tuple[float, ...]:
+        """For each of the layers of a request, the share of what attention found that its gate lets through."""
+        return ()
+
+    @torch.no_grad()
+    def _run(
+        self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
+    ) -> list[Output]:
+        rows = [_Asked(item, text, self._prompt(task, text)) for item in items for text in item.texts]
+        found = self._answers(rows)
+        outputs: list[TextOutput] = [self._output(task, row, one) for row, one in zip(rows, found, strict=True)]
+        if maps is not None:
+            for members in _by_length(rows):
+                made = [found[i].ids for i in members]
+                ids = torch.tensor(_padded(made), device=self.device, dtype=torch.long)
+                asked = [rows[i] for i in members]
+                forced = self._forced([a.prompt for a in asked], [a.item.image for a in asked], ids, maps)
+                for place, i in enumerate(members):
+                    outputs[i] = self._with_maps(task, rows[i], found[i], outputs[i], forced, place)
+        info = None
+        if maps is not None:
+            info = map_info(maps, self._steps(maps), self._gates(maps))
+        results, start = [], 0
+        for item in items:
+            results.append(Output(tuple(outputs[start : start + len(item.texts)]), info))
+            start += len(item.texts)
+        return results
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def _answers(self, rows: Sequence[_Asked]) -> list[_Found]:
+        found: dict[int, _Found] = {}
+        for members in _by_length(rows):
+            free = [i for i in members if rows[i].item.candidates is None]
+            found.update((i, self._rank(rows[i])) for i in members if i not in free)
+            if not free:
+                continue
+            session = self._begin([rows[i].prompt for i in free], [rows[i].item.image for i in free])
+            written = write(
+                session,
+                [rows[i].item.generation for i in free],
+                ends=self.ends,
+                limit=self.limit,
+                most=self.room - len(rows[free[0]].prompt.ids),
+                decode=self._decode,
+            )
+            found.update((i, self._written(one)) for i, one in zip(free, written, strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.hub.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _written(self, row: Row) -> _Found:
+        writer = row.writer
+        ranking = (Ranked(writer.answer, math.exp(row.log_probability)),)
+        finish = row.finish or "stop"
+        return _Found(ranking, tuple(writer.ids), writer.answer_spans, choices=tuple(row.choices), finish=finish)
+
+    def _rank(self, row: _Asked) -> _Found:
+        """The candidates of a row, by the probability that the model writes just that one."""
+        candidates = row.item.candidates or ()
+        made = [self.answer_ids(candidate) for candidate in candidates]
+        longest = max(map(len, made)) + len(row.prompt.ids)
+        scores: list[Tensor] = []
+        at_once = max(1, _SCORED_AT_ONCE // longest)
+        for start in range(0, len(made), at_once):
+            progress.step()
+            part = made[start : start + at_once]
+            ids = torch.tensor(_padded(part), device=self.device, dtype=torch.long)
+            forced = self._forced([row.prompt] * len(part), [row.item.image] * len(part), ids, None)
+            scores.append(_log_probabilities(forced.logits, part, self.ends[0]))
+        best = torch.cat(scores).softmax(0).sort(descending=True, stable=True)
+        order, shares = best.indices.tolist(), best.values.tolist()
+        ranking = tuple(Ranked(candidates[i], share) for i, share in zip(order, shares, strict=True))
+        ranking = ranking[: row.item.top_k]
+        rest = max(0.0, 1.0 - sum(one.score for one in ranking))
+        best_ids = made[order[0]]
+        return _Found(ranking, tuple(best_ids), self._spans(best_ids), rest, candidates=True)
+
+    def _spans(self, ids: Sequence[int]) -> list[Span | None]:
+        """Where each token of an answer stands in its text."""
+        writer = Writer(self._decode)
+        for token in ids:
+            writer.add(token)
+        writer.end()
+        return writer.answer_spans
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """The tokens of an answer as they follow a prompt."""
+        encode = self.tokenizer.hub._tokenizer.encode
+        if self.answer_follows:
+            before = encode("x", add_special_tokens=False).ids
+            whole = encode(f"x{self.answer_follows}{answer}", add_special_tokens=False).ids
+            if whole[: len(before)] == before:
+                return list(whole[len(before) :])
+        return list(encode(answer, add_special_tokens=False).ids)
+
+    # -- outputs --------------------------------------------------------------------------------------------------
+
+    def _output(self, task: Task, row: _Asked, found: _Found) -> TextOutput:
+        ranking = found.ranking
+        if task == "caption":
+            ranking = tuple(Ranked(self._caption(row, found)[0], one.score) for one in ranking)
+        return TextOutput(
+            ranking,
+            "candidates" if found.candidates else "sequence",
+            found.rest,
+            token_count=len(row.prompt.ids),
+            answer_token_count=len(found.ids),
+            choices=found.choices,
+            finish=found.finish,
+        )
+
+    def _caption(self, row: _Asked, found: _Found) -> tuple[str, int]:
+        """The caption, which begins with the text as it was sent, and where its written part starts."""
+        before, made = row.text.rstrip() if self.continues else "", found.ranking[0].answer
+        if not before:
+            return made, 0
+        glue = "" if made[:1] in ("", *",.;:!?") else " "
+        return f"{before}{glue}{made}", len(before + glue)
+
+    def _with_maps(
+        self, task: Task, row: _Asked, found: _Found, output: TextOutput, forced: Forced, place: int
+    ) -> TextOutput:
+        """The output with the maps of row ``place`` of a pass."""
+        if forced.prompt_maps is None or forced.answer_maps is None:
+            return output
+        prompt, answered = forced.prompt_maps[place], forced.answer_maps[place, : max(1, len(found.ids))]
+        geometry, size = row.item.image.geometry, len(row.prompt.ids)
+        placed = to_maps(
+            torch.cat([answered.mean(0, keepdim=True), prompt, answered]), geometry, self.first_patch, whole=True
+        )
+        answer_map, asked, said = placed[0], placed[1 : 1 + size], placed[1 + size : 1 + size + len(found.ids)]
+        names = self.tokenizer.texts(found.ids)
+        if task == "caption":
+            text, start = self._caption(row, found)
+            given = [i for i, span in enumerate(row.prompt.spans) if span is not None and self.continues]
+            spans: list[Span | None] = [row.prompt.spans[i] for i in given]
+            spans += [None if span is None else (span[0] + start, span[1] + start) for span in found.spans]
+            return replace(
+                output,
+                answer_map=answer_map,
+                answer_tokens=make_tokens(
+                    [*(row.prompt.texts[i] for i in given), *names], spans, [*(asked[i] for i in given), *said]
+                ),
+                answer_words=find_words(text, spans),
+            )
+        answer = output.ranking[0].answer
+        return replace(
+            output,
+            tokens=make_tokens(row.prompt.texts, row.prompt.spans, asked),
+            words=find_words(row.text, row.prompt.spans),
+            answer_map=answer_map,
+            answer_tokens=make_tokens(names, found.spans, said),
+            answer_words=find_words(answer, found.spans),
+        )
+
+
+def templated(tokenizer: Tokenizer, template: str, text: str) -> Prompt:
+    """``text`` in its place (``{}``) in ``template``, as tokens with the tokenizer's own special ones around.
+
+    Spans are places in ``text``; a token that stands outside has none. What the template spells like a special token is
+    one; what the text spells so is text.
+    """
+    before, _, after = template.partition("{}")
+    backend = tokenizer.hub._tokenizer
+    special = [str(token) for token in tokenizer.hub.all_special_tokens]
+    in_template = any(token in before + after for token in special)
+    if in_template and any(token in text for token in special):
+        return _in_parts(tokenizer, before, text, after)
+    backend.encode_special_tokens = not in_template
+    try:
+        encoding = backend.encode(before + text + after, add_special_tokens=not in_template)
+    finally:
+        backend.encode_special_tokens = True
+    end = len(before) + len(text)
+    spans: list[Span | None] = [
+        (max(a, len(before)) - len(before), min(b, end) - len(before)) if max(a, len(before)) < min(b, end) else None
+        for a, b in encoding.offsets
+    ]
+    return Prompt(encoding.ids, encoding.tokens, spans, before + text + after)
+
+
+def _in_parts(tokenizer: Tokenizer, before: str, text: str, after: str) -> Prompt:
+    """The template's two parts and the text, each by itself: special tokens count in the first two alone."""
+    backend, found = tokenizer.hub._tokenizer, Prompt([], [], [], before + text + after)
+    for part, own in ((before, False), (text, True), (after, False)):
+        backend.encode_special_tokens = own
+        try:
+            encoding = backend.encode(part, add_special_tokens=False)
+        finally:
+            backend.encode_special_tokens = True
+        found.ids.extend(encoding.ids)
+        found.texts.extend(encoding.tokens)
+        found.spans.extend(encoding.offsets if own else [None] * len(encoding.ids))
+    return found
+
+
+def side_by_side(images: Sequence[EncodedImage]) -> list[tuple[Any, int]]:
+    """Each image and how many rows in a row ask it."""
+    runs: list[tuple[Any, int]] = []
+    for image in images:
+        if runs and runs[-1][0] is image:
+            runs[-1] = (image, runs[-1][1] + 1)
+        else:
+            runs.append((image, 1))
+    return runs
+
+
+def ends_of(*configs: Any) -> tuple[int, ...]:
+    """The tokens that end an answer: of the first of these configurations that names any. Raises ValueError where none
+    does."""
+    for config in configs:
+        found = getattr(config, "eos_token_id", None)
+        if found is not None:
+            return tuple(found) if isinstance(found, list | tuple) else (int(found),)
+    raise ValueError("the folder names no eos_token_id, which ends an answer")
+
+
+def _by_length(rows: Sequence[_Asked]) -> list[list[int]]:
+    """Rows whose prompts are of one length run together, without padding."""
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(len(row.prompt.ids), []).append(i)
+    return list(groups.values())
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Rows of one length. What stands behind an answer harms nothing: attention is causal."""
+    longest = max(map(len, rows))
+    return [[*row, *[0] * (longest - len(row))] for row in rows]
+
+
+def _log_probabilities(logits: Tensor, made: Sequence[Sequence[int]], end: int) -> Tensor:
+    """``[rows]``: of each answer and its end, from logits ``[rows, 1 + m, vocabulary]``."""
+    found = logits.float().log_softmax(-1)
+    each = [
+        found[i, torch.arange(len(ids) + 1), torch.tensor([*ids, end])].sum()  # a few numbers a row
+        for i, ids in enumerate(made)
+    ]
+    return torch.stack(each)
