@@ -93,5 +93,5 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         app.include_router(module.router)
     if chosen.docs:
         app.include_router(page.documentation)
-    openapi.install(app)
+    openapi.install(app, chosen)
     return app

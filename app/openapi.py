@@ -3,6 +3,7 @@ one encoding or two, and errors. They become named schemas, so that generated cl
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.settings import Settings
 from crosslook.errors import CODES
 from crosslook.types import ErrorBody
 
@@ -21,6 +23,9 @@ EXAMPLE_IMAGE = (
 )
 
 _REFERENCE = "#/components/schemas/{model}"
+_TEXTS = {"questions": 1, "question": 1, "texts": 1, "prompts": 0, "candidate_labels": 1}
+"""Fields with texts for the model, and the fewest characters of one."""
+
 _bodies: set[type[BaseModel]] = set()
 _forms: dict[str, dict[str, Any]] = {}
 
@@ -102,8 +107,33 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def install(app: FastAPI) -> None:
-    """Complete the document that ``app`` serves: add the schemas of the bodies that routes read for themselves."""
+def _tell_limits(schema: dict[str, Any], settings: Settings) -> None:
+    """What the routes check beyond what the type of a body says: how many texts, of what length, and that the image
+    comes once."""
+    fields, longest = schema.get("properties", {}), settings.question_characters
+    for name in _TEXTS.keys() & fields.keys():
+        for part in fields[name].get("anyOf", [fields[name]]):
+            text = part
+            if part.get("type") == "array":
+                part["maxItems"] = min(settings.questions, part.get("maxItems", settings.questions))
+                text = part["items"]
+            if text.get("type") == "string":
+                text["maxLength"] = min(longest, text.get("maxLength", longest))
+                if _TEXTS[name]:
+                    text |= {"minLength": 1, "pattern": r"\S"}
+    if "image_id" in fields:
+        ways = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in ("image", "image_id")]
+        # Inside of allOf: generators take a oneOf beside properties for a choice of types, and forget the properties.
+        schema["allOf"] = [{"oneOf": ways}]
+    elif "image" in fields and "image" not in schema.get("required", []):
+        schema["required"] = [*schema.get("required", []), "image"]
+        told = {name: value for name, value in fields["image"].items() if name not in ("anyOf", "default")}
+        fields["image"] = {"type": "string", **told}
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Complete the document that ``app`` serves: add the schemas of the bodies that routes read for themselves, with
+    the limits of ``settings``; without API keys there, none is asked for."""
     plain = app.openapi
 
     def complete() -> dict[str, Any]:
@@ -113,7 +143,14 @@ def install(app: FastAPI) -> None:
                 [(kind, "validation") for kind in sorted(_bodies, key=lambda kind: kind.__name__)],
                 ref_template=_REFERENCE,
             )
-            document["components"]["schemas"] |= definitions["$defs"] | _forms
+            bodies = copy.deepcopy(definitions["$defs"] | _forms)
+            for schema in bodies.values():
+                _tell_limits(schema, settings)
+            document["components"]["schemas"] |= bodies
+            if not settings.api_keys:
+                for operation in (one for path in document["paths"].values() for one in path.values()):
+                    if "security" in operation:
+                        operation["security"].append({})  # or none
         return app.openapi_schema or {}
 
     app.openapi = complete  # type: ignore[method-assign]  # FastAPI's documented way

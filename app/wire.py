@@ -254,4 +254,5 @@ def model_card(info: model.ModelInfo, limits: wire.ModelLimits, created: int) ->
         limits=limits,
         default_layers=None if info.default_layers is None else list(info.default_layers),
         reliability=[wire.ReliabilityBand(**asdict(band)) for band in info.reliability] or None,
+        generation=dict(info.generation_defaults) or None,
     )

@@ -5,8 +5,9 @@ of that, at random times, while hostile clients send without rest: requests made
 (`tests.faults.requests_made_up`) and floods of every kind that once was a fault: heads and trailers without end, lists
 by the hundred thousand, answers that nobody reads, long candidates, 32 questions with maps, whitespace for base64.
 
-Reported: good requests by what came of them, their latency, that of ``GET /health/live`` for another client (a process
-of its own), the parent's memory and the workers that were lost. Appends to ``benchmarks/results/hostile.md``.
+Reported: good requests by what came of them (right: the answer that the server gives before the attack), their
+latency, that of ``GET /health/live`` for another client (a process of its own), the parent's memory and the workers
+that were lost. Appends to ``benchmarks/results/hostile.md``.
 """
 
 from __future__ import annotations
@@ -117,6 +118,9 @@ def measure(seconds: float) -> str:
         assert wait_for(lambda: len(server.workers()) == 2)
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         plan = Plan(server.url, str(CAT), ["What animal is this?"], seconds / 3, connections=4, maps="none")
+        with server.client() as client:
+            first = client.post("/v1/answer", data={"question": plan.questions}, files={"image": CAT.read_bytes()})
+        plan.expect = f'"answer":{json.dumps(first.json()["results"][0]["answer"])},'
         alone = finished(load(plan))
         before = server.workers()
         good = load(Plan(**{**plan.__dict__, "seconds": seconds, "rate": alone.throughput / 2, "connections": 32}))
@@ -136,7 +140,7 @@ def measure(seconds: float) -> str:
             time.sleep(0.05)
         outcome, waited = finished(good), json.loads(probe.communicate()[0])
         deaf.close()
-        lost = len(server.workers()) - len(before)
+        lost = len(set(before) - set(server.workers()))
         with server.client() as client:
             assert client.get("/health/ready").status_code == 200
     rows = [

@@ -22,7 +22,7 @@ from pathlib import Path
 @dataclass
 class Plan:
     """What to send. ``fresh``: random bytes behind each JPEG, so that no two images are alike, in any run. ``seed`` is
-    that of the arrivals."""
+    that of the arrivals. ``expect``: a text without which an answer counts as failed."""
 
     url: str
     image: str
@@ -33,12 +33,13 @@ class Plan:
     maps: str = "float"
     fresh: bool = True
     seed: int = 0
+    expect: str = ""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came back. ``latencies``: milliseconds, of answers with status 200, in order; ``cpu``: the generator's own
-    seconds."""
+    """What came back. ``latencies``: milliseconds, of answers with status 200 as expected, in order; ``cpu``: the
+    generator's own seconds."""
 
     sent: int
     ok: int
@@ -92,8 +93,8 @@ class Connection:
         self.host, self.port = host, int(port)
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, request: bytes) -> int:
-        """Send one request; its status, 0 for a broken connection."""
+    async def post(self, request: bytes, expect: bytes = b"") -> int:
+        """Send one request; its status, 0 for a broken connection or a 200 without ``expect`` in it."""
         try:
             if self.streams is not None and self.streams[0].at_eof():
                 self.close()  # the server hung up on an idle connection; that is no failure
@@ -103,10 +104,11 @@ class Connection:
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
+            body = await reader.readexactly(length)
             if b"connection: close" in head:
                 self.close()
-            return int(head.split(b" ", 2)[1])
+            status = int(head.split(b" ", 2)[1])
+            return 0 if status == 200 and expect not in body else status
         except (OSError, asyncio.IncompleteReadError, IndexError):
             self.close()
             return 0
@@ -131,7 +133,7 @@ async def run(plan: Plan) -> Outcome:
         nonlocal sent
         request = before + (os.urandom(16) if plan.fresh else b"") + after  # random, not of the seed: no run repeats
         sent += 1
-        code = await connection.post(request)
+        code = await connection.post(request, plan.expect.encode())
         codes[code] = codes.get(code, 0) + 1
         if code == 200:
             latencies.append(time.perf_counter() - due)

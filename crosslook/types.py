@@ -379,7 +379,8 @@ class ModelCard(WireModel):
     """One entry of ``GET /v1/models``: OpenAI's fields, then what this model can do.
 
     ``default_layers`` is there only where a request that names no ``layers`` gets the mean of some of them, not of all;
-    ``reliability`` only where it was measured what a score means: for each kind of question, from the lowest scores up.
+    ``reliability`` only where it was measured what a score means: for each kind of question, from the lowest scores up;
+    ``generation`` only for a model that writes: how it does, by the names of transformers' ``GenerationConfig``.
     """
 
     id: str
@@ -395,6 +396,7 @@ class ModelCard(WireModel):
     limits: ModelLimits
     default_layers: list[int] | None = Field(None, exclude_if=_is_none)
     reliability: list[ReliabilityBand] | None = Field(None, exclude_if=_is_none)
+    generation: dict[str, float] | None = Field(None, exclude_if=_is_none)
 
 
 class ModelList(WireModel):

@@ -14,7 +14,7 @@ those that are frozen and have slots take twice as long to pickle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -292,6 +292,8 @@ class ModelInfo:
     ``preprocess.size`` says, where it has one."""
     generation: tuple[str, ...] = ()
     """The fields of `Generation` that it follows; empty for a model that does not write."""
+    generation_defaults: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """How it writes where a request says nothing, by the names of transformers' ``GenerationConfig``."""
     reliability: tuple[ReliabilityBand, ...] = ()
     """What its scores are worth by kind of question; empty where that was not measured."""
 

@@ -142,12 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--most", type=int, default=200, metavar="N", help="mutants, chosen at random if there are more"
     )
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N equal parts of these")
     parser.add_argument("--minutes", type=float, default=10.0, help="no mutant is begun after them")
     parser.add_argument("--seconds", type=int, default=60, help="for one run of the tests")
     options, arguments = parser.parse_known_args(argv)
     file = options.file.resolve().relative_to(ROOT)
     found = list(mutants((ROOT / file).read_text(encoding="utf-8")))
     chosen = sorted(random.Random(0).sample(found, min(options.most, len(found))), key=lambda each: each.line)
+    part, parts = map(int, options.part.split("/"))
+    chosen = chosen[part - 1 :: parts]
     arguments = arguments or tests_of(file)
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tried, survivors, end = 0, [], time.monotonic() + 60 * options.minutes
@@ -180,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if survives(copy, arguments, options.seconds):
                 survivors.append(mutant)
                 print(f"{file}:{mutant.line}: {mutant.change}", flush=True)
-    print(f"{file}: {len(survivors)} of {tried} mutants survive ({len(found)} possible), tests: {' '.join(arguments)}")
+    done = f"{tried} of {len(chosen)} mutants tried ({len(found)} possible), {len(survivors)} survive"
+    print(f"{file}, part {options.part}: {done}; tests: {' '.join(arguments)}")
     return int(bool(survivors))
 
 

@@ -9,19 +9,23 @@ from dataclasses import dataclass, field
 
 from app.errors import RequestError
 
-_WEIGHT = 0.1  # of the newest batch in the moving averages
+_KEPT = 0.9  # of what is known, at each new batch
 
 
 @dataclass(slots=True)
 class CostEstimate:
-    """Seconds of the model's time for one item, as a moving average over batches."""
+    """Seconds of the model's time for one item, as a moving average over batches. Each counts by its items: a call for
+    one takes much longer an item than one for many, and it is the sum that others wait for."""
 
     seconds: float = 0.0
+    items: float = 0.0
+    """How many items the average stands for; older ones count less and less."""
 
     def observe(self, count: int, seconds: float) -> None:
         """A batch of ``count`` items took ``seconds``."""
-        each = seconds / count
-        self.seconds = each if self.seconds == 0.0 else (1 - _WEIGHT) * self.seconds + _WEIGHT * each
+        known = _KEPT * self.items
+        self.seconds = (known * self.seconds + seconds) / (known + count)
+        self.items = known + count
 
 
 @dataclass(slots=True)

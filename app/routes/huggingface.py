@@ -136,8 +136,8 @@ async def hugging_face(request: Request, context: AskerDep) -> Response:
     """Answer, classify or describe, as the body asks. No maps: the native routes have them."""
     kind = bodies.media_type(request)
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
+        _check_captions(context)
         data = await request.body()
-        context.model(None)
         return await _image_to_text(context, await context.by_value(data, param="inputs"))
     body = await bodies.read_json(request, HuggingFaceRequest)
     context.model(None)
@@ -152,7 +152,18 @@ async def hugging_face(request: Request, context: AskerDep) -> Response:
     if parameters.function_to_apply is not None or parameters.top_k is not None:
         message = "Without classes of its own the model needs candidate_labels (zero-shot image classification)."
         raise RequestError("task_not_supported", message, param="parameters.candidate_labels")
+    _check_captions(context)
     return await _image_to_text(context, await context.image(text=inside.image, param="inputs"))
+
+
+def _check_captions(context: RequestContext) -> None:
+    """Raise `RequestError` ``task_not_supported`` for an image alone where the model writes no captions: its sender
+    may have meant to ask."""
+    info = context.model(None)
+    if "caption" not in info.tasks:
+        wanted = '{"inputs": {"image": .., "question": ..}}'
+        message = f"An image alone asks for a caption, and {info.id} cannot caption. To ask about it, send {wanted}."
+        raise RequestError("task_not_supported", message, param="inputs", detail={"tasks": list(info.tasks)})
 
 
 async def _answer(context: RequestContext, text: str, question: str, top_k: int) -> Response:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model import progress
+from model.published.generation_config import BeamOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,78 +32,101 @@ Step = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 with ``n / len(rows)`` hypotheses side by side."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Hypothesis:
+    """A beginning of a sequence: ``score`` ranks it, which is its log-probability but for repetition's penalty."""
+
+    ids: tuple[int, ...]
+    score: float
+    log_probability: float
+
+
 @dataclass(slots=True)
 class _Row:
-    """One row's hypotheses. Scores are log-probabilities; of finished ones also divided by their length."""
+    """One row's hypotheses, and its finished sequences with their scores over their length."""
 
-    beams: list[tuple[tuple[int, ...], float]]
+    beams: list[_Hypothesis]
     finished: list[tuple[float, Generated]] = field(default_factory=list)
 
-    def best_possible(self, length: int) -> float:
-        return self.beams[0][1] / length
 
-
-def beam_search(logits: Tensor, step: Step, *, num_beams: int, max_tokens: int, end: int) -> list[list[Generated]]:
-    """For each row up to ``num_beams`` sequences, best first by log-probability per token.
+def beam_search(
+    logits: Tensor, step: Step, options: BeamOptions, *, end: int, prompts: Sequence[Sequence[int]]
+) -> list[list[Generated]]:
+    """For each row up to ``num_beams`` sequences, best first by log-probability per token, or as ``options`` say.
 
     ``logits`` ``[rows, vocabulary]``: of the first token, after the prompt. The cache that ``step`` keeps has one
     hypothesis per row then; the first call's ``beams`` point at those.
     """
-    rows = {index: _Row([((), 0.0)]) for index in range(len(logits))}
+    rows = {index: _Row([_Hypothesis((), 0.0, 0.0)]) for index in range(len(logits))}
     done: dict[int, _Row] = {}
-    for length in range(1, max_tokens + 1):
-        width = len(next(iter(rows.values())).beams)
-        scores = torch.tensor([s for row in rows.values() for _, s in row.beams], device=logits.device)
-        totals = logits.float().log_softmax(-1) + scores[:, None]
-        vocabulary = totals.shape[-1]
-        best = totals.view(len(rows), -1).topk(min(2 * num_beams, width * vocabulary))
+    for length in range(1, options.max_new_tokens + 1):
+        running = [(index, beam) for index, row in rows.items() for beam in row.beams]
+        width = len(running) // len(rows)
+        said = logits.float().log_softmax(-1)
+        ranked = said
+        if options.repetition_penalty != 1.0:
+            there = [[*prompts[index], *beam.ids] for index, beam in running]
+            ranked = _penalised(said, there, options.repetition_penalty)
+        scores = torch.tensor([beam.score for _, beam in running], device=logits.device)
+        sums = torch.tensor([beam.log_probability for _, beam in running], device=logits.device)
+        vocabulary = said.shape[-1]
+        best = (ranked + scores[:, None]).view(len(rows), -1).topk(min(2 * options.num_beams, width * vocabulary))
+        whole = (said + sums[:, None]).view(len(rows), -1).gather(1, best.indices)
         chosen: list[int] = []
-        start = 0
-        for index, values, places in zip(list(rows), best.values.tolist(), best.indices.tolist(), strict=True):
-            row = rows[index]
-            kept = _advance(row, values, places, vocabulary, num_beams, length, length == max_tokens, end)
+        found = zip(list(rows), best.values.tolist(), whole.tolist(), best.indices.tolist(), strict=True)
+        for start, (index, values, probabilities, places) in enumerate(found):
+            tokens = [divmod(place, vocabulary) for place in places]
+            extended = [
+                (beam, token, value, probability)
+                for (beam, token), value, probability in zip(tokens, values, probabilities, strict=True)
+            ]
+            kept = _advance(rows[index], extended, length, options, end)
             if kept:
-                chosen += [start + beam for beam in kept]
+                chosen += [start * width + beam for beam in kept]
             else:
                 done[index] = rows.pop(index)
-            start += width
         if not rows:
             break
         progress.step()
         beams = torch.tensor(chosen, device=logits.device)
-        last = [ids[-1] for row in rows.values() for ids, _ in row.beams]
+        last = [beam.ids[-1] for row in rows.values() for beam in row.beams]
         logits = step(torch.tensor(last, device=logits.device)[:, None], beams, list(rows))
     return [[sequence for _, sequence in done[index].finished] for index in range(len(done))]
 
 
+def _penalised(said: Tensor, there: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Log-probabilities ``[n, vocabulary]``, those of the tokens that are ``there`` made smaller."""
+    ranked = said.clone()
+    for row, ids in enumerate(there):
+        index = torch.tensor(sorted(set(ids)), device=said.device)
+        ranked[row, index] = said[row, index] * penalty
+    return ranked
+
+
 def _advance(
-    row: _Row,
-    values: Sequence[float],
-    places: Sequence[int],
-    vocabulary: int,
-    num_beams: int,
-    length: int,
-    last: bool,
-    end: int,
+    row: _Row, extended: Sequence[tuple[int, int, float, float]], length: int, options: BeamOptions, end: int
 ) -> list[int]:
-    """Take one row's best continuations. Returns which of its hypotheses the next ones continue; empty when done."""
-    beams: list[tuple[tuple[int, ...], float]] = []
+    """Take one row's best continuations: each a beam, its next token, score and log-probability. Returns which of its
+    hypotheses the next ones continue; empty when done."""
+    beams: list[_Hypothesis] = []
     kept: list[int] = []
-    for rank, (value, place) in enumerate(zip(values, places, strict=True)):
-        beam, token = divmod(place, vocabulary)
-        ids = row.beams[beam][0]
+    last = length == options.max_new_tokens
+    of_length = length**options.length_penalty
+    for rank, (beam, token, score, log_probability) in enumerate(extended):
+        ids = row.beams[beam].ids
         if token == end or last:
-            if rank < num_beams:  # those further down only replace beams that ended
+            if rank < options.num_beams:  # those further down only replace beams that ended
                 ended = token == end
-                sequence = Generated(ids if ended else (*ids, token), value, ended)
-                row.finished.append((value / length, sequence))
-        elif len(beams) < num_beams:
-            beams.append(((*ids, token), value))
+                sequence = Generated(ids if ended else (*ids, token), log_probability, ended)
+                row.finished.append((score / of_length, sequence))
+        elif len(beams) < options.num_beams:
+            beams.append(_Hypothesis((*ids, token), score, log_probability))
             kept.append(beam)
     row.finished.sort(key=lambda found: -found[0])  # stable: of equals the earlier one
-    del row.finished[num_beams:]
+    del row.finished[options.num_beams :]
     if last or not beams:
         return []
     row.beams = beams
-    full = len(row.finished) == num_beams
-    return [] if full and row.best_possible(length) <= row.finished[-1][0] else kept
+    full = len(row.finished) == options.num_beams
+    over = full and (options.early_stopping or beams[0].score / of_length <= row.finished[-1][0])
+    return [] if over else kept

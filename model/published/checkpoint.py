@@ -37,6 +37,7 @@ class Loaded(NamedTuple):
     id: str
     revision: str
     device: torch.device
+    folder: Path
 
 
 def load_checkpoint(kind: Any, request: LoadRequest) -> Loaded:
@@ -46,7 +47,7 @@ def load_checkpoint(kind: Any, request: LoadRequest) -> Loaded:
     vision = net.config.vision_config
     resize, normalization = read_processor(request.folder, vision.image_size, vision.patch_size)
     tokenizer = load_tokenizer(request.folder)
-    return Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device)
+    return Loaded(net, tokenizer, resize, normalization, request.id, request.revision, request.device, request.folder)
 
 
 def architecture_of(folder: Path, known: Collection[str]) -> str:

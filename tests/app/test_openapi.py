@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from jsonschema_rs import Draft202012Validator
 
+from app.auth import make_key
 from tests.app.conftest import running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -30,6 +32,67 @@ def _examples(operation: dict[str, Any]) -> dict[str, Any]:
     content = operation.get("requestBody", {}).get("content", {})
     found: dict[str, Any] = content.get("application/json", {}).get("examples", {})
     return found
+
+
+async def test_a_key_is_asked_for_only_where_one_is_set(client: httpx.AsyncClient) -> None:
+    """The empty requirement is OpenAPI's word for a free choice."""
+    pair = make_key("someone")[1]
+    async with running(api_keys=[pair]) as (_, guarded):
+        for asked, where in (([{"HTTPBearer": []}, {}], client), ([{"HTTPBearer": []}], guarded)):
+            paths = (await where.get("/openapi.json")).json()["paths"]
+            assert paths["/v1/answer"]["post"]["security"] == asked
+            assert "security" not in paths["/health/live"]["get"]
+
+
+SOUND: list[tuple[str, dict[str, Any]]] = [
+    ("AnswerRequest", {"image": "a", "questions": ["q"]}),
+    ("AnswerRequest", {"image_id": "a", "questions": [" q "], "layers": None}),
+    ("AnswerRequest", {"image_id": "a", "image": None, "questions": ["q"] * 3}),
+    ("AnswerForm", {"image": "a", "question": ["q"]}),
+    ("MatchRequest", {"image_id": "a", "texts": ["q", "r"]}),
+    ("CaptionRequest", {"image": "a", "prompts": ["", "x" * 20]}),
+    ("OverlayRequest", {"image": "a", "question": "q"}),
+    ("HuggingFaceRequest", {"inputs": "a", "question": None}),
+    ("ImageUploadRequest", {"image": "a"}),
+]
+UNSOUND: list[tuple[str, dict[str, Any]]] = [
+    ("AnswerRequest", {"questions": ["q"]}),
+    ("AnswerRequest", {"image": None, "questions": ["q"]}),
+    ("AnswerRequest", {"image": "a", "image_id": "a", "questions": ["q"]}),
+    ("AnswerRequest", {"image": "a", "questions": []}),
+    ("AnswerRequest", {"image": "a", "questions": [""]}),
+    ("AnswerRequest", {"image": "a", "questions": [" \t"]}),
+    ("AnswerRequest", {"image": "a", "questions": ["q"] * 4}),
+    ("AnswerRequest", {"image": "a", "questions": ["x" * 21]}),
+    ("AnswerForm", {"question": ["q"]}),
+    ("AnswerForm", {"image": "a", "image_id": "a", "question": ["q"]}),
+    ("MatchRequest", {"image": "a", "texts": ["q", " "]}),
+    ("CaptionRequest", {"image": "a", "prompts": ["x" * 21]}),
+    ("OverlayRequest", {"question": "q"}),
+    ("OverlayRequest", {"image": "a", "question": " "}),
+    ("HuggingFaceRequest", {"inputs": "a", "question": ""}),
+    ("ImageUploadRequest", {}),
+]
+
+
+async def test_schemas_say_what_routes_check() -> None:
+    """Limits of the settings, texts that are none, and the image: once, by value or by id."""
+    async with running(questions=3, question_characters=20) as (_, client):
+        document = (await client.get("/openapi.json")).json()
+    for expected, cases in ((True, SOUND), (False, UNSOUND)):
+        for name, body in cases:
+            schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+            assert Draft202012Validator(schema).is_valid(body) == expected, (name, body)
+
+
+@pytest.mark.parametrize("path", ["/v1/answer", "/v1/match"])
+async def test_what_schemas_forbid_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    """None of the unsound bodies is answered."""
+    names = {"/v1/answer": "AnswerRequest", "/v1/match": "MatchRequest"}
+    async with running(questions=3, question_characters=20) as (_, other):
+        for name, body in UNSOUND:
+            if name == names[path]:
+                assert 400 <= (await other.post(path, json=body)).status_code < 500, body
 
 
 async def test_a_proxys_prefix_is_no_part_of_the_routes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from tests.app.servers import ROOT
 
 HERE = Path(__file__).parent
 PYTHON = ("litellm==1.110.2", "llama-index-llms-openai-like==0.8.1")
@@ -33,6 +36,21 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+def snippets(language: str, url: str) -> list[str]:
+    """The blocks of docs/clients.md in this language, about this server's model and the red image."""
+    page = (ROOT / "docs" / "clients.md").read_text("utf-8")
+    found = re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
+    changes = {
+        "http://127.0.0.1:8080": url,
+        "compact'": "colours'",
+        'compact"': 'colours"',
+        "examples/cat.jpg": "red.png",
+    }
+    for old, new in changes.items():
+        found = [code.replace(old, new) for code in found]
+    return found
+
+
 @pytest.mark.long
 def test_litellm_and_llama_index(url: str, red: bytes, tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(red)
@@ -49,6 +67,10 @@ def test_litellm_and_llama_index(url: str, red: bytes, tmp_path: Path) -> None:
         "llama-index, streamed",
     }
     assert set(heard.values()) == {"red"}, heard
+    shown = snippets("py", url)
+    assert len(shown) == 2
+    for code in shown:
+        assert run([python, "-c", code], tmp_path).split()[:1] == ["red"], code
 
 
 @pytest.mark.long
@@ -70,3 +92,8 @@ def test_openai_vercel_and_hugging_face_of_npm(url: str, red: bytes, tmp_path: P
         assert {name, f"{name}, streamed"} <= set(heard)
     assert {"hub visualQuestionAnswering", "hub zeroShotImageClassification"} <= set(heard)
     assert set(heard.values()) == {"red"}, heard
+    shown = snippets("mjs", url)
+    assert len(shown) == 3
+    for code in shown:
+        (tmp_path / "shown.mjs").write_text(code, encoding="utf-8")
+        assert run(["node", "shown.mjs"], tmp_path).split()[:1] == ["red"], code

@@ -24,6 +24,7 @@ from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, imag
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
+from model.published.generation_config import BeamOptions, read_beam_options
 from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 
@@ -61,22 +62,18 @@ def _steps(maps: MapRequest) -> tuple[MapStep, MapStep]:
 
 
 class BlipAnswer(Blip):
-    """`BlipForQuestionAnswering`, generating with ``num_beams`` beams or ranking given candidates."""
+    """`BlipForQuestionAnswering`, generating with beams (as generation_config.json says) or ranking given
+    candidates."""
 
     task = "answer"
 
-    def __init__(
-        self, loaded: Loaded, *, faults: Faults = NO_FAULTS, num_beams: int = 3, max_new_tokens: int = 10
-    ) -> None:
+    def __init__(self, loaded: Loaded, *, faults: Faults = NO_FAULTS) -> None:
         net = loaded.net
         super().__init__(loaded, stack=TextStack(net.text_encoder), faults=faults)
-        self.decoder = Decoder(
-            TextStack(net.text_decoder.bert),
-            net.text_decoder.cls,
-            end=self.end_id,
-            num_beams=num_beams,
-            max_tokens=max_new_tokens,
-        )
+        room = net.config.text_config.max_position_embeddings - 1
+        options = read_beam_options(loaded.folder, BeamOptions(max_new_tokens=10), room=room)
+        self.info = replace(self.info, generation_defaults=options.shown())
+        self.decoder = Decoder(TextStack(net.text_decoder.bert), net.text_decoder.cls, end=self.end_id, options=options)
 
     def _run(
         self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None

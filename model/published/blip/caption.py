@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,22 +18,24 @@ from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, imag
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
+from model.published.generation_config import BeamOptions, read_beam_options
 from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 
 
 class BlipCaption(Blip):
-    """`BlipForConditionalGeneration`, generating with ``num_beams`` beams behind a prompt, which may be empty."""
+    """`BlipForConditionalGeneration`, generating with beams (as generation_config.json says) behind a prompt, which may
+    be empty."""
 
     task = "caption"
 
-    def __init__(
-        self, loaded: Loaded, *, faults: Faults = NO_FAULTS, num_beams: int = 3, max_new_tokens: int = 20
-    ) -> None:
+    def __init__(self, loaded: Loaded, *, faults: Faults = NO_FAULTS) -> None:
         stack = TextStack(loaded.net.text_decoder.bert)
-        super().__init__(loaded, stack=stack, faults=faults, spare=max_new_tokens)
-        head = loaded.net.text_decoder.cls
-        self.decoder = Decoder(stack, head, end=self.end_id, num_beams=num_beams, max_tokens=max_new_tokens)
+        room = loaded.net.config.text_config.max_position_embeddings // 2  # the other half is the prompt's
+        options = read_beam_options(loaded.folder, BeamOptions(max_new_tokens=20), room=room)
+        super().__init__(loaded, stack=stack, faults=faults, spare=options.max_new_tokens)
+        self.info = replace(self.info, generation_defaults=options.shown())
+        self.decoder = Decoder(stack, loaded.net.text_decoder.cls, end=self.end_id, options=options)
 
     def _run(
         self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from model.published.beam_search import Generated, beam_search
 from model.published.blip.text_stack import Stacked, TextStack
+from model.published.generation_config import BeamOptions
 from model.rows import Source
 
 Sources = Callable[[Sequence[int], int], list[Source]]
@@ -20,9 +21,8 @@ Sources = Callable[[Sequence[int], int], list[Source]]
 class Decoder:
     """A causal `TextStack` and its vocabulary head ``[.., dim] -> [.., vocabulary]``."""
 
-    def __init__(self, stack: TextStack, head: Any, *, end: int, num_beams: int, max_tokens: int) -> None:
-        self.stack, self.head, self.end = stack, head, end
-        self.num_beams, self.max_tokens = num_beams, max_tokens
+    def __init__(self, stack: TextStack, head: Any, *, end: int, options: BeamOptions) -> None:
+        self.stack, self.head, self.end, self.options = stack, head, end, options
 
     def generate(self, prompts: Tensor, sources: Sources) -> list[list[Generated]]:
         """Continue ``prompts`` ``[rows, tokens]``, all of one length; see `beam_search` for what comes out."""
@@ -43,7 +43,7 @@ class Decoder:
             return logits
 
         logits = self.head(first.states[:, -1])
-        return beam_search(logits, step, num_beams=self.num_beams, max_tokens=self.max_tokens, end=self.end)
+        return beam_search(logits, step, self.options, end=self.end, prompts=prompts.tolist())
 
     def feed(self, ids: Tensor, sources: Sequence[Source], *, need_maps: bool = False) -> Stacked:
         """One pass over whole sequences ``[rows, tokens]``. Padding behind them harms nothing: it comes later."""

@@ -65,9 +65,18 @@ def test_the_wait_is_shared_by_the_replicas_and_bounds_what_is_accepted() -> Non
 
 
 def test_an_estimate_follows_what_is_measured() -> None:
-    """The first batch sets it; later ones move it by a tenth of the difference."""
+    """The first batch sets it; later ones move it by their items, and what was before counts less."""
     cost = CostEstimate()
     cost.observe(4, 2.0)
     assert cost.seconds == pytest.approx(0.5)
     cost.observe(1, 1.5)
-    assert cost.seconds == pytest.approx(0.6)
+    assert cost.seconds == pytest.approx((3.6 * 0.5 + 1.5) / 4.6)
+
+
+def test_a_call_for_one_item_tells_little_of_a_call_for_many() -> None:
+    """Calls for one item take 0.1 s, one for 200 takes 4 s: what is expected of the next one is near that."""
+    cost = CostEstimate()
+    for _ in range(20):
+        cost.observe(1, 0.1)
+    cost.observe(200, 4.0)
+    assert 200 * cost.seconds == pytest.approx(4.0, rel=0.2)

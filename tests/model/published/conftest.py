@@ -50,7 +50,7 @@ class Pair:
 
         net = checkpoints.TASKS[self.ours.task].from_pretrained(self.folder)
         resize, normalization = read_processor(self.folder, 64, 16)
-        loaded = Loaded(net, self.ours.tokenizer, resize, normalization, "x", "y", torch.device("cpu"))
+        loaded = Loaded(net, self.ours.tokenizer, resize, normalization, "x", "y", torch.device("cpu"), self.folder)
         return type(self.ours)(loaded, faults=faults)
 
 
