@@ -114,7 +114,8 @@ def limits() -> str:
         ("image URL", setting("url_seconds", "url_redirects"), "hosts that are slow or send in circles"),
         ("queue", setting("queue_items", "queue_seconds"), "waiting for an answer that would come too late"),
         ("rate of a key", setting("rate_per_minute"), "a caller that takes what is there for all"),
-        ("a call of the model", setting("worker_seconds"), "a model that hangs"),
+        ("silence of a worker at work", setting("worker_seconds"), "a model that hangs"),
+        ("work that nobody waits for", "ends at the model's next step", "long calls for clients that are gone"),
     ]
     return _table(("of what", "limit (default)", "protects from"), rows)
 
