@@ -32,6 +32,23 @@ with Client("http://127.0.0.1:8080") as client:
 """
 
 
+INSIDE = """
+import io, json
+from PIL import Image, ImageDraw
+from crosslook import Client
+from crosslook.fonts import Lettering, runs
+drawn = "".join(part for _, part in runs("cat \u732b"))
+image = Image.new("RGB", (400, 200), "white")
+Lettering(64).draw(ImageDraw.Draw(image), (100, 60), "STOP", (0, 0, 0))
+file = io.BytesIO()
+image.save(file, "PNG")
+with Client("http://127.0.0.1:8080", timeout=120) as client:
+    read = client.answer(file.getvalue(), "What does the sign say?")
+names = {part["name"] for part in json.load(open("/opt/venv/sbom.cdx.json"))["components"]}
+print(json.dumps({"drawn": drawn, "read": str(read), "over": read.score_over, "names": sorted(names)}))
+"""
+
+
 def docker(*arguments: str, check: bool = True, timeout: float = 600) -> str:
     """Run the docker command and return what it prints. An engine without an overlay file system copies every layer
     when a container is made, and deletes the copy with it: minutes on a slow disk."""
@@ -94,6 +111,11 @@ def test_unprivileged_read_only_offline(container: Callable[..., str]) -> None:
     assert answer == "cat"
     assert float(total) == pytest.approx(1.0, abs=0.01)
     assert docker("exec", name, "sh", "-c", "command -v gcc cc pip || true") == ""
+    inside = json.loads(docker("exec", name, "python", "-c", INSIDE).splitlines()[-1])
+    assert inside["drawn"] == "cat \u732b", "no font for Chinese"
+    assert (inside["read"].lower(), inside["over"]) == ("stop", "text"), "no reading of text"
+    assert {"python", "torch", "onnxruntime", "rapidocr", "pillow", "fastapi", "pi-heif"} <= {*inside["names"]}
+    assert "pip" not in inside["names"]
 
 
 def test_it_drains_on_stop(container: Callable[..., str]) -> None:
@@ -141,5 +163,13 @@ def test_compose(image: str, tmp_path: Path) -> None:
 
         assert wait_for(ready, 240)
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        files = {"image": (ROOT / "examples" / "cat.jpg").read_bytes()}
+        question = {"question": "What animal is this?"}
+        answered = httpx.post(f"http://127.0.0.1:{port}/v1/answer", data=question, files=files, timeout=120)
+        assert answered.json()["results"][0]["answer"] == "cat"
+        name = subprocess.run([*call, "ps", "-q"], check=True, capture_output=True, text=True).stdout.strip()
+        obeyed = json.loads(docker("inspect", "-f", "{{json .HostConfig}}", name))
+        assert (obeyed["ReadonlyRootfs"], obeyed["CapDrop"], obeyed["Memory"]) == (True, ["ALL"], 4 << 30)
+        assert obeyed["PidsLimit"] == 256
     finally:
         subprocess.run([*call, "down"], check=True, capture_output=True, env=environment)
