@@ -143,6 +143,7 @@ class RequestContext:
         field: str = "questions",
         candidates: Sequence[str] | None = None,
         top_k: int = 5,
+        language: str | None = None,
         maps: MapRequest | None = None,
         generation: Generation | None = None,
     ) -> Answered:
@@ -152,7 +153,16 @@ class RequestContext:
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
         self._spend(cost_of(texts, candidates))
-        work = self.engine.run(task, image, texts, candidates=candidates, top_k=top_k, maps=maps, generation=generation)
+        work = self.engine.run(
+            task,
+            image,
+            texts,
+            candidates=candidates,
+            top_k=top_k,
+            language=language,
+            maps=maps,
+            generation=generation,
+        )
         try:
             with image_at(image.param):
                 return await self.in_time(work)
@@ -197,6 +207,13 @@ class RequestContext:
         self._metrics.answered(answered.stages, answered.cache)
         self.request.state.stages = answered.stages
         return {"Server-Timing": answered.stages.server_timing(), "X-Cache": answered.cache}
+
+
+def check_language(language: str | None, info: ModelInfo) -> None:
+    """Raise `RequestError` for a language in which the model cannot answer."""
+    if language is not None and language not in info.answer_languages:
+        message = f"{info.id} answers in {', '.join(info.answer_languages)}, not in {language}."
+        raise RequestError("invalid_request", message, param="language", detail={"languages": [*info.answer_languages]})
 
 
 def distinct(candidates: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from app.offload import by_size
 from crosslook import types as wire
 from model import interface as model
+from model.languages import has_han
 from model.question_kinds import question_kind
 from model.reliability import find_band
 
@@ -126,8 +127,9 @@ def attention(
 
 
 def reliability(info: model.ModelInfo, question: str, text: model.TextOutput) -> wire.Reliability | None:
-    """What such a score to such a question has meant; None where that was not measured, as for given candidates."""
-    if not info.reliability or text.score_over == "candidates":
+    """What such a score to such a question has meant; None where that was not measured, as for given candidates and for
+    questions in Chinese."""
+    if not info.reliability or text.score_over == "candidates" or has_han(question):
         return None
     band = find_band(info.reliability, question_kind(question), text.ranking[0].score)
     return None if band is None else wire.Reliability(kind=band.kind, right=band.right, count=band.count)
@@ -145,7 +147,9 @@ def answer_result(
         score=number(best.score, 6),
         score_over=text.score_over,
         ranking=[
-            wire.RankedAnswer(answer=r.answer, score=number(r.score, 6), in_vocabulary=r.in_vocabulary)
+            wire.RankedAnswer(
+                answer=r.answer, score=number(r.score, 6), in_vocabulary=r.in_vocabulary, english=r.english
+            )
             for r in text.ranking
         ],
         rest=None if text.rest is None else number(text.rest, 6),
@@ -156,6 +160,7 @@ def answer_result(
         answer_words=words(text.answer_words),
         reliability=reliability(info, question, text),
         finish_reason="length" if text.finish == "length" else None,
+        language=text.language,
     )
 
 
@@ -255,4 +260,6 @@ def model_card(info: model.ModelInfo, limits: wire.ModelLimits, created: int) ->
         default_layers=None if info.default_layers is None else list(info.default_layers),
         reliability=[wire.ReliabilityBand(**asdict(band)) for band in info.reliability] or None,
         generation=dict(info.generation_defaults) or None,
+        languages=list(info.languages),
+        answer_languages=list(info.answer_languages),
     )

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ask.add_argument("--candidate", metavar="ANSWER", action="append", help="answer with one of these (repeat it)")
     ask.add_argument("--top-k", metavar="N", type=int, default=5, help="how many answers to print (5)")
+    ask.add_argument("--language", metavar="CODE", help="answer in this language, such as zh; default: the question's")
     ask.add_argument(
         "--map-kind", choices=["raw", "gradient", "rollout", "similarity"], help="default: the model's own"
     )
@@ -69,6 +70,8 @@ def _ask(parsed: argparse.Namespace) -> int:
     options = AnswerOptions(top_k=parsed.top_k)
     if parsed.candidate:
         options["candidates"] = parsed.candidate
+    if parsed.language:
+        options["language"] = parsed.language
     if parsed.map_kind:
         options["map_kind"] = parsed.map_kind
     if parsed.layer:

@@ -92,10 +92,12 @@ class MapOptions(TypedDict, total=False):
 
 
 class AnswerOptions(MapOptions, total=False):
-    """Options of answers. ``top_k``: how long the ranking is. ``candidates``: answer with one of these."""
+    """Options of answers. ``top_k``: how long the ranking is. ``candidates``: answer with one of these. ``language``:
+    in which language (``en``, ``zh``); the question's own when absent."""
 
     top_k: int
     candidates: Sequence[str]
+    language: str
 
 
 class Core:

@@ -126,12 +126,13 @@ class RankedAnswer(WireModel):
 
     ``in_vocabulary`` is there only where a model with an answer vocabulary ranked the request's candidates: false for a
     candidate that is none of the model's own answers. That one was scored by its wording alone, which is less to be
-    trusted.
+    trusted. ``english`` is there only where ``answer`` is in another language: the model's own word for it.
     """
 
     answer: str
     score: float
     in_vocabulary: bool | None = Field(None, exclude_if=_is_none)
+    english: str | None = Field(None, exclude_if=_is_none)
 
 
 class Reliability(WireModel):
@@ -175,6 +176,8 @@ class AnswerResult(WireModel):
     reliability: Reliability | None = Field(None, exclude_if=_is_none)
     finish_reason: Literal["length"] | None = Field(None, exclude_if=_is_none)
     """There only where the answer was cut off by its limit of tokens."""
+    language: str | None = Field(None, exclude_if=_is_none)
+    """The language of the answers (ISO 639-1), there only where it is not English."""
 
 
 class AnswerResponse(WireModel):
@@ -237,6 +240,11 @@ class AnswerOptions(GenerationOptions):
         fail_fast=True,
         description="Answer with one of these; scores are over them alone. Those that differ only in case or spaces "
         "count once, as first given. `in_vocabulary` marks those that the model knows as answers.",
+    )
+    language: str | None = Field(
+        None,
+        pattern="^[a-z]{2}$",
+        description="The language to answer in, one of the model's `answer_languages`; default: the question's own.",
     )
 
 
@@ -381,6 +389,7 @@ class ModelCard(WireModel):
     ``default_layers`` is there only where a request that names no ``layers`` gets the mean of some of them, not of all;
     ``reliability`` only where it was measured what a score means: for each kind of question, from the lowest scores up;
     ``generation`` only for a model that writes: how it does, by the names of transformers' ``GenerationConfig``.
+    ``languages`` are those that it reads, ``answer_languages`` those it can answer in (ISO 639-1).
     """
 
     id: str
@@ -397,6 +406,8 @@ class ModelCard(WireModel):
     default_layers: list[int] | None = Field(None, exclude_if=_is_none)
     reliability: list[ReliabilityBand] | None = Field(None, exclude_if=_is_none)
     generation: dict[str, float] | None = Field(None, exclude_if=_is_none)
+    languages: list[str] | None = Field(None, exclude_if=_is_none)
+    answer_languages: list[str] | None = Field(None, exclude_if=_is_none)
 
 
 class ModelList(WireModel):

@@ -15,22 +15,26 @@ from torch import nn
 
 from model.cross_attention import set_kernel
 from model.interface import EncodedImage, Item, ItemError, MapRequest, ModelInfo, Output, Pixels, Task
+from model.languages import NAMES
 from model.progress import step
 
 _MAX_UNKNOWN_SHARE = 0.5
-_LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 Span = tuple[int, int]
 
 
 class TokenizedText(NamedTuple):
     """One text as tokens. ``spans`` are half-open, in code points of the text as sent; None for special tokens.
-    ``unknown_share`` (0 to 1) is how much of the text, without special tokens, the vocabulary cannot represent."""
+    ``unknown_share`` (0 to 1) is how much of the text, without special tokens, the vocabulary cannot represent.
+    ``words``: the spans of its words, where spaces do not divide them. ``chinese``: it is read by the Chinese
+    encoder."""
 
     ids: list[int]
     texts: list[str]
     spans: list[Span | None]
     unknown_share: float = 0.0
+    words: list[Span] | None = None
+    chinese: bool = False
 
 
 class Family(ABC):
@@ -57,6 +61,11 @@ class Family(ABC):
 
     def _check_own(self, task: Task, item: Item, texts: Sequence[TokenizedText]) -> ItemError | None:
         """The hook for rules of one family: why it cannot run an item that passed all the others, None if it can."""
+        return None
+
+    def _foreign(self, text: str) -> str | None:
+        """The hook for families that tell languages apart: what a text is that the model does not read, such as "in
+        Japanese"; None where nothing speaks against it."""
         return None
 
     def use_kernel(self, kernel: str) -> None:
@@ -108,10 +117,15 @@ class Family(ABC):
             if len(tokens.ids) > self.info.max_tokens:
                 detail: dict[str, object] = {"tokens": len(tokens.ids), "limit": self.info.max_tokens}
                 return ItemError("question_too_long", "The text has more tokens than the model takes.", index, detail)
-            if tokens.unknown_share > _MAX_UNKNOWN_SHARE:
-                known = " and ".join(_LANGUAGES.get(code, code) for code in self.info.languages)
-                message = f"More than half of the text is unknown to the model; it knows {known}."
-                share = round(tokens.unknown_share, 3)
-                return ItemError("question_not_understood", message, index, {"unknown_share": share})
+            foreign = self._foreign(text)
+            if foreign is not None or tokens.unknown_share > _MAX_UNKNOWN_SHARE:
+                known = " and ".join(NAMES.get(code, code) for code in self.info.languages)
+                what = (
+                    "More than half of the text is unknown to the model"
+                    if foreign is None
+                    else f"The text is {foreign}"
+                )
+                detail = {"unknown_share": round(tokens.unknown_share, 3), "languages": list(self.info.languages)}
+                return ItemError("question_not_understood", f"{what}; the model reads {known}.", index, detail)
             found.append(tokens)
         return self._check_own(task, item, found) or found

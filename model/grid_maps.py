@@ -23,19 +23,20 @@ _WORD = re.compile(rf"{_LETTERS}(?:['’\-‐‑]{_LETTERS})*")
 Span = tuple[int, int]
 
 
-def find_words(text: str, spans: Sequence[Span | None]) -> tuple[Word, ...]:
-    """The words of ``text``, each with the indices of the tokens whose span overlaps it.
+def find_words(text: str, spans: Sequence[Span | None], words: Sequence[Span] | None = None) -> tuple[Word, ...]:
+    """The words of ``text``, each with the indices of the tokens whose span overlaps it. ``words``: where they are, for
+    a text whose words are not divided by spaces.
 
     A word is letters and digits with their combining marks, and apostrophes or hyphens inside it. Punctuation between
     words belongs to no word.
     """
-    words = []
-    for match in _WORD.finditer(_with_one_mark(text)):
-        start, end = match.span()
+    found = []
+    where = [match.span() for match in _WORD.finditer(_with_one_mark(text))] if words is None else words
+    for start, end in where:
         tokens = tuple(i for i, span in enumerate(spans) if span and span[0] < end and span[1] > start)
         if tokens:
-            words.append(Word(text[start:end], (start, end), tokens))
-    return tuple(words)
+            found.append(Word(text[start:end], (start, end), tokens))
+    return tuple(found)
 
 
 def _with_one_mark(text: str) -> str:

@@ -128,6 +128,8 @@ class Item:
     top_k: int = 5
     maps: MapRequest | None = None
     generation: Generation | None = None
+    language: str | None = None
+    """The language of the answers, one of `ModelInfo.answer_languages`; None: each text's own."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,14 @@ class Ranked:
     """An answer (or a matched text) and its probability.
 
     ``in_vocabulary`` is set where a model with an answer vocabulary ranked given candidates. False: the candidate is
-    not in the vocabulary, and was scored through a vector made from its text alone.
+    not in the vocabulary, and was scored through a vector made from its text alone. ``english`` is the answer in
+    English, set only where ``answer`` is in another language and the model knows it.
     """
 
     answer: str
     score: float
     in_vocabulary: bool | None = None
+    english: str | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ class TextOutput:
     """``length`` where the limit cut the answer off."""
     fit: float | None = None
     """match: the model's own probability that the text fits, whatever the other texts; None where it has none."""
+    language: str | None = None
+    """answer: the language of the answers, where it is not English."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +293,8 @@ class ModelInfo:
     """The layers whose maps are averaged where a request names none; None: all of ``layers``."""
     languages: tuple[str, ...] = ("en",)
     """The languages it reads, as ISO 639-1 codes."""
+    answer_languages: tuple[str, ...] = ("en",)
+    """The languages it can answer in."""
     decode_side: int | None = None
     """An image may be decoded down to so many pixels at its shorter side before it is preprocessed; None: what
     ``preprocess.size`` says, where it has one."""

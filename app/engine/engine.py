@@ -220,6 +220,7 @@ class Engine:
         *,
         candidates: Sequence[str] | None = None,
         top_k: int = 5,
+        language: str | None = None,
         maps: MapRequest | None = None,
         generation: Generation | None = None,
     ) -> Answered:
@@ -233,7 +234,7 @@ class Engine:
         arrival, stages = perf_counter(), Stages()
         async with self._hold(image, cost_of(texts, candidates), stages) as (replica, held, cache):
             chosen = None if candidates is None else tuple(candidates)
-            item = RunItem(held.key, tuple(texts), chosen, top_k, maps, generation)
+            item = RunItem(held.key, tuple(texts), chosen, top_k, maps, generation, language)
             output = await replica.run(task, item, held, arrival, stages)
             return Answered(held.key, _geometry(held), cache, stages, output)
 

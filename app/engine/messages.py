@@ -68,6 +68,7 @@ class RunItem:
     top_k: int = 5
     maps: MapRequest | None = None
     generation: Generation | None = None
+    language: str | None = None
 
     @property
     def cost(self) -> int:

@@ -108,9 +108,8 @@ class Server:
         groups: dict[Hashable, list[int]] = {}
         for index, item in enumerate(items):
             alone = index if task == "match" else None  # scores are over the texts of the request
-            groups.setdefault((item.key, item.candidates, item.top_k, item.maps, item.generation, alone), []).append(
-                index
-            )
+            asked = (item.key, item.candidates, item.top_k, item.maps, item.generation, item.language, alone)
+            groups.setdefault(asked, []).append(index)
         joined = [replace(items[g[0]], texts=sum((items[i].texts for i in g), ())) for g in groups.values()]
         results: dict[int, Output | ItemError] = {}
         again: list[int] = []
@@ -137,7 +136,15 @@ class Server:
         results: dict[int, Output | ItemError] = {}
         for call in calls.values():
             given = [
-                Item(self.images[item.key], item.texts, item.candidates, item.top_k, item.maps, item.generation)
+                Item(
+                    self.images[item.key],
+                    item.texts,
+                    item.candidates,
+                    item.top_k,
+                    item.maps,
+                    item.generation,
+                    item.language,
+                )
                 for item in (items[index] for index in call)
             ]
             results.update(zip(call, self.model.run(task, given), strict=True))  # raises where a result is missing

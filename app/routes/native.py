@@ -11,7 +11,7 @@ from app import wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
-from app.request_context import distinct, generation_of, map_request
+from app.request_context import check_language, distinct, generation_of, map_request
 from app.settings import Settings
 from crosslook.types import (
     AnswerRequest,
@@ -54,13 +54,15 @@ async def answer(request: Request, context: AskerDep) -> Response:
     """Ask one or more questions about one image; every answer comes with where the model looked.
 
     Send `multipart/form-data` (`image` file or `image_id`, `question` once or more) or JSON. All questions are
-    answered or none: an error names the question at fault. The body depends on the request alone; the request id,
+    answered or none: an error names the question at fault. An answer is in its question's language, unless `language`
+    asks for another; `english` is then beside it. The body depends on the request alone; the request id,
     stage times and whether the image was known are headers.
     """
     body, file = await bodies.read(request, AnswerRequest, repeated=_ANSWER_LISTS)
     context.check_texts(body.questions)
     info = context.model(body.model, "answer")
     maps = map_request(body, info)
+    check_language(body.language, info)
     candidates = None if body.candidates is None else distinct(body.candidates)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run(
@@ -69,6 +71,7 @@ async def answer(request: Request, context: AskerDep) -> Response:
         body.questions,
         candidates=candidates,
         top_k=body.top_k,
+        language=body.language,
         maps=maps,
         generation=generation_of(body, info),
     )

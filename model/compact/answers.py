@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
+from model.compact.answer_words import AnswerWords
 from model.compact.network import CompactNet, Fused, mean_over
-from model.compact.text import pad_ids, tokenize
+from model.compact.texts import Texts
 from model.interface import Item, Ranked, ScoreOver, TextOutput
 from model.progress import step
 
@@ -32,9 +32,10 @@ class Choices(NamedTuple):
 class AnswerSpace:
     """What `CompactNet.fuse` says of one item's texts."""
 
-    def __init__(self, net: CompactNet, tokenizer: Tokenizer, answers: Sequence[str]) -> None:
+    def __init__(self, net: CompactNet, texts: Texts, answers: Sequence[str], words: AnswerWords) -> None:
         self.net = net
-        self.tokenizer = tokenizer
+        self.texts = texts
+        self.words = words
         self.answers = list(answers)
         self.index = {answer: i for i, answer in enumerate(answers)}
 
@@ -45,7 +46,7 @@ class AnswerSpace:
         head = self.net.head
         if candidates is None:
             return Choices(self.answers, head.weight, head.bias)
-        found = [self.index.get(candidate.strip().lower()) for candidate in candidates]
+        found = [self.index.get(self.words.in_english(candidate).strip().lower()) for candidate in candidates]
         known = [index is not None for index in found]
         vectors, biases = (x[[index or 0 for index in found]].clone() for x in (head.weight, head.bias))
         unseen = [row for row, index in enumerate(found) if index is None]
@@ -101,8 +102,7 @@ class AnswerSpace:
 
     def _unseen(self, texts: Sequence[str]) -> Tensor:
         """Vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
-        ids, mask = pad_ids([tokenize(self.tokenizer, text).ids[: self.net.config.max_tokens] for text in texts])
-        device = self.net.head.bias.device
-        ids, mask = ids.to(device), mask.to(device)
-        vectors: Tensor = self.net.head.unseen(mean_over(self.net.text(ids, mask), mask))
+        tokenized = [self.texts.tokenize(text) for text in texts]
+        states, mask = self.texts.states(tokenized, length=self.net.config.max_tokens)
+        vectors: Tensor = self.net.head.unseen(mean_over(states, mask))
         return vectors

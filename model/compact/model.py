@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from model.compact import image_networks
+from model.compact import answer_words, chinese, image_networks
+from model.compact.answer_words import AnswerWords
 from model.compact.answers import AnswerSpace
 from model.compact.detector import NanoDet
 from model.compact.graphs import FuseGraphs
@@ -32,8 +33,9 @@ from model.compact.preprocess import Squash
 from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
-from model.compact.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.compact.texts import Texts
 from model.compact.token_maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
+from model.compact.toy import tiny_parts
 from model.family import Family, TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
 from model.interface import (
@@ -92,10 +94,11 @@ class CompactModel(Family):
         dtype: str = "torch",
         reading: Reading | None = None,
         reliability: tuple[ReliabilityBand, ...] = (),
+        folder: Path | None = None,
     ) -> None:
         """``detector``: there is one where ``net.config`` names one. ``ranges`` and ``dtype``: of the image networks,
         see `model.compact.image_networks.choose`. As it is, they are PyTorch's, and follow ``net`` where it is trained
-        on."""
+        on. ``folder``: where the Chinese encoder and answers lie."""
         self.net = net.eval().requires_grad_(False).to(device)
         self.net.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.detector = None if detector is None else detector.eval().requires_grad_(False).to(device)
@@ -104,8 +107,10 @@ class CompactModel(Family):
         self.use_dtype(dtype)
         self.vocabulary = list(vocabulary)
         self.answers = list(answers)
-        self.tokenizer = build_tokenizer(vocabulary)
-        self._space = AnswerSpace(net, self.tokenizer, self.answers)
+        self.texts = Texts(net, vocabulary, folder)
+        self.tokenizer = self.texts.tokenizer
+        self.words = AnswerWords(folder, self.answers)
+        self._space = AnswerSpace(net, self.texts, self.answers, self.words)
         self.reading = reading
         config = net.config
         self.info = ModelInfo(
@@ -121,6 +126,8 @@ class CompactModel(Family):
             preprocess=Squash(config.pixels, config.cells, config.cells, reading.detail if reading else 0),
             default_layers=None if config.blind else config.default_map_layers,
             reliability=reliability,
+            languages=self.texts.languages,
+            answer_languages=self.words.languages,
         )
         self.encode_calls = 0
         self._graphs: FuseGraphs | None = None
@@ -158,13 +165,24 @@ class CompactModel(Family):
         ]
 
     def tokenize(self, text: str) -> TokenizedText:
-        """The WordPiece tokens of ``text`` between [CLS] and [SEP]."""
-        return tokenize(self.tokenizer, text)
+        """See `Texts.tokenize`."""
+        return self.texts.tokenize(text)
+
+    def _foreign(self, text: str) -> str | None:
+        return self.texts.foreign(text)
 
     def run(self, task: Task, items: Sequence[Item]) -> list[Output | ItemError]:
-        """As `Family.run`; questions about text in the image are answered by reading it, where that is installed."""
-        outputs = super().run(task, items)
-        if task == "answer" and self.reading is not None:
+        """As `Family.run`; questions about text in the image are answered by reading it, where that is installed, and
+        answers come in the language that was asked for."""
+        if task == "answer" and any(self.words.translates(item) for item in items):
+            wide = [replace(item, top_k=self.words.top_k(item)) for item in items]
+            return [self.words.answer(output, item) for output, item in zip(self._answer(wide), items, strict=True)]
+        return self._answer(items) if task == "answer" else super().run(task, items)
+
+    def _answer(self, items: Sequence[Item]) -> list[Output | ItemError]:
+        """Answers in English."""
+        outputs = super().run("answer", items)
+        if self.reading is not None:
             for index, (item, output) in enumerate(zip(items, outputs, strict=True)):
                 if isinstance(output, Output) and isinstance(item.image, CompactImage):
                     looks = partial(self.look, item.image)
@@ -187,12 +205,12 @@ class CompactModel(Family):
         """
         if not isinstance(image, CompactImage):
             raise TypeError("an image that this model did not encode")
-        ids, mask = pad_ids([tokenize(self.tokenizer, text).ids])
-        ids, mask, count = ids.to(self.device), mask.to(self.device), len(keep)
+        count = len(keep)
         patches = torch.from_numpy(keep.reshape(count, -1)).to(self.device)
         allowed = torch.cat([patches.new_ones(count, FIRST_PATCH), patches], 1)
         with torch.no_grad():
-            states = self.net.text(ids, mask).expand(count, -1, -1)
+            states, mask = self.texts.states([self.tokenize(text)])
+            states = states.expand(count, -1, -1)
             fused = self.net.fuse_states(states, mask.expand(count, -1), [(image.state, count)], patch_mask=allowed)
             probabilities = self.net.logits(fused.vector).softmax(-1)[:, self._space.index[answer]]
         result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
@@ -218,19 +236,20 @@ class CompactModel(Family):
         self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
     ) -> list[Output]:
         """Run checked items, all with the same map request, which is complete."""
-        ids, mask = pad_ids([text.ids for group in texts for text in group])
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        flat = [text for group in texts for text in group]
         images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
         parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
         kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
         choices = {} if task == "match" else {c: self._space.choices(c) for c in {item.candidates for item in items}}
         rows: MapRows | None = None
-        if self._graphs is not None and kind in (None, "raw"):
+        if self._graphs is not None and kind in (None, "raw") and not any(text.chinese for text in flat):
+            ids, mask = self.texts.ids(flat)
             fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
         elif kind == "gradient":
+            states, mask = self.texts.states(flat)
             fused, rows = gradient_rows(
                 self.net,
-                self.net.text(ids, mask),
+                states,
                 mask,
                 images,
                 layers,
@@ -242,9 +261,10 @@ class CompactModel(Family):
                 ),
             )
         else:
+            states, mask = self.texts.states(flat)
             watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
             with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
-                fused = self.net.fuse(ids, mask, images, need_maps=kind in ("raw", "rollout"))
+                fused = self.net.fuse_states(states, mask, images, need_maps=kind in ("raw", "rollout"))
         if kind == "raw":
             rows = raw_rows(fused.maps, layers)
         elif kind == "rollout":
@@ -280,7 +300,9 @@ class CompactModel(Family):
         for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
             own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]
             made = make_tokens(tokens.texts, tokens.spans, own[: len(tokens.spans)])
-            found.append(replace(result, tokens=made, words=find_words(text, tokens.spans), answer_map=own[-1]))
+            found.append(
+                replace(result, tokens=made, words=find_words(text, tokens.spans, tokens.words), answer_map=own[-1])
+            )
         return found
 
 
@@ -320,9 +342,12 @@ def load(
     # What knows no image reads none: it tells how far questions alone go.
     reading = None if net.config.blind else Reading(load_reader(torch.get_num_threads()), answers)
     revision = revision_of(files)
-    if table is not None and table.revision != revision:
+    if table is not None and table.revision.partition("+")[0] != revision:
         logger.warning("%s: measured on other weights (%s), so it is not used", folder / RELIABILITY, table.revision)
         table = None
+    names = (chinese.WEIGHTS, chinese.VOCABULARY, answer_words.TABLE)
+    if added := [folder / name for name in names if (folder / name).is_file()]:
+        revision += "+zh." + revision_of(added).removeprefix("sha256:")[:8]
     return CompactModel(
         net,
         vocabulary,
@@ -335,6 +360,7 @@ def load(
         dtype=dtype,
         reading=reading,
         reliability=table.bands if table else (),
+        folder=folder,
     )
 
 
@@ -345,46 +371,13 @@ def _read_lines(file: Path) -> list[str]:
 
 def tiny(*, seed: int = 0, device: torch.device | str = "cpu", dtype: str = "auto") -> CompactModel:
     """The same model at toy size with random weights: 64 px, a 4x4 grid, 8 answers. For tests."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789?.,'!-"
-    words = "what is the color of cat dog how many are there where this a in on true does it show man people"
-    vocabulary = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *words.split()]
-    config = CompactConfig(
-        vision="tiny",
-        size=64,
-        detector="tiny",
-        detector_size=96,
-        dim=24,
-        num_heads=2,
-        text_layers=1,
-        fusion_dim=24,
-        fusion_heads=2,
-        fusion_layers=2,
-        cross_heads=2,
-        cross_dim=24,
-        patch_dim=16,
-        meaning_dim=12,
-        free_dim=4,
-        match_dim=8,
-        matches=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        answers = ["yes", "no", "cat", "dog", "red", "blue", "1", "2"]
-        net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers))
-        net.head.mark_yes_no(answers)
-        for module in net.vision.modules():  # as born, features would hardly differ from image to image
-            if isinstance(module, torch.nn.Conv2d):
-                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        detector = NanoDet(config.detector)
-        for layer in net.fusion.layers:  # louder than at birth, so that maps are not flat
-            for linear in (layer.cross.wq, layer.cross.wk):  # type: ignore[union-attr]
-                torch.nn.init.normal_(linear.weight, std=0.6)  # type: ignore[union-attr,arg-type]
+    net, detector, vocabulary, answers = tiny_parts(seed)
     ranges = _TINY_RANGES.get(seed) if dtype in ("auto", "int8") else None
     if dtype in ("auto", "int8") and ranges is None and image_networks.has_runtime():
         from model.compact.calibration import measure_ranges
 
-        noise = np.random.default_rng(seed).integers(0, 256, (4, config.pixels, config.pixels, 3), np.uint8)
-        ranges = _TINY_RANGES[seed] = measure_ranges(net.vision, detector, config.size, noise)
+        noise = np.random.default_rng(seed).integers(0, 256, (4, net.config.pixels, net.config.pixels, 3), np.uint8)
+        ranges = _TINY_RANGES[seed] = measure_ranges(net.vision, detector, net.config.size, noise)
     return CompactModel(
         net,
         vocabulary,

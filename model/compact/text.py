@@ -22,6 +22,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from model.family import TokenizedText
+from model.languages import plain_width
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -61,7 +62,7 @@ def build_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
 
 def tokenize(tokenizer: Tokenizer, text: str) -> TokenizedText:
     """Tokens of ``text`` with [CLS] before and [SEP] behind."""
-    encoding = tokenizer.encode(text)
+    encoding = tokenizer.encode(plain_width(text))
     special = encoding.special_tokens_mask
     spans = [None if s else (start, end) for s, (start, end) in zip(special, encoding.offsets, strict=True)]
     known = [i for i, s in zip(encoding.ids, special, strict=True) if not s]

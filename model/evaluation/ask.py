@@ -31,10 +31,11 @@ REFUSED = BestAnswer("", 0.0)
 
 
 def answer_texts(model: Model, asked: Sequence[tuple[EncodedImage, Sequence[str]]]) -> list[list[BestAnswer]]:
-    """The best answer to each text about each encoded image, in order. Refused texts give `REFUSED`."""
+    """The best answer to each text about each encoded image, in order, in English whatever the text's language. Refused
+    texts give `REFUSED`."""
     answers: list[list[BestAnswer]] = [[] for _ in asked]
     for indexes in by_batch_key([image for image, _ in asked]):
-        items = [Item(asked[i][0], tuple(asked[i][1]), top_k=1) for i in indexes]
+        items = [Item(asked[i][0], tuple(asked[i][1]), top_k=1, language="en") for i in indexes]
         for i, output in zip(indexes, model.run("answer", items), strict=True):
             answers[i] = _best(model, asked[i][0], asked[i][1], output)
     return answers

@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--collages", "--boards", type=int, default=COLLAGES, help="collages to point on (default: %(default)s)"
     )
+    parser.add_argument("--language", choices=["zh"], help="ask in Chinese instead, beside the same in English")
     parser.add_argument("--no-answers", action="store_true", help="leave the table of accuracies out")
     parser.add_argument("--images", type=positive, help="take at most so many images for each part, chosen by the seed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -258,6 +259,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{path} is a folder; name a file")
             path.parent.mkdir(parents=True, exist_ok=True)  # now: a run of an hour must not end without its figures
         part: _Part = {"images": options.images, "seed": options.seed}
+        if options.language:
+            from model.evaluation import in_chinese
+
+            figures = in_chinese.measure_chinese(model, data, collages=options.collages, **part)
+            table = f"Model `{model.info.id}` ({model.info.revision})\n\n{in_chinese.as_markdown(figures)}"
+            sys.stdout.write(table)
+            if options.out:
+                options.out.write_text(table, encoding="utf-8")
+            return 0
         records: list[dict[str, Any]] = []
         evaluation = Evaluation(model.info.id, model.info.revision, options.split)
         if "answer" in model.info.tasks and not options.no_answers:

@@ -183,3 +183,20 @@ async def test_keys_and_values_are_made_once_an_image(tmp_path: Path) -> None:
             assert len(set(layers)) == 2
             attended.append(set(layers))
         assert not attended[0] & attended[1]
+
+
+async def test_the_language_of_answers(client: httpx.AsyncClient) -> None:
+    """The tiny model has English alone, and says so."""
+    card = (await client.get("/v1/models")).json()["data"][0]
+    assert (card["languages"], card["answer_languages"]) == (["en"], ["en"])
+    body = {"image": base64.b64encode(CAT.read_bytes()).decode(), "questions": ["What is this?"], "maps": "none"}
+    plain = await client.post("/v1/answer", json=body)
+    english = await client.post("/v1/answer", json=body | {"language": "en"})
+    assert english.content == plain.content
+    assert "language" not in plain.text
+    for language in ("zh", "es", "English"):
+        error = (await client.post("/v1/answer", json=body | {"language": language})).json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_request", "language")
+    error = (await client.post("/v1/answer", json=body | {"questions": ["what", "这是什么？"]})).json()["error"]
+    assert (error["code"], error["param"]) == ("question_not_understood", "questions[1]")
+    assert error["message"] == "The text is in Chinese; the model reads English."

@@ -160,3 +160,12 @@ def test_reliability_goes_by_kind_and_score_and_not_with_candidates() -> None:
     assert card.reliability is not None
     assert [(band.kind, band.low, band.high) for band in card.reliability] == [("count", 0.0, 0.4), ("count", 0.4, 1.0)]
     assert wire.model_card(info(), limits, 0).reliability is None
+
+
+def test_an_answer_in_chinese_has_its_english_beside_it() -> None:
+    text = replace(output(1, 0).texts[0], ranking=(Ranked("猫", 0.5, english="cat"),), language="zh")
+    result = wire.answer_result(replace(info(), answer_languages=("en", "zh")), "这是什么？", text, "float")
+    assert (result.answer, result.language, result.ranking[0].english) == ("猫", "zh", "cat")
+    plain = wire.answer_result(info(), "what?", output(1, 0).texts[0], "float").model_dump_json()
+    assert "english" not in plain
+    assert "language" not in plain

@@ -101,8 +101,21 @@ def test_ask_draws_one_sheet_a_question(server: str, image: Path, capsys: pytest
 
 
 def test_candidates_and_kinds(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["ask", str(image), "a?", "--url", server, "--candidate", "cat", "--candidate", "dog"]
+    arguments = [
+        "ask",
+        str(image),
+        "a?",
+        "--url",
+        server,
+        "--language",
+        "zh",
+        "--candidate",
+        "cat",
+        "--candidate",
+        "dog",
+    ]
     assert main([*arguments, "--map-kind", "gradient", "--layer", "0", "--layer", "2"]) == 0
+    assert Handler.asked[0]["language"] == "zh"
     assert (Handler.asked[0]["candidates"], Handler.asked[0]["map_kind"]) == (["cat", "dog"], "gradient")
     assert Handler.asked[0]["layers"] == [0, 2]
     out = capsys.readouterr().out

@@ -19,6 +19,7 @@ BODIES = [
     ("answer_u8", types.AnswerResponse),
     ("answer_none", types.AnswerResponse),
     ("answer_candidates", types.AnswerResponse),
+    ("answer_chinese", types.AnswerResponse),
     ("match", types.MatchResponse),
     ("caption", types.CaptionResponse),
     ("upload", types.ImageUploadResponse),
@@ -71,6 +72,11 @@ def test_reliability_is_there_only_where_it_was_measured() -> None:
     (answer,) = read_answers(response, None)
     assert (answer.reliability.right, answer.reliability.count) == (0.8, 40)
     assert read_answers(types.AnswerResponse.model_validate(golden("answer_one")), None)[0].reliability is None
+
+
+def test_the_languages_of_a_model_are_listed_where_the_server_knows_them() -> None:
+    card = golden("models")["data"][0] | {"languages": ["en", "zh"], "answer_languages": ["en"]}
+    assert json.loads(types.ModelCard.model_validate(card).model_dump_json()) == card
 
 
 def test_an_encoding_decides_the_type_of_every_map() -> None:

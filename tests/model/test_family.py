@@ -116,8 +116,15 @@ def test_a_text_may_have_as_many_tokens_as_the_model_takes() -> None:
 
 def test_a_text_is_not_understood_where_more_than_half_is_unknown() -> None:
     found = error(Words(replace(INFO, languages=("en", "zh", "xx"))), item("a", "? ? b"))
-    assert (found.code, found.index, found.detail) == ("question_not_understood", 1, {"unknown_share": 0.667})
-    assert found.message == "More than half of the text is unknown to the model; it knows English and Chinese and xx."
+    assert (found.code, found.index, found.detail) == (
+        "question_not_understood",
+        1,
+        {"unknown_share": 0.667, "languages": ["en", "zh", "xx"]},
+    )
+    assert (
+        found.message
+        == "More than half of the text is unknown to the model; the model reads English and Chinese and xx."
+    )
     assert isinstance(Words().run("answer", [item("? b")])[0], Output)
 
 

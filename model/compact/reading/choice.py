@@ -156,9 +156,11 @@ def describe(
 
 def _sides(question: str) -> tuple[int, int]:
     """Where the question points to: -1 left, 1 right, 0 neither; -1 top, 1 bottom, 0 neither."""
-    words = set(re.findall(r"[a-z]+", question.lower()))
-    right = ("right" in words) - ("left" in words)
-    down = bool(words & {"bottom", "lower", "below", "down"}) - bool(words & {"top", "upper", "above"})
+    words = set(re.findall(r"[a-z]+|[左右]|上方|顶部|下方|底部", question.lower()))
+    right = bool(words & {"right", "右"}) - bool(words & {"left", "左"})
+    down = bool(words & {"bottom", "lower", "below", "down", "下方", "底部"}) - bool(
+        words & {"top", "upper", "above", "上方", "顶部"}
+    )
     return right, down
 
 

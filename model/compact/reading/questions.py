@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
+from model.languages import has_han
+
 Kind = Literal["words", "number", "letter", "name", "time"]
 
 
@@ -89,11 +91,33 @@ HINTED: Table = _table(
     ("name", r"\bwhat(?:'s| is) the make of\b|^what make\b"),
     ("name", r"^(?:what|which) (?:city|state|country|year) is (?:listed|shown|named|on|printed)\b"),
 )
+_OTHER_CHINESE = re.compile("颜色|语言|性别|手指|形状|材料|字体|多少个|几个|什么意思|吗[？?]?$")
+ASKED_CHINESE: Table = _table(
+    ("letter", "(?:什么|哪个|哪些)字母"),
+    ("number", "几号(?!线)|(?:什么|哪个|哪些)(?:数字|号码)|(?:数字|号码|车号|编号)是(?:什么|多少|几)|限速(?:是)?多少"),
+    (
+        "words",
+        "写(?:着|了|的)?(?:是)?(?:些)?什么|(?:什么|哪些|哪个)(?:字|单词|文字|词)|印(?:着|的|了)(?:是)?(?:什么|哪些)字",
+    ),
+    (
+        "words",
+        "(?:文字|标题|字样|路名|街名|店名|书名|网址)是什么|(?:路|街|店|书|餐厅|商店|车站|船)叫什么|念(?:什么|出来)|读出",
+    ),
+)
+HINTED_CHINESE: Table = _table(
+    ("time", "几点|什么时间"),
+    (
+        "name",
+        "(?:什么|哪个|哪种)(?:牌子|品牌|公司|商标|队)|(?:哪|什么)(?:家|条|个)?(?:航空公司|公司|银行|商店|街)|(?:牌子|品牌)是什么",
+    ),
+)
 
 
 def asks_for(question: str) -> Asked | None:
     """What text the question asks for; None where it asks for none."""
     text = " ".join(question.lower().replace("’", "'").split())
+    if has_han(text):
+        return None if _OTHER_CHINESE.search(text) else _first(text, ASKED_CHINESE, HINTED_CHINESE)
     if not _OTHER.search(text):
         for kind, pattern in ASKED:
             if pattern.search(text) and not (kind != "letter" and _CLOCK.search(text)):
@@ -101,4 +125,12 @@ def asks_for(question: str) -> Asked | None:
         for kind, pattern in HINTED:
             if pattern.search(text):
                 return Asked(kind, only_text=False)
+    return None
+
+
+def _first(text: str, asked: Table, hinted: Table) -> Asked | None:
+    for table, only_text in ((asked, True), (hinted, False)):
+        for kind, pattern in table:
+            if pattern.search(text):
+                return Asked(kind, only_text)
     return None

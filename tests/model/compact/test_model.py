@@ -252,8 +252,8 @@ def test_a_model_that_has_not_learned_it_cannot_match(change: dict[str, bool]) -
         (("what", " \t"), "question_empty", 1, None),
         (("what", "is", "\u200b\u200d"), "question_empty", 2, None),
         (("cat " * 63,), "question_too_long", 0, {"tokens": 65, "limit": 64}),
-        (("what", "你好吗"), "question_not_understood", 1, {"unknown_share": 1.0}),
-        (("what 你 好 吗",), "question_not_understood", 0, {"unknown_share": 0.75}),
+        (("what", "你好吗"), "question_not_understood", 1, {"unknown_share": 1.0, "languages": ["en"]}),
+        (("what 你 好 吗",), "question_not_understood", 0, {"unknown_share": 0.75, "languages": ["en"]}),
     ],
 )
 def test_a_text_that_cannot_be_asked(

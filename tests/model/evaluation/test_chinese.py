@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import model.evaluation.data as data
+from model.compact.answer_words import TABLE
 from model.compact.model import EMBEDDED
 
 _CLASSES = Path(data.__file__).parents[1] / "training" / "coco_classes.json"
@@ -15,16 +16,16 @@ FOLDER = Path(data.__file__).with_name("chinese")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-def table(name: str) -> dict[str, str]:
-    rows = [line.split("\t") for line in (FOLDER / name).read_text("utf-8").splitlines()]
+def table(name: str, folder: Path = FOLDER) -> dict[str, str]:
+    rows = [line.split("\t") for line in (folder / name).read_text("utf-8").splitlines()]
     return {row[0]: row[1] for row in rows}
 
 
 def test_every_answer_and_every_object_has_its_word() -> None:
     answers = (EMBEDDED / "answers.txt").read_text("utf-8").splitlines()
-    assert list(table("answers.tsv")) == answers
+    assert list(table(TABLE, EMBEDDED)) == answers
     assert list(table("objects.tsv")) == json.loads(_CLASSES.read_text("utf-8"))["classes"]
-    words = [*table("answers.tsv").items(), *table("objects.tsv").items()]
+    words = [*table(TABLE, EMBEDDED).items(), *table("objects.tsv").items()]
     assert [e for e, chinese in words if not _CHINESE.search(chinese) and chinese not in (e, "Wii")] == []
 
 
