@@ -19,6 +19,7 @@ from model.interface import Geometry, Pixels, Region
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_LARGEST = 1 << 26  # pixels of an image, or of its side
 _LONGEST = 8  # an image of more times its shorter side is never resized as a whole
 
 
@@ -100,23 +101,42 @@ def read_processor(folder: Path, image_size: int | tuple[int, int], patch_size: 
         raise ValueError(f"{folder}: a shorter side of {short} pixels is too small for crops of {(height, width)}")
     if short is not None and short > _LONGEST * max(height, width):
         raise ValueError(f"{folder}: a shorter side of {short} pixels is too large for crops of {(height, width)}")
-    resample = config.get("resample", Image.Resampling.BICUBIC)
-    if resample not in list(Image.Resampling):
-        raise ValueError(f"{folder}: its resample {_shown(resample)} is none of Pillow's filters")
-    resize = Resize(height, width, height // patch_size, width // patch_size, int(resample), short)
+    resample = read_resample(folder, config, Image.Resampling.BICUBIC)
+    resize = Resize(height, width, height // patch_size, width // patch_size, resample, short)
     return resize, read_normalization(folder, config)
 
 
-def read_normalization(folder: Path, config: dict[str, Any]) -> Normalization:
-    """How the pixels are normalised, by a folder's settings for images. Raises ValueError where they make no sense."""
+def read_resample(folder: Path, config: dict[str, Any], default: int) -> int:
+    """The filter that images are resized with. Raises ValueError for what is none of Pillow's."""
+    resample = config.get("resample", default)
+    if resample not in list(Image.Resampling):
+        raise ValueError(f"{folder}: its resample {_shown(resample)} is none of Pillow's filters")
+    return int(resample)
+
+
+def read_normalization(
+    folder: Path, config: dict[str, Any], mean: tuple[float, ...] = _CLIP_MEAN, std: tuple[float, ...] = _CLIP_STD
+) -> Normalization:
+    """How pixels are normalised; ``mean`` and ``std`` are the family's own. Raises ValueError for what are no numbers
+    to do that with."""
     normalized = config.get("do_normalize", True)
-    mean = config.get("image_mean") or _CLIP_MEAN if normalized else (0.0, 0.0, 0.0)
-    std = config.get("image_std") or _CLIP_STD if normalized else (1.0, 1.0, 1.0)
+    mean = config.get("image_mean") or mean if normalized else (0.0, 0.0, 0.0)
+    std = config.get("image_std") or std if normalized else (1.0, 1.0, 1.0)
     scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     _check_numbers(folder, "rescale_factor", [scale], count=1, positive=True)
     _check_numbers(folder, "image_mean", mean)
     _check_numbers(folder, "image_std", std, positive=True)
     return Normalization(float(scale), tuple(mean), tuple(std))
+
+
+def read_side(folder: Path, config: dict[str, Any], name: str, side: str, default: int) -> int:
+    """One ``side`` of the size that is called ``name``; ``default`` where it is not there. Raises ValueError for what
+    is no size, or more than any image has."""
+    sides = _sides(folder, name, config.get(name) or {})
+    found = sides.get(side, default)
+    if found > _LARGEST:
+        raise ValueError(f"{folder}: its {name} asks for {found} pixels")
+    return found
 
 
 def _shown(value: Any) -> str:

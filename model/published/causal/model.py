@@ -56,11 +56,9 @@ GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_log
 @dataclass(frozen=True, eq=False, slots=True)
 class CausalImage:
     """An encoded image: the ``prefix`` that it stands in, or the projected ``features`` alone, where keys and values
-    would take too much or depend on the question. ``ids`` are the prefix's, ``lead`` the text between it and the
-    question, ``pixels`` only what tells sizes."""
+    would take too much or depend on the question. ``ids`` are the prefix's, ``pixels`` only what tells sizes."""
 
     ids: list[int]
-    lead: str
     placement: Placement
     pixels: Pixels
     prefix: Prefix | None = None
@@ -118,9 +116,12 @@ class CausalVLM(PublishedFamily):
             tokenizer,
             placeholder=images.placeholder,
             image_token=images.image_token,
+            after=images.after,
             template=images.template,
         )
         config = net.config.get_text_config()
+        if getattr(config, "attn_logit_softcapping", None) is not None:
+            raise ValueError(f"{request.folder}: its attention scores are capped (Gemma 2), which is not computed here")
         self.context = int(config.max_position_embeddings)
         self.info = ModelInfo(
             id=request.id,
@@ -147,8 +148,7 @@ class CausalVLM(PublishedFamily):
         expansion: Expansion = self.images.expand(pixels)
         features = self.images.features(pixels)
         light = replace(pixels, values=np.empty((0, 0, 3), np.uint8), tiles=None, detail=None)
-        lead = self.prompt.lead(expansion.text)
-        image = CausalImage(self.prompt.prefix(expansion.text), lead, expansion.placement, light, features=features)
+        image = CausalImage(self.prompt.prefix(expansion.text), expansion.placement, light, features=features)
         too_large = self.image_bytes is not None and self.prefix_bytes(len(image.ids)) > self.image_bytes
         if self.images.prefix_sees_question or too_large:
             return image
@@ -196,7 +196,7 @@ class CausalVLM(PublishedFamily):
 
     def tokenize(self, text: str) -> TokenizedText:
         """The tokens behind an image: the rest of the template around ``text``."""
-        return self.prompt.tail(text, self.prompt.lead(self.images.image_token))
+        return self.prompt.tail(text)
 
     def _check_own(self, task: Task, item: Item, texts: Sequence[TokenizedText]) -> ItemError | None:
         image = _image_of(item)
@@ -262,12 +262,11 @@ class CausalVLM(PublishedFamily):
         """The candidates, ranked by how probable each is as the whole answer; the best becomes the row's answer."""
         candidates = asked.item.candidates or ()
         given = len(asked.tokens.ids)
-        image = _image_of(asked.item)
         end = min(self.stack.end_ids)
         space = "" if not self.prompt.after or self.prompt.after[-1].isspace() else " "
         targets = []
         for candidate in candidates:
-            whole = self.prompt.tail(asked.text, image.lead, space + candidate).ids
+            whole = self.prompt.tail(asked.text, space + candidate).ids
             targets.append([*whole[given:], end])
         scores: list[float] = []
         for start in range(0, len(targets), _TOGETHER):

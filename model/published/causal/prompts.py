@@ -22,9 +22,17 @@ class ChatPrompt:
     that stands for one feature of it."""
 
     def __init__(
-        self, folder: Path, tokenizer: Tokenizer, *, placeholder: str, image_token: str, template: str | None
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        *,
+        placeholder: str,
+        image_token: str,
+        after: str,
+        template: str | None,
     ) -> None:
-        """Raises ValueError for a template that does not put one image before the question."""
+        """``after``: what an image's text has behind its last token; ``template``: that of folders without one.
+        Raises ValueError for a template that does not put one image before the question."""
         self.tokenizer, self.placeholder, self.image_token = tokenizer, placeholder, image_token
         self._backend = tokenizer.hub._tokenizer
         self.image_id = int(tokenizer.hub.convert_tokens_to_ids(image_token))
@@ -32,6 +40,7 @@ class ChatPrompt:
         self.before, mark, self.after = whole.partition(_MARK)
         if not mark or self.before.count(placeholder) != 1:
             raise ValueError(f"{folder}: its chat template does not put one image ({placeholder}) before the question")
+        self._lead = self.before.replace(placeholder, image_token + after).rpartition(image_token)[2]
         self._special = [token.content for token in tokenizer.hub.added_tokens_decoder.values() if token.special]
         self._special.append(image_token)
 
@@ -54,16 +63,12 @@ class ChatPrompt:
         """The ids of all up to the image's last token, where ``expansion`` stands for the image."""
         text = self.before.replace(self.placeholder, expansion)
         bos = self.tokenizer.hub.bos_token
-        ids: list[int] = self._encode(text, start=not (bos and text.startswith(bos))).ids
+        ids: list[int] = self._encode(text, start=not (bos and bos in self.before)).ids
         return ids[: len(ids) - ids[::-1].index(self.image_id)]
 
-    def lead(self, expansion: str) -> str:
-        """What stands between the image's last token and the question."""
-        return self.before.replace(self.placeholder, expansion).rpartition(self.image_token)[2]
-
-    def tail(self, question: str, lead: str, answer: str = "") -> TokenizedText:
+    def tail(self, question: str, answer: str = "") -> TokenizedText:
         """The tokens behind the image, with spans in ``question``. ``answer``: what the model has already said."""
-        before = self.image_token + lead
+        before = self.image_token + self._lead
         pieces = [(before, True), (question, False), (self.after + answer, True)]
         if not any(special in question for special in self._special):
             pieces = [("".join(text for text, _ in pieces), True)]  # tokens may join at the question's edges

@@ -80,8 +80,8 @@ def tiled(tile_rows: int, tile_columns: int, rows: int, columns: int) -> NDArray
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """What stands in the prompt for one image: ``text`` with one image token a feature; and how these tokens lie on
-    the grid."""
+    """What stands in the prompt for one image: ``text`` with one image token a feature (it ends with
+    `ImageTokens.after`); and how these tokens lie on the grid."""
 
     text: str
     placement: Placement
@@ -96,6 +96,8 @@ class ImageTokens(ABC):
     columns: int
     template: str | None = None
     """The chat template of folders that have none."""
+    after: str = ""
+    """What an image's text in the prompt has behind its last token."""
     prefix_sees_question: bool = False
     """Whether image tokens attend to the question (PaliGemma): then only features can be kept."""
 

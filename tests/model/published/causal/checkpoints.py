@@ -3,11 +3,13 @@ model and processor say of them."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,10 +17,10 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers.processing_utils import ProcessorMixin
 
 from model.interface import Generation, Item, MapRequest, Output, TextOutput
 from model.published.loading import load
-from tests.model.published.checkpoints import image_processor
 
 SENTENCE = "what is the color of cat dog how many are there where a in on red blue two man with it yes no"
 WORDS = SENTENCE.split(" ")
@@ -46,15 +48,14 @@ def llama_tokenizer(special: list[str], **names: str) -> Any:
     parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     made.decoder = decoders.Sequence(parts)
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", ids["<s>"])])
+    made.add_special_tokens(["<unk>", "<s>", "</s>", *special])
     tokens = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, **tokens, additional_special_tokens=special, extra_special_tokens=names
-    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **tokens, extra_special_tokens=names)
 
 
 def byte_tokenizer(special: list[str], *, eos: str, bos: str | None = None, **names: str) -> Any:
     """A byte-level BPE with whole words, as Qwen's and most newer tokenizers are."""
-    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     merges: list[tuple[str, str]] = []
     for word in [*WORDS, *(f"\u0120{word}" for word in WORDS)]:
         parts = list(word)
@@ -68,30 +69,36 @@ def byte_tokenizer(special: list[str], *, eos: str, bos: str | None = None, **na
     made = Tokenizer(models.BPE(ids, merges))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(special)
     tokens = {"eos_token": eos} | ({"bos_token": bos} if bos else {})
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, **tokens, pad_token=eos, additional_special_tokens=special, extra_special_tokens=names
+        tokenizer_object=made, **tokens, pad_token=eos, extra_special_tokens=names
     )
 
 
 def peaked(net: Any, *, seed: int = 0, sharpness: float = 3.0) -> Any:
     """Random weights with which the text model's attention is peaked and nothing is zero."""
     generator = torch.Generator().manual_seed(seed)
+    tied = net.get_output_embeddings().weight is net.get_input_embeddings().weight
+    from_zero = "Gemma3" in type(net).__name__  # its text norms multiply by 1 + weight
     with torch.no_grad():
         for name, parameter in net.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            text = "vis" not in name
             if "norm" in name.lower() and name.endswith("weight") and parameter.ndim == 1:
-                zero_based = "Gemma3" in type(net).__name__ and "vision" not in name  # they multiply by 1 + weight
-                centre = 0.0 if zero_based else 1.0
-                parameter.copy_(centre + 0.1 * torch.randn(parameter.shape, generator=generator))
+                centre = sharpness if text and ("q_norm" in name or "k_norm" in name) else 1.0
+                parameter.copy_(centre - from_zero * text + 0.1 * noise)
             elif parameter.ndim >= 2:
                 scale = 1.0 / parameter[0].numel() ** 0.5
-                sharp = any(part in name for part in ("q_proj.weight", "k_proj.weight")) and "vis" not in name
-                if "embed_tokens" in name:
-                    scale = 1.0
-                factor = sharpness if sharp else (0.5 if "lm_head" in name else 1.0)
-                parameter.copy_(factor * scale * torch.randn(parameter.shape, generator=generator))
+                if text and name.endswith(("q_proj.weight", "k_proj.weight")):
+                    scale *= sharpness
+                elif "lm_head" in name:
+                    scale *= 0.5
+                elif "embed_tokens" in name:
+                    scale = 0.07 if tied else 1.0
+                parameter.copy_(scale * noise)
             else:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.2 * noise)
     net.tie_weights()
     return net.eval()
 
@@ -119,6 +126,20 @@ class Theirs:
     logits: torch.Tensor
     attention: NDArray[np.float32]
     entropy: float
+
+
+def image_processor(family: str, **options: Any) -> Any:
+    """transformers' own image processor, on Pillow."""
+    folder = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in family).lstrip("_")
+    folder = {"c_l_i_p": "clip", "qwen2_v_l": "qwen2_vl"}.get(folder, folder)
+    module = importlib.import_module(f"transformers.models.{folder}.image_processing_pil_{folder}")
+    return getattr(module, f"{family}ImageProcessorPil")(**options)
+
+
+def without_videos(kind: Any, images: Any, tokenizer: Any, **options: Any) -> Any:
+    """transformers' own processor, without its part for videos, which needs torchvision."""
+    with patch.object(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None):
+        return kind(images, tokenizer, None, **options)
 
 
 Place = Callable[[NDArray[np.float32], Image.Image], NDArray[np.float32]]
@@ -150,9 +171,11 @@ class CausalPair:
     def prompt(self, image: Image.Image, question: str) -> Any:
         """The processor's own inputs."""
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        text = f"<image>{question}"
+        if self.processor.chat_template is not None:
+            text = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
         bos = self.processor.tokenizer.bos_token
         special = not (bos and text.startswith(bos))
         return self.processor(images=image, text=text, return_tensors="pt", add_special_tokens=special)
@@ -175,9 +198,12 @@ class CausalPair:
         rows = np.zeros((length, length), np.float32)
         heads = []
         for step, layers in enumerate(found.attentions):
-            probabilities = torch.stack([layer[0] for layer in layers]).float()  # [layers, heads, queries, keys]
-            mean = probabilities.mean((0, 1)).numpy()
             start = 0 if step == 0 else len(ids) + step - 1
+            end = start + layers[0].shape[2]
+            # A layer that looks back no further than a window has forgotten the keys before it.
+            whole = [torch.nn.functional.pad(layer[0], (end - layer.shape[-1], 0)) for layer in layers]
+            probabilities = torch.stack(whole).float()  # [layers, heads, queries, keys]
+            mean = probabilities.mean((0, 1)).numpy()
             rows[start : start + len(mean), : mean.shape[1]] = mean
             heads.append(probabilities[:, :, -1])
         entropy = max(float(-(p * p.clamp_min(1e-30).log()).sum(-1).mean()) / math.log(p.shape[-1]) for p in heads)
@@ -189,7 +215,10 @@ def save(folder: Path, net: Any, processor: Any) -> None:
     net.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     net.generation_config.pad_token_id = processor.tokenizer.pad_token_id or processor.tokenizer.eos_token_id
     net.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    if processor.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(processor.chat_template)
 
 
 def pair_of(folder: Path, net: Any, processor: Any, place: Place) -> CausalPair:
@@ -235,3 +264,278 @@ def llava(folder: Path) -> CausalPair:
         chat_template=CHAT,
     )
     return pair_of(folder, net, processor, lambda row, image: row.reshape(6, 6))
+
+
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+    "vision_use_head": False,
+}
+QWEN_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def spread(grid: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """A coarse grid's shares over the cells of a finer one of a multiple of its size, each shared out evenly."""
+    down, across = rows // grid.shape[0], columns // grid.shape[1]
+    return np.kron(grid, np.ones((down, across), np.float32)) / (down * across)
+
+
+def tiles_to_grid(row: NDArray[np.float32], rows: int, columns: int, side: int) -> NDArray[np.float32]:
+    """Tiles one after the other, put in their places."""
+    tiles = row.reshape(rows, columns, side, side)
+    return np.block([[tiles[r, c] for c in range(columns)] for r in range(rows)])
+
+
+def idefics3(folder: Path, *, small: bool = False) -> CausalPair:
+    """Idefics 3, or SmolVLM, which differs in names alone: tiles of 32 pixels, each 2 x 2 tokens."""
+    special = ["<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>"]
+    special += [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
+    tokenizer = byte_tokenizer(special, eos="<end_of_utterance>", bos="<|im_start|>", image_token="<image>")
+    names = {"image_token_id": tokenizer.convert_tokens_to_ids("<image>"), "scale_factor": 2}
+    vision = {k: v for k, v in SIGLIP.items() if k not in ("model_type", "vision_use_head")}
+    text = text_sizes(model_type="llama", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    kind = "SmolVLM" if small else "Idefics3"
+    config = getattr(transformers, f"{kind}Config")(vision_config=vision, text_config=text, **names)
+    net = peaked(getattr(transformers, f"{kind}ForConditionalGeneration")(config))
+    images = image_processor("Idefics3", size={"longest_edge": 96}, max_image_size={"longest_edge": 32})
+    chat = (
+        "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+        "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+        "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    )
+    processor = transformers.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=chat)
+
+    def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
+        rows, columns = (3, 2) if image.height > image.width else ((2, 3) if image.width > image.height else (3, 3))
+        tiles = tiles_to_grid(row[: rows * columns * 4], rows, columns, 2)
+        return tiles + spread(row[rows * columns * 4 :].reshape(2, 2), rows * 2, columns * 2)
+
+    return pair_of(folder, net, processor, place)
+
+
+def smolvlm(folder: Path) -> CausalPair:
+    """SmolVLM."""
+    return idefics3(folder, small=True)
+
+
+def qwen_tokenizer() -> Any:
+    """Qwen's special tokens."""
+    special = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    return byte_tokenizer(special, eos="<|im_end|>", image_token="<|image_pad|>", video_token="<|video_pad|>")
+
+
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
+    """The ids that Qwen's configurations name."""
+    names = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    for name in ("start", "end"):
+        ids[f"vision_{name}_token_id"] = tokenizer.convert_tokens_to_ids(f"<|vision_{name}|>")
+    return ids
+
+
+def qwen2_5_vl(folder: Path) -> CausalPair:
+    """Qwen2.5-VL: patches of 4 pixels, 2 x 2 of them a token; windows of 4 x 4 patches."""
+    tokenizer = qwen_tokenizer()
+    vision = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "depth": 2,
+        "num_heads": 3,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+        "out_hidden_size": 48,
+    }
+    text = text_sizes(vocab_size=len(tokenizer), rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]})
+    text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = transformers.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **qwen_ids(tokenizer))
+    net = peaked(transformers.Qwen2_5_VLForConditionalGeneration(config))
+    images = image_processor("Qwen2VL", patch_size=4, merge_size=2, size={"shortest_edge": 256, "longest_edge": 2400})
+    chat = QWEN_CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    processor = without_videos(transformers.Qwen2_5_VLProcessor, images, tokenizer, chat_template=chat)
+    return pair_of(folder, net, processor, qwen_place(images, 8))
+
+
+def qwen_place(images: Any, unit: int) -> Place:
+    """Tokens row by row, on the grid that the library's own image processor makes."""
+
+    def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
+        _, rows, columns = images(images=image, return_tensors="np")["image_grid_thw"][0].tolist()
+        return row.reshape(rows // 2, columns // 2)
+
+    return place
+
+
+def qwen3_vl(folder: Path) -> CausalPair:
+    """Qwen3-VL: features of two depths are added to the first text layers."""
+    tokenizer = qwen_tokenizer()
+    vision = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "depth": 3,
+        "num_heads": 3,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "out_hidden_size": 48,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True}
+    text = text_sizes(vocab_size=len(tokenizer), head_dim=8, rope_parameters=rope)
+    text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = transformers.Qwen3VLConfig(vision_config=vision, text_config=text, **qwen_ids(tokenizer))
+    net = peaked(transformers.Qwen3VLForConditionalGeneration(config))
+    images = image_processor("Qwen2VL", patch_size=4, merge_size=2, size={"shortest_edge": 256, "longest_edge": 2400})
+    chat = QWEN_CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    processor = without_videos(transformers.Qwen3VLProcessor, images, tokenizer, chat_template=chat)
+    return pair_of(folder, net, processor, qwen_place(images, 8))
+
+
+def llava_onevision(folder: Path) -> CausalPair:
+    """LLaVA-OneVision: tiles of 32 pixels, 4 x 4 tokens each, on at most 2 x 2 tiles' tokens."""
+    special = ["<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+    tokenizer = byte_tokenizer(special, eos="<|im_end|>", image_token="<image>", video_token="<video>")
+    text = text_sizes(model_type="qwen2", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    pinpoints = [[a * 32, b * 32] for a in (1, 2, 3) for b in (1, 2, 3)]
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=SIGLIP,
+        text_config=text,
+        image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio="anyres_max_4",
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+    )
+    net = peaked(transformers.LlavaOnevisionForConditionalGeneration(config))
+    images = image_processor("LlavaOnevision", size={"height": 32, "width": 32}, image_grid_pinpoints=pinpoints)
+    processor = without_videos(
+        transformers.LlavaOnevisionProcessor,
+        images,
+        tokenizer,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_4",
+        chat_template=QWEN_CHAT.replace("IMAGE", "<image>\n"),
+    )
+
+    def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
+        rows, columns = {(90, 60): (8, 12), (48, 80): (12, 7), (64, 64): (8, 8)}[image.size]
+        grid = row[16:].reshape(rows, columns + 1)[:, :columns].copy()
+        for index, share in enumerate(row[:16]):  # the thumbnail's, by area
+            top, left = divmod(index, 4)
+            fine = np.zeros((4 * rows, 4 * columns), np.float32)
+            fine[top * rows : (top + 1) * rows, left * columns : (left + 1) * columns] = share / (rows * columns)
+            grid += fine.reshape(rows, 4, columns, 4).sum((1, 3))
+        return grid
+
+    return pair_of(folder, net, processor, place)
+
+
+def internvl(folder: Path) -> CausalPair:
+    """InternVL: at most 6 tiles of 32 pixels, 2 x 2 tokens each."""
+    special = ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tokenizer = byte_tokenizer(special, eos="<|im_end|>", video_token="<video>", **names)
+    vision = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "image_size": [32, 32],
+        "patch_size": [8, 8],
+    }
+    text = text_sizes(model_type="qwen2", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    config = transformers.InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        downsample_ratio=0.5,
+    )
+    net = peaked(transformers.InternVLForConditionalGeneration(config))
+    options = {"crop_to_patches": True, "min_patches": 1, "max_patches": 6}
+    images = image_processor("GotOcr2", size={"height": 32, "width": 32}, **options)
+    chat = QWEN_CHAT.replace("IMAGE", "<IMG_CONTEXT>\n")
+    processor = without_videos(
+        transformers.InternVLProcessor, images, tokenizer, image_seq_length=4, chat_template=chat
+    )
+
+    def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
+        rows, columns = {(90, 60): (2, 3), (48, 80): (3, 2), (64, 64): (2, 2)}[image.size]
+        tiles = tiles_to_grid(row[: rows * columns * 4], rows, columns, 2)
+        return tiles + spread(row[rows * columns * 4 :].reshape(2, 2), rows * 2, columns * 2)
+
+    return pair_of(folder, net, processor, place)
+
+
+def gemma3(folder: Path) -> CausalPair:
+    """Gemma 3: 4 x 4 tokens of 8 x 8 patches; two of three layers look back 16 tokens."""
+    special = ["<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer = byte_tokenizer(special, eos="<end_of_turn>", bos="<bos>", **names)
+    text = text_sizes(
+        vocab_size=len(tokenizer),
+        head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=8,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    config = transformers.Gemma3Config(
+        vision_config=SIGLIP | {"image_size": 64},
+        text_config=text,
+        mm_tokens_per_image=16,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_id=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_id=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    net = peaked(transformers.Gemma3ForConditionalGeneration(config))
+    half = [0.5, 0.5, 0.5]
+    images = image_processor(
+        "Gemma3", size={"height": 64, "width": 64}, image_mean=half, image_std=half, do_pan_and_scan=False
+    )
+    chat = (
+        "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
+        "{% for part in message['content'] %}{% if part['type'] == 'image' %}<start_of_image>"
+        "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    )
+    processor = transformers.Gemma3Processor(images, tokenizer, chat_template=chat, image_seq_length=16)
+    return pair_of(folder, net, processor, lambda row, image: row.reshape(4, 4))
+
+
+def paligemma(folder: Path) -> CausalPair:
+    """PaliGemma: image and question see each other; there is no chat template."""
+    special = ["<bos>", "<eos>", "<image>"]
+    tokenizer = byte_tokenizer(special, eos="<eos>", bos="<bos>", image_token="<image>")
+    text = text_sizes(model_type="gemma", vocab_size=len(tokenizer), head_dim=8, eos_token_id=tokenizer.eos_token_id)
+    text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    net = peaked(
+        transformers.PaliGemmaForConditionalGeneration(
+            transformers.PaliGemmaConfig(
+                vision_config=SIGLIP | {"projection_dim": 48, "num_image_tokens": 16},
+                text_config=text,
+                projection_dim=48,
+                image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            )
+        )
+    )
+    half = [0.5, 0.5, 0.5]
+    images = image_processor("Siglip", size={"height": 32, "width": 32}, image_mean=half, image_std=half)
+    images.image_seq_length = 16
+    processor = transformers.PaliGemmaProcessor(images, tokenizer)
+    return pair_of(folder, net, processor, lambda row, image: row.reshape(4, 4))

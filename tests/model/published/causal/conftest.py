@@ -9,7 +9,17 @@ import pytest
 from tests.model.published.causal import checkpoints
 from tests.model.published.causal.checkpoints import CausalPair
 
-FAMILIES = ("llava",)
+FAMILIES = (
+    "llava",
+    "llava_onevision",
+    "idefics3",
+    "smolvlm",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl",
+    "gemma3",
+    "paligemma",
+)
 
 
 @pytest.fixture(scope="session")
