@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def peaked(net: Any, *, seed: int = 0, sharpness: float = 3.0) -> Any:
             noise = torch.randn(parameter.shape, generator=generator)
             text = "vis" not in name
             if "norm" in name.lower() and name.endswith("weight") and parameter.ndim == 1:
-                centre = sharpness if text and ("q_norm" in name or "k_norm" in name) else 1.0
+                centre = sharpness**0.6 if text and ("q_norm" in name or "k_norm" in name) else 1.0
                 parameter.copy_(centre - from_zero * text + 0.1 * noise)
             elif parameter.ndim >= 2:
                 scale = 1.0 / parameter[0].numel() ** 0.5
@@ -178,7 +179,9 @@ class CausalPair:
             )
         bos = self.processor.tokenizer.bos_token
         special = not (bos and text.startswith(bos))
-        return self.processor(images=image, text=text, return_tensors="pt", add_special_tokens=special)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # PaliGemma's makes an array of a tensor
+            return self.processor(images=image, text=text, return_tensors="pt", add_special_tokens=special)
 
     @torch.no_grad()
     def reference(self, image: Image.Image, question: str, tokens: int = 6) -> Theirs:
@@ -431,7 +434,7 @@ def llava_onevision(folder: Path) -> CausalPair:
     )
 
     def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
-        rows, columns = {(90, 60): (8, 12), (48, 80): (12, 7), (64, 64): (8, 8)}[image.size]
+        rows, columns = {(90, 60): (6, 9), (48, 80): (9, 6), (64, 64): (8, 8)}[image.size]
         grid = row[16:].reshape(rows, columns + 1)[:, :columns].copy()
         for index, share in enumerate(row[:16]):  # the thumbnail's, by area
             top, left = divmod(index, 4)
@@ -524,16 +527,13 @@ def paligemma(folder: Path) -> CausalPair:
     tokenizer = byte_tokenizer(special, eos="<eos>", bos="<bos>", image_token="<image>")
     text = text_sizes(model_type="gemma", vocab_size=len(tokenizer), head_dim=8, eos_token_id=tokenizer.eos_token_id)
     text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.eos_token_id}
-    net = peaked(
-        transformers.PaliGemmaForConditionalGeneration(
-            transformers.PaliGemmaConfig(
-                vision_config=SIGLIP | {"projection_dim": 48, "num_image_tokens": 16},
-                text_config=text,
-                projection_dim=48,
-                image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            )
-        )
+    config = transformers.PaliGemmaConfig(
+        vision_config=SIGLIP | {"projection_dim": 48, "num_image_tokens": 16},
+        text_config=text,
+        projection_dim=48,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
+    net = peaked(transformers.PaliGemmaForConditionalGeneration(config), sharpness=1.5)
     half = [0.5, 0.5, 0.5]
     images = image_processor("Siglip", size={"height": 32, "width": 32}, image_mean=half, image_std=half)
     images.image_seq_length = 16
