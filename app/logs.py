@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import Any
 
 
@@ -56,9 +57,10 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, style: str) -> None:
-    """Send all logs to stderr in one style."""
+    """Send all logs to stderr in one style: ``text``, ``json``, or ``auto``, which is text on a terminal."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
+    as_text = sys.stderr.isatty() if style == "auto" else style == "text"
+    handler.setFormatter(TextFormatter() if as_text else JSONFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -136,7 +136,9 @@ class Settings(BaseSettings):
     )
     docs: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
-    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or plain text.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`text` or `json`, one object a line; `auto`: text on a terminal, JSON elsewhere."
+    )
 
     @field_validator("cors_origins", "api_keys", "url_allow_addresses", mode="before")
     @classmethod

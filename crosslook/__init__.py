@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crosslook import errors as errors
     from crosslook import types as types
-    from crosslook.client import AsyncClient, Client
+    from crosslook.async_client import AsyncClient
+    from crosslook.client import Client
     from crosslook.errors import APIError, CrosslookError
     from crosslook.images import ImageLike
     from crosslook.maps import AttentionMap, Peak
@@ -42,7 +43,7 @@ __all__ = [
 _HOMES = {
     "APIError": "errors",
     "Answer": "results",
-    "AsyncClient": "client",
+    "AsyncClient": "async_client",
     "AttentionMap": "maps",
     "Caption": "results",
     "Client": "client",

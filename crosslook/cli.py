@@ -6,13 +6,26 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import crosslook
-from crosslook.client import Client
+from crosslook.batch import (
+    Progress,
+    Rows,
+    already_done,
+    ask_all,
+    find_images,
+    is_image,
+    read_questions,
+)
+from crosslook.client import Client, server_url
 from crosslook.core import AnswerOptions
-from crosslook.errors import APIError, CrosslookError
+from crosslook.errors import APIError, AuthenticationFailed, ConnectionFailed, CrosslookError
 from crosslook.results import Answer
+
+_ITS_OWN = (CrosslookError, OSError, ValueError)  # what one image of several may be at fault for
+_ENDS = (ConnectionFailed, AuthenticationFailed)  # and what would befall all others as well
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,16 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        return _ask(parsed)
+        return _ask(parsed, parser)
+    except ConnectionFailed as error:
+        _complain(f"{error}. No server answers at {server_url(parsed.url)}: start one in a clone of crosslook with "
+                  "`bash scripts/serve` (or `docker compose up`), or name another with --url.")  # fmt: skip
     except APIError as error:
-        found = f", request {error.request_id}" if error.request_id else ""
-        _complain(f"{error} ({error.code}{found})")
+        _complain(_said(error))
     except CrosslookError as error:
         _complain(str(error))
     except ImportError as error:
         _complain(f"--map needs Pillow (pip install pillow): {error}")
     except (OSError, ValueError) as error:
         _complain(str(error))
+    except KeyboardInterrupt:
+        return 130
     return 1
 
 
@@ -42,13 +59,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     ask = commands.add_parser(
         "ask",
-        help="ask about one image",
+        help="ask about one or more images",
         description="Print each answer, its runners-up and, for every word, where the model looked most.",
+        usage="crosslook ask IMAGE... QUESTION... [options]",
     )
-    ask.add_argument("image", metavar="IMAGE", help="a file, a URL or - for standard input")
-    ask.add_argument("questions", metavar="QUESTION", nargs="+")
     ask.add_argument(
-        "--map", metavar="FILE", type=Path, help="draw the maps into this file (with several questions: -1, -2, ..)"
+        "texts",
+        metavar="IMAGE... QUESTION...",
+        nargs="*",
+        help="files, URLs or - for standard input; the first argument that is none of these is the first question",
+    )
+    ask.add_argument("--images", metavar="DIR", action="append", help="a folder, or a pattern in quotes (repeat it)")
+    ask.add_argument("--questions", metavar="FILE", type=Path, help="questions from a file, one a line")
+    ask.add_argument("--json", action="store_true", help="a line of JSON an answer, without maps")
+    ask.add_argument("--csv", action="store_true", help="a line of CSV an answer, without maps")
+    ask.add_argument("--out", metavar="FILE", type=Path, help="write JSON or CSV into this file (by its ending)")
+    ask.add_argument("--resume", action="store_true", help="go on where --out was left: ask what has no answer there")
+    ask.add_argument("--jobs", metavar="N", type=int, default=4, help="images asked about at once (4)")
+    ask.add_argument(
+        "--map", metavar="FILE", type=Path, help="draw the maps into this file (of several answers: -1, -2, ..)"
     )
     ask.add_argument("--candidate", metavar="ANSWER", action="append", help="answer with one of these (repeat it)")
     ask.add_argument("--top-k", metavar="N", type=int, default=5, help="how many answers to print (5)")
@@ -65,8 +94,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ask(parsed: argparse.Namespace) -> int:
-    image: str | bytes = sys.stdin.buffer.read() if parsed.image == "-" else parsed.image
+def _images_and_questions(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """What is asked about what. The first argument is an image whatever it looks like, unless --images names them."""
+    texts: list[str] = parsed.texts
+    first = 0 if parsed.images else min(1, len(texts))
+    while first < len(texts) and is_image(texts[first]):
+        first += 1
+    images = texts[:first] + find_images(parsed.images or [])
+    questions = texts[first:] + (read_questions(parsed.questions) if parsed.questions else [])
+    if not images or not questions:
+        parser.error("at least one image and one question are needed: crosslook ask cat.jpg 'What is this?'")
+    if images.count("-") > 1:
+        parser.error("standard input is one image")
+    return images, questions
+
+
+def _kind_of_rows(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
+    """``json`` or ``csv`` where rows are to be written, None where answers are printed to be read."""
+    if parsed.json and parsed.csv:
+        parser.error("--json or --csv, not both")
+    if parsed.resume and not parsed.out:
+        parser.error("--resume goes on with a file: name it with --out")
+    if parsed.out and parsed.out.exists() and not parsed.resume:
+        parser.error(f"{parsed.out} is there already: --resume goes on with it")
+    if parsed.csv or (parsed.out and not parsed.json and parsed.out.suffix.lower() == ".csv"):
+        kind: str | None = "csv"
+    else:
+        kind = "json" if parsed.json or parsed.out else None
+    if kind and parsed.map:
+        parser.error("--map goes with neither --json, --csv nor --out")
+    return kind
+
+
+def _options(parsed: argparse.Namespace, kind: str | None) -> AnswerOptions:
     options = AnswerOptions(top_k=parsed.top_k)
     if parsed.candidate:
         options["candidates"] = parsed.candidate
@@ -76,15 +136,74 @@ def _ask(parsed: argparse.Namespace) -> int:
         options["map_kind"] = parsed.map_kind
     if parsed.layer:
         options["layers"] = parsed.layer
-    with Client(parsed.url, api_key=parsed.api_key, timeout=parsed.timeout) as client:
-        answers = client.answer(image, parsed.questions, **options)
-    for index, answer in enumerate(answers):
-        _print(answer)
-        if parsed.map:
-            path = parsed.map if len(answers) == 1 else parsed.map.with_stem(f"{parsed.map.stem}-{index + 1}")
-            _draw(image, answer, path)
-            print(f"  maps: {path}")
-    return 0
+    if kind:
+        options["maps"] = "none"
+    return options
+
+
+def _ask(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    images, questions = _images_and_questions(parsed, parser)
+    if parsed.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    kind = _kind_of_rows(parsed, parser)
+    options = _options(parsed, kind)
+    given = {"-": sys.stdin.buffer.read()} if "-" in images else {}
+    done = already_done(parsed.out, kind or "json") if parsed.resume else set()
+    missed = 0
+    with ExitStack() as opened:
+        client = opened.enter_context(Client(parsed.url, api_key=parsed.api_key, timeout=parsed.timeout))
+        progress = opened.enter_context(Progress(len(images) if kind else 0))
+        sink: Rows | _Text = _Text(parsed.map, given, several=len(images) > 1, alone=len(images) * len(questions) == 1)
+        if kind:
+            stream = (
+                opened.enter_context(parsed.out.open("a", encoding="utf-8", newline="")) if parsed.out else sys.stdout
+            )
+            sink = Rows(stream, kind, header=not (parsed.out and parsed.out.stat().st_size))
+
+        def ask(image: str, texts: list[str]) -> list[Answer]:
+            return client.answer(given.get(image, image), texts, **options)
+
+        for image, asked, found in ask_all(ask, images, questions, done, parsed.jobs):
+            progress.step()
+            if isinstance(found, list):
+                sink.answered(image, found)
+                continue
+            if len(images) == 1 or isinstance(found, _ENDS) or not isinstance(found, _ITS_OWN):
+                raise found
+            missed += 1
+            _complain(f"{image}: {_said(found)}")
+            sink.failed(image, asked, found)
+    return 1 if missed else 0
+
+
+class _Text:
+    """Prints answers to be read, and draws their maps where a file is named."""
+
+    def __init__(self, file: Path | None, given: dict[str, bytes], *, several: bool, alone: bool) -> None:
+        self._file, self._given, self._several, self._alone = file, given, several, alone
+        self._count = 0
+
+    def answered(self, image: str, answers: Sequence[Answer]) -> None:
+        if self._several:
+            print(image)
+        for answer in answers:
+            self._count += 1
+            _print(answer)
+            if self._file:
+                path = self._file if self._alone else self._file.with_stem(f"{self._file.stem}-{self._count}")
+                _draw(self._given.get(image, image), answer, path)
+                print(f"  maps: {path}")
+
+    def failed(self, image: str, questions: Sequence[str], error: Exception) -> None:
+        """Standard error has said it."""
+
+
+def _said(error: Exception) -> str:
+    """An error with its code and where to find it in the server's log."""
+    if not isinstance(error, APIError):
+        return str(error)
+    found = f", request {error.request_id}" if error.request_id else ""
+    return f"{error} ({error.code}{found})"
 
 
 def _print(answer: Answer) -> None:
@@ -96,6 +215,10 @@ def _print(answer: Answer) -> None:
     }[answer.score_over]
     print(answer.question)
     print(f"  {answer.answer}  {answer.score:.1%}{over}")
+    if answer.reliability:
+        right, count = answer.reliability.right, answer.reliability.count
+        doubt = "not sure: " if right < 0.5 else ""
+        print(f"  {doubt}when it was tested, {right:.0%} of such answers were right ({count} questions)")
     others = [f"{other.answer} {other.score:.1%}" for other in answer.ranking if other.answer != answer.answer]
     unknown = [ranked.answer for ranked in answer.ranking if ranked.in_vocabulary is False]
     if answer.rest is not None and answer.score_over == "vocabulary":

@@ -1,22 +1,21 @@
-"""`Client` and `AsyncClient`: the same operations, blocking and for asyncio."""
+"""`Client`: the operations of `crosslook.core`, blocking; `crosslook.async_client` has them for asyncio."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack, overload
 
-from crosslook.core import AnswerOptions, Core, MapOptions, Operation, Read, Send
+from crosslook.core import AnswerOptions, Core, Operation, Read, Send, chosen
 from crosslook.errors import CrosslookError
 from crosslook.images import ImageLike, read_image
 from crosslook.results import Answer, Caption, Health, Match
 from crosslook.retry import RetryPolicy
-from crosslook.transport import AsyncHTTPClient, AsyncTransport, HTTPClient, Transport
-from crosslook.types import ImageRef, ModelCard
+from crosslook.transport import HTTPClient, Transport
+from crosslook.types import ImageRef, MapChoice, MapKind, ModelCard
 
 T = TypeVar("T")
 Texts = list[str] | tuple[str, ...]
@@ -28,10 +27,11 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 LONGEST_TIMEOUT = 1_000_000
 """Seconds: beyond, clocks of some systems overflow."""
 
-_ITEM_ERRORS = (CrosslookError, OSError, TypeError, ValueError)  # what one item of `ask_many` may be at fault for
+ITEM_ERRORS = (CrosslookError, OSError, TypeError, ValueError)  # what one item of `ask_many` may be at fault for
 
 
-def _core(api_key: str | None, retries: int | RetryPolicy, timeout: float) -> Core:
+def make_core(api_key: str | None, retries: int | RetryPolicy, timeout: float) -> Core:
+    """What both clients are made with. Raises ValueError for a timeout that is none."""
     if not timeout > 0:  # so said that it holds for NaN too
         raise ValueError("timeout must be more than 0 seconds")
     if timeout > LONGEST_TIMEOUT:
@@ -40,7 +40,8 @@ def _core(api_key: str | None, retries: int | RetryPolicy, timeout: float) -> Co
     return Core(api_key=api_key or os.environ.get("CROSSLOOK_API_KEY"), retry=policy, timeout=timeout)
 
 
-def _url(url: str | None) -> str:
+def server_url(url: str | None) -> str:
+    """The server's address: as given, or the environment's, or the default."""
     return url or os.environ.get("CROSSLOOK_URL") or DEFAULT_URL
 
 
@@ -70,20 +71,51 @@ class Client:
         retries: int | RetryPolicy = 2,
         http_client: HTTPClient | None = None,
     ) -> None:
-        self._core = _core(api_key, retries, timeout)
-        self._transport = Transport(_url(url), timeout, http_client)
+        self._core = make_core(api_key, retries, timeout)
+        self._transport = Transport(server_url(url), timeout, http_client)
 
     @overload
     def answer(self, image: ImageLike, question: str, **options: Unpack[AnswerOptions]) -> Answer: ...
     @overload
     def answer(self, image: ImageLike, question: Texts, **options: Unpack[AnswerOptions]) -> list[Answer]: ...
     def answer(
-        self, image: ImageLike, question: str | Texts, **options: Unpack[AnswerOptions]
+        self,
+        image: ImageLike,
+        question: str | Texts,
+        *,
+        top_k: int | None = None,
+        candidates: Sequence[str] | None = None,
+        language: str | None = None,
+        maps: MapChoice | None = None,
+        map_kind: MapKind | None = None,
+        layers: Sequence[int] | None = None,
+        model: str | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] | None = None,
     ) -> Answer | list[Answer]:
         """Ask one question about an image, or several in one request (then a list, in their order).
 
         An image asked about before is not sent again: its id is, and its bytes only when the server has dropped it.
+
+        Args:
+            top_k: how many answers the ranking holds (5).
+            candidates: answer with one of these; the scores are over them alone.
+            language: in which to answer (``en``, ``zh``); without it the question's own.
+            maps: ``float`` (the default), ``u8`` (a quarter of the bytes, 8 bits a cell) or ``none`` (faster).
+            map_kind: ``raw``, ``gradient``, ``rollout`` or ``similarity``; without it the model's own.
+            layers: average the maps of these layers; without it the model's own.
+            model: refused with ModelNotFound when the server serves another.
+            max_new_tokens, temperature, top_p, seed, stop: for models that write. The answer ends after so many tokens;
+                0 takes the likeliest token, more draws; from the likeliest of this probability; the same seed draws
+                the same; the answer ends before any of these texts.
         """
+        options = chosen(
+            top_k=top_k, candidates=candidates, language=language, maps=maps, map_kind=map_kind, layers=layers,
+            model=model, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+        )  # fmt: skip
         answers = self._run(self._core.answer(image, question, options))
         return answers[0] if isinstance(question, str) else answers
 
@@ -134,7 +166,7 @@ class Client:
         def one(item: Question) -> list[Answer] | Exception:
             try:
                 return self._run(self._core.answer(*item, options))
-            except _ITEM_ERRORS as error:
+            except ITEM_ERRORS as error:
                 if errors == "raise":
                     raise
                 return error
@@ -151,12 +183,38 @@ class Client:
                 raise
         return [future.result() for future in futures]
 
-    def caption(self, image: ImageLike, prompt: str = "", **options: Unpack[MapOptions]) -> Caption:
-        """Describe an image, from a given beginning if there is one. Raises TaskNotSupported on models that cannot."""
+    def caption(
+        self,
+        image: ImageLike,
+        prompt: str = "",
+        *,
+        maps: MapChoice | None = None,
+        map_kind: MapKind | None = None,
+        layers: Sequence[int] | None = None,
+        model: str | None = None,
+    ) -> Caption:
+        """Describe an image, from a given beginning if there is one. Options: see `answer`.
+
+        Raises TaskNotSupported on models that cannot.
+        """
+        options = chosen(maps=maps, map_kind=map_kind, layers=layers, model=model)
         return self._run(self._core.caption(image, prompt, options))
 
-    def match(self, image: ImageLike, texts: Texts, **options: Unpack[MapOptions]) -> list[Match]:
-        """How well each text fits an image, against the others. Raises TaskNotSupported on models that cannot."""
+    def match(
+        self,
+        image: ImageLike,
+        texts: Texts,
+        *,
+        maps: MapChoice | None = None,
+        map_kind: MapKind | None = None,
+        layers: Sequence[int] | None = None,
+        model: str | None = None,
+    ) -> list[Match]:
+        """How well each text fits an image, against the others. Options: see `answer`.
+
+        Raises TaskNotSupported on models that cannot.
+        """
+        options = chosen(maps=maps, map_kind=map_kind, layers=layers, model=model)
         return self._run(self._core.match(image, texts, options))
 
     def upload(self, image: ImageLike) -> ImageRef:
@@ -199,147 +257,5 @@ class Client:
                     result = read_image(step.image)
                 else:
                     time.sleep(step.seconds)
-            except Exception as error:
-                failure = error
-
-
-class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited; ``async with`` closes it.
-
-    It may be used in several event loops (several ``asyncio.run``), each of which gets connections of its own. An
-    ``http_client`` of your own belongs to one loop.
-    """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        api_key: str | None = None,
-        timeout: float = 60.0,
-        retries: int | RetryPolicy = 2,
-        http_client: AsyncHTTPClient | None = None,
-    ) -> None:
-        self._core = _core(api_key, retries, timeout)
-        self._transport = AsyncTransport(_url(url), timeout, http_client)
-
-    @overload
-    async def answer(self, image: ImageLike, question: str, **options: Unpack[AnswerOptions]) -> Answer: ...
-    @overload
-    async def answer(self, image: ImageLike, question: Texts, **options: Unpack[AnswerOptions]) -> list[Answer]: ...
-    async def answer(
-        self, image: ImageLike, question: str | Texts, **options: Unpack[AnswerOptions]
-    ) -> Answer | list[Answer]:
-        """See `Client.answer`."""
-        answers = await self._run(self._core.answer(image, question, options))
-        return answers[0] if isinstance(question, str) else answers
-
-    @overload
-    async def ask_many(
-        self,
-        items: Iterable[Question],
-        *,
-        concurrency: int = ...,
-        progress: Progress | None = ...,
-        errors: Literal["raise"] = ...,
-        **options: Unpack[AnswerOptions],
-    ) -> list[list[Answer]]: ...
-    @overload
-    async def ask_many(
-        self,
-        items: Iterable[Question],
-        *,
-        concurrency: int = ...,
-        progress: Progress | None = ...,
-        errors: Literal["return"],
-        **options: Unpack[AnswerOptions],
-    ) -> list[list[Answer] | Exception]: ...
-    async def ask_many(
-        self,
-        items: Iterable[Question],
-        *,
-        concurrency: int = 4,
-        progress: Progress | None = None,
-        errors: Literal["raise", "return"] = "raise",
-        **options: Unpack[AnswerOptions],
-    ) -> list[list[Answer]] | list[list[Answer] | Exception]:
-        """See `Client.ask_many`. Raises ValueError where ``concurrency`` is less than 1."""
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        todo = list(items)
-        places = asyncio.Semaphore(concurrency)
-        done = 0
-
-        async def one(item: Question) -> list[Answer] | Exception:
-            nonlocal done
-            result: list[Answer] | Exception
-            async with places:
-                try:
-                    result = await self._run(self._core.answer(*item, options))
-                except _ITEM_ERRORS as error:
-                    if errors == "raise":
-                        raise
-                    result = error
-            done += 1
-            if progress:
-                progress(done, len(todo))
-            return result
-
-        tasks = [asyncio.create_task(one(item)) for item in todo]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-
-    async def caption(self, image: ImageLike, prompt: str = "", **options: Unpack[MapOptions]) -> Caption:
-        """See `Client.caption`."""
-        return await self._run(self._core.caption(image, prompt, options))
-
-    async def match(self, image: ImageLike, texts: Texts, **options: Unpack[MapOptions]) -> list[Match]:
-        """See `Client.match`."""
-        return await self._run(self._core.match(image, texts, options))
-
-    async def upload(self, image: ImageLike) -> ImageRef:
-        """See `Client.upload`."""
-        return await self._run(self._core.upload(image))
-
-    async def models(self) -> list[ModelCard]:
-        """See `Client.models`."""
-        return await self._run(self._core.models())
-
-    async def health(self) -> Health:
-        """See `Client.health`."""
-        return await self._run(self._core.health())
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _run(self, operation: Operation[T]) -> T:
-        result: object = None
-        failure: Exception | None = None
-        while True:
-            try:
-                step = operation.throw(failure) if failure else operation.send(result)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            result = failure = None
-            try:
-                if isinstance(step, Send):
-                    result = await self._transport.send(step)
-                elif isinstance(step, Read):
-                    result = await asyncio.to_thread(read_image, step.image)
-                else:
-                    await asyncio.sleep(step.seconds)
             except Exception as error:
                 failure = error

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from crosslook import errors, results
 from crosslook.errors import CODES, APIError, BadResponse, ImageNotFound
-from crosslook.images import ImageIds, ImageLike, ImageSource
+from crosslook.images import ImageIds, ImageLike, ImageSource, keepable
 from crosslook.retry import RetryPolicy, parse_retry_after
 from crosslook.types import (
     AnswerResponse,
@@ -93,11 +93,21 @@ class MapOptions(TypedDict, total=False):
 
 class AnswerOptions(MapOptions, total=False):
     """Options of answers. ``top_k``: how long the ranking is. ``candidates``: answer with one of these. ``language``:
-    in which language (``en``, ``zh``); the question's own when absent."""
+    in which language (``en``, ``zh``); the question's own when absent. The others are for models that write."""
 
     top_k: int
     candidates: Sequence[str]
     language: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: Sequence[str]
+
+
+def chosen(**options: Any) -> dict[str, Any]:
+    """The options that were given: a server has defaults of its own for the others."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class Core:
@@ -173,7 +183,7 @@ class Core:
         image: ImageLike,
         body: Mapping[str, Any],
         wire: type[Body],
-        read: Callable[[Body, str | None], list[T]],
+        read: Callable[[Body, str | None, ImageLike | None], list[T]],
     ) -> Operation[list[T]]:
         source: ImageSource = yield Read(image)
         response: Response | None = None
@@ -189,7 +199,7 @@ class Core:
         parsed = _parse(wire, response)
         self._ids.put(source.key, parsed.image.id, session)  # type: ignore[attr-defined]
         try:
-            found = read(parsed, response.headers.get("x-request-id"))
+            found = read(parsed, response.headers.get("x-request-id"), keepable(image, source))
         except (ValueError, LookupError, ArithmeticError) as error:
             raise BadResponse(f"the maps of the response do not fit together: {error}") from error
         asked = next(len(body[name]) for name in ("questions", "texts", "prompts") if name in body)

@@ -79,6 +79,18 @@ def read_image(image: ImageLike) -> ImageSource:
     return ImageSource(data=data, key=_digest(data))
 
 
+def keepable(image: ImageLike, source: ImageSource) -> ImageLike | None:
+    """What a result keeps of the image that was passed, to draw its maps on; None where it is not here (a URL, an id).
+
+    A path stays a path: the results of a thousand files do not hold their bytes.
+    """
+    if isinstance(image, ImageRef) or (source.text is not None and source.key is None):
+        return None
+    if source.text is not None:
+        return base64.b64decode(source.text.partition(",")[2])
+    return source.data if hasattr(image, "read") else image
+
+
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from crosslook.overlay import Style
+
 _SHARES = ("raw", "rollout")  # the kinds whose values are shares of a token's attention
 
 
@@ -25,23 +27,34 @@ class Peak(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AttentionMap:
     """Where one word, or the answer as a whole, looked.
 
     ``values`` is ``[rows][columns]``, row 0 at the top, and covers ``attention.region`` (pixels of the original image
     after its EXIF rotation) cut evenly. ``elsewhere`` is what went to keys outside the image (a null key, a class
     token). In a raw map all of it sums to 1. ``words`` are the maps of the words of the text that this map belongs to
-    (none for a word's own map).
+    (none for a word's own map). ``source`` is the image as it was passed; None where it is not here (a URL, an id).
     """
 
     text: str
     span: tuple[int, int] | None
-    values: tuple[tuple[float, ...], ...] = field(repr=False)
+    values: tuple[tuple[float, ...], ...]
     elsewhere: float
-    attention: Attention = field(repr=False)
-    image: ImageRef = field(repr=False)
-    words: tuple[AttentionMap, ...] = field(default=(), repr=False)
+    attention: Attention
+    image: ImageRef
+    words: tuple[AttentionMap, ...] = ()
+    source: Any = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        x, y, _ = self.peak()
+        rows, columns = len(self.values), len(self.values[0])
+        return f"AttentionMap({self.text!r}, {rows} x {columns} cells, strongest at x={x:.0f} y={y:.0f})"
+
+    def _repr_png_(self) -> bytes | None:
+        from crosslook.notebook import map_png
+
+        return map_png(self)
 
     def array(self) -> NDArray[np.float32]:
         """``values`` as a NumPy array, float32 ``[rows, columns]``. Raises ImportError where NumPy is not installed."""
@@ -74,15 +87,26 @@ class AttentionMap:
         """A value of this map as text: per cent where it is a share (raw and rollout maps), else the number."""
         return f"{value:.1%}" if self.attention.kind in _SHARES else f"{value:.3g}"
 
-    def overlay(self, image: Any, *, opacity: float = 0.65, legend: bool = True) -> Image:
-        """The map drawn over ``image`` (path, bytes, binary file or PIL image), at the image's own size.
+    def overlay(
+        self, image: Any = None, *, opacity: float = 0.65, legend: bool = True, style: Style = "colours"
+    ) -> Image:
+        """The map drawn over the image, at its own size: the one that was asked about, or ``image`` (path, bytes,
+        binary file, PIL image or array), which need be named only where that is not here (`source`). ``style``:
+        ``colours``, or ``spotlight``, which darkens what was not looked at.
 
         Raises ImportError where Pillow is not installed, ValueError when the image is not of the size that the server
-        saw.
+        saw or none is here.
         """
         from crosslook.overlay import draw_map, open_image
 
-        return draw_map(open_image(image), self, opacity=opacity, legend=legend)
+        return draw_map(open_image(chosen_image(image, self.source)), self, opacity=opacity, legend=legend, style=style)
+
+
+def chosen_image(image: Any, source: Any) -> Any:
+    """``image`` where it is given, else ``source``. Raises ValueError where there is neither."""
+    if image is None and source is None:
+        raise ValueError("the image itself is not here (the server fetched it, or has it by its id): name it")
+    return source if image is None else image
 
 
 def find_word(words: Sequence[AttentionMap], word: str | int, occurrence: int = 0) -> AttentionMap:
@@ -103,17 +127,22 @@ def read_map(
     *,
     text: str,
     words: tuple[AttentionMap, ...] = (),
+    source: Any = None,
 ) -> AttentionMap | None:
     """A map of the wire; None where there is none. Raises ValueError when it does not fit its grid."""
     if wire is None or attention is None:
         return None
     values = _decode(wire, attention.grid.columns)
     _check(values, attention)
-    return AttentionMap(text, None, values, wire.elsewhere, attention, image, words)
+    return AttentionMap(text, None, values, wire.elsewhere, attention, image, words, source)
 
 
 def read_words(
-    words: Sequence[Word], tokens: Sequence[Token], attention: Attention | None, image: ImageRef
+    words: Sequence[Word],
+    tokens: Sequence[Token],
+    attention: Attention | None,
+    image: ImageRef,
+    source: Any = None,
 ) -> tuple[AttentionMap, ...]:
     """One map per word: the mean of its tokens' maps. Raises ValueError when a map does not fit its grid."""
     if attention is None:
@@ -129,7 +158,7 @@ def read_words(
         )
         _check(values, attention)
         elsewhere = sum(wire.elsewhere for wire in wires) / len(wires)
-        found.append(AttentionMap(word.text, word.span, values, elsewhere, attention, image))
+        found.append(AttentionMap(word.text, word.span, values, elsewhere, attention, image, source=source))
     return tuple(found)
 
 

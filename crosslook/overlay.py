@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -21,6 +21,8 @@ _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
     (31, 158, 137), (53, 183, 121), (109, 205, 89), (180, 222, 44), (253, 231, 37),
 )  # fmt: skip
+DARK = (8, 10, 14)
+"""What a spotlight leaves in the dark."""
 _BACKGROUND, _INK, _FAINT = (18, 18, 22), (240, 240, 244), (160, 160, 170)
 _SHEET_WIDTHS = (640, 1600)  # an image outside of these is scaled for a sheet, so that the text has room
 _TALLEST = 1.6  # of a sheet's images, as a multiple of their width
@@ -30,12 +32,14 @@ _PANELS_A_ROW = 4
 def open_image(image: Any) -> Image.Image:
     """The image as the server sees it (`crosslook.decoding`): upright, RGB, in sRGB, on white.
 
-    ``image`` is a path, the bytes of a file, a binary file or a PIL image.
+    ``image`` is a path, the bytes of a file, a binary file, a PIL image or a NumPy array (uint8).
 
     Raises: ValueError for what is no image, a broken one, or one of a variety that is not read; OSError as `open` does.
     """
     if isinstance(image, Image.Image):
         return rendered(image)
+    if hasattr(image, "__array_interface__"):
+        return rendered(Image.fromarray(image))
     if isinstance(image, (bytes, bytearray)):
         return decode_image(bytes(image)).image
     if not hasattr(image, "read"):
@@ -92,19 +96,33 @@ class DrawnAnswer(Protocol):
         """The maps of the question's words."""
 
 
-def draw_map(image: Image.Image, attention_map: DrawnMap, *, opacity: float = 0.65, legend: bool = True) -> Image.Image:
+Style = Literal["colours", "spotlight"]
+"""``colours``: where the map is strong, a colour covers the image. ``spotlight``: where it is weak, all is dark."""
+
+
+def draw_map(
+    image: Image.Image,
+    attention_map: DrawnMap,
+    *,
+    opacity: float = 0.65,
+    legend: bool = True,
+    style: Style = "colours",
+) -> Image.Image:
     """The map over the image, at the image's own size. Where the map is strong the colour covers more.
 
     Args:
         image: upright RGB, of the size that the server saw.
-        opacity: 0 (image alone) to 1 (the strongest cell hides the image).
-        legend: a small colour bar with the strength of the strongest cell.
+        opacity: 0 (image alone) to 1 (the strongest cell hides the image; as a spotlight, the weakest).
+        legend: a small colour bar with the strength of the strongest cell; a spotlight has none.
+        style: see `Style`.
 
     Raises: ValueError when the image has another size.
     """
     expected = (attention_map.image.width, attention_map.image.height)
     if image.size != expected:
         raise ValueError(f"the map belongs to an image of {expected[0]} x {expected[1]}, this one is {image.size}")
+    if style == "spotlight":
+        return Image.composite(Image.new("RGB", image.size, DARK), image, darkness(attention_map, image.size, opacity))
     drawn = _blend(image, attention_map, opacity)
     if legend and min(image.size) >= 64:
         _draw_legend(drawn, attention_map)
@@ -165,26 +183,27 @@ def _blend(image: Image.Image, attention_map: DrawnMap, opacity: float) -> Image
     """Map over image, whatever the image's size: positions go by the fraction of the original."""
     strength = _place(attention_map, image.size)
     colours = Image.merge("RGB", [strength.point([_viridis(i / 255)[band] for i in range(256)]) for band in range(3)])
-    # Even the weakest place gets a little colour, so that "not looked at" differs from "outside the map".
-    cover = strength.point([round(255 * opacity * (0.35 + 0.65 * level / 255)) for level in range(256)])
-    inside = _place(attention_map, image.size, whole=True)
-    mask = Image.composite(cover, Image.new("L", image.size, 0), inside)
-    return Image.composite(colours, image, mask)
+    # What was not looked at stays as it is in the photograph.
+    cover = strength.point([round(opacity * level) for level in range(256)])
+    return Image.composite(colours, image, cover)
 
 
-def _place(attention_map: DrawnMap, size: tuple[int, int], *, whole: bool = False) -> Image.Image:
-    """The map as an 8-bit image of ``size``, smooth between the centres of its cells; 0 outside its region.
+def darkness(attention_map: DrawnMap, size: tuple[int, int], opacity: float) -> Image.Image:
+    """How much `DARK` covers each pixel of an image of ``size`` in a spotlight, 0 to 255."""
+    strength = _place(attention_map, size)
+    return strength.point([round(255 * opacity * (1 - level / 255) ** 2) for level in range(256)])
 
-    ``whole`` gives the region itself, as 255.
-    """
+
+def _place(attention_map: DrawnMap, size: tuple[int, int]) -> Image.Image:
+    """The map as an 8-bit image of ``size`` (width, height), 255 at its strongest, smooth between the centres of its
+    cells; 0 outside its region."""
     rows, columns = len(attention_map.values), len(attention_map.values[0])
     scale_x, scale_y = size[0] / attention_map.image.width, size[1] / attention_map.image.height
     region = attention_map.attention.region
     left, top = region.left * scale_x, region.top * scale_y
     width, height = (region.right - region.left) * scale_x, (region.bottom - region.top) * scale_y
     peak = _strongest(attention_map)
-    cells = [255.0 if whole else 255.0 * max(0.0, value) / peak if peak > 0 else 0.0
-             for row in attention_map.values for value in row]  # fmt: skip
+    cells = [255.0 * max(0.0, value) / peak if peak > 0 else 0.0 for row in attention_map.values for value in row]
     # The part of the grid that lies on the image, as a box in cells; what exceeds the image is cut off exactly.
     x0, y0 = max(0.0, left), max(0.0, top)
     x1, y1 = min(float(size[0]), left + width), min(float(size[1]), top + height)

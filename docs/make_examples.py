@@ -14,9 +14,9 @@ QUESTIONS = {
 }
 HEAD = """# What the default model answers, and where it looked
 
-The three images of [examples/](../examples/CREDITS.md), asked with `crosslook ask --map`; made by `scripts/examples`,
-answers and maps as they came, right or wrong. The large panel is the map that the answer was read from, the small ones
-those of the question's words. How to read a map, and what it is worth, is in [maps.md](maps.md).
+Three of the images of [examples/](../examples/CREDITS.md), asked with `crosslook ask --map`; made by
+`scripts/examples`, answers and maps as they came, right or wrong. The large panel is the map that the answer was read
+from, the small ones those of the question's words. How to read a map, and what it is worth, is in [maps.md](maps.md).
 """
 
 

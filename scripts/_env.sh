@@ -42,9 +42,9 @@ need() {
   done
   if [[ -n $wanted ]]; then
     started=$SECONDS
-    say "installing into .venv: crosslook[$wanted] (network needed, once; some minutes)"
+    say "installing into .venv: crosslook[$wanted] and what it needs, torch above all (network needed, once; some minutes)"
     # Before the stamp, so that an install that breaks off is done again.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$wanted]"
+    .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$wanted]"
     for extra in ${wanted//,/ }; do
       { grep -sv "^$extra " "$stamp" || true; echo "$extra $hash"; } >"$stamp.new"
       mv "$stamp.new" "$stamp"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mimetypes
 from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
+
+from model.question_kinds import PATTERNS
 
 router = APIRouter(include_in_schema=False)
 documentation = APIRouter(include_in_schema=False)
@@ -44,6 +47,8 @@ class Folder:
 _ROOT = Path(__file__).resolve().parents[2]
 _WEB = Folder(_ROOT / "app" / "web")
 _EXAMPLES = Folder(_ROOT / "examples")
+_CARD = Folder(_ROOT / "model" / "weights" / "compact", "README.md")
+_KINDS = json.dumps(PATTERNS)
 # That package is taken for these files alone.
 _SWAGGER_UI = Folder(Path(str(files("fastapi_offline"))) / "static", "swagger-ui*")
 
@@ -67,6 +72,18 @@ DOCS_HEADERS = HEADERS | {
 async def page(request: Request) -> Response:
     """The page."""
     return _file(_WEB, "index.html", request)
+
+
+@router.api_route("/web/kinds.json", methods=["GET", "HEAD"])
+async def kinds() -> Response:
+    """The patterns that tell a question's kind, tried in order on it in lower case."""
+    return Response(_KINDS, headers=HEADERS, media_type="application/json")
+
+
+@router.api_route("/card", methods=["GET", "HEAD"])
+async def card(request: Request) -> Response:
+    """The default model's card, as text."""
+    return _file(_CARD, "README.md", request, HEADERS | {"Content-Type": "text/plain; charset=utf-8"})
 
 
 @router.api_route("/web/{name}", methods=["GET", "HEAD"])

@@ -15,10 +15,29 @@ export function newSession() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+// As fetch, which does not tell how much has been sent: calls progress(share), 0 to 1.
+function sendTelling(path, { method, headers, body, signal }, progress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open(method, path);
+    request.responseType = "blob";
+    for (const [name, value] of headers) request.setRequestHeader(name, value);
+    request.upload.addEventListener("progress", (event) => { if (event.lengthComputable) progress(event.loaded / event.total); });
+    request.addEventListener("load", () => {
+      const lines = request.getAllResponseHeaders().trim().split("\r\n").map((line) => line.split(/: (.*)/s).slice(0, 2));
+      resolve(new Response(request.response, { status: request.status, statusText: request.statusText, headers: lines }));
+    });
+    request.addEventListener("error", () => reject(new TypeError("network")));
+    request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+}
+
 export class Api {
   key = "";
 
-  async #send(path, init) {
+  async #send(path, init, progress) {
     for (let attempt = 1; ; attempt += 1) {
       const headers = new Headers(init.headers);
       try {
@@ -28,10 +47,11 @@ export class Api {
       }
       let response;
       try {
-        response = await fetch(path, { ...init, headers, credentials: "same-origin" });
+        const whole = { ...init, headers, credentials: "same-origin" };
+        response = await (progress ? sendTelling(path, whole, progress) : fetch(path, whole));
       } catch (error) {
         if (error.name === "AbortError") throw error;
-        throw new ApiError(0, { code: "offline", message: "The server cannot be reached." });
+        throw new ApiError(0, { code: "offline", message: "The server cannot be reached. See whether it still runs, then try again." });
       }
       if (response.ok) return response;
       const wait = Number(response.headers.get("Retry-After"));
@@ -45,24 +65,30 @@ export class Api {
   }
 
   // A form of these fields; a list is a field that comes once an entry, and what is null stays away.
-  async #post(path, fields, signal, session) {
+  async #post(path, fields, { signal, session, progress }) {
     const body = new FormData();
     for (const [name, value] of Object.entries(fields)) {
       for (const part of value === null ? [] : [value].flat()) body.append(name, part);
     }
-    return this.#send(path, { method: "POST", body, signal, headers: { "X-Session-ID": session } });
+    return this.#send(path, { method: "POST", body, signal, headers: { "X-Session-ID": session } }, progress);
   }
 
   async model() {
     return (await (await this.#send("v1/models", {})).json()).data[0];
   }
 
-  // Leave an image with the server, which encodes it ahead of the first question.
-  async upload(file, session) {
-    return (await (await this.#post("v1/images", { image: file }, undefined, session)).json()).image;
+  // Leave an image with the server, which encodes it ahead of the first question. `options`: {session, signal, progress}.
+  async upload(file, options) {
+    return (await (await this.#post("v1/images", { image: file }, options)).json()).image;
   }
 
-  async answer(fields, signal, session) {
-    return (await this.#post("v1/answer", fields, signal, session)).json();
+  async answer(fields, options) {
+    return (await this.#post("v1/answer", fields, options)).json();
+  }
+
+  // An image as the server sees it, as PNG: for formats that this browser does not show.
+  async render(file, options) {
+    const fields = { image: file, question: "What is this?", opacity: 0, legend: false };
+    return (await this.#post("v1/overlay", fields, options)).blob();
   }
 }

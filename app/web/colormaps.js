@@ -1,5 +1,6 @@
 // Colour maps, each from ten control points of its published table (viridis, magma: Smith and van der Walt; cividis:
-// Nuñez, Anderton and Renslow; all CC0). `spotlight` darkens what was not looked at in place of colouring.
+// Nuñez, Anderton and Renslow; all CC0). What was not looked at stays as it is in the photograph. `spotlight`, the first, is
+// the other way round: it leaves what was looked at as it is, and darkens the rest.
 const POINTS = {
   viridis: "440154 482878 3e4a7a 31688e 26828e 1f9e89 35b779 6dcd59 b4de2c fde725",
   magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
@@ -12,11 +13,13 @@ function table(points) {
     const position = (level / 255) * (colours.length - 1);
     const index = Math.min(Math.floor(position), colours.length - 2);
     const part = position - index;
-    const cover = 0.35 + (0.65 * level) / 255; // as crosslook/overlay.py: the weakest place still has some colour
+    const cover = level / 255; // as crosslook/overlay.py
     return [...colours[index].map((low, band) => Math.round(low + (colours[index + 1][band] - low) * part)), cover];
   });
 }
 
 // name -> 256 entries of [red, green, blue, cover], from nothing to the map's strongest cell
-export const COLOURS = Object.fromEntries(Object.entries(POINTS).map(([name, points]) => [name, table(points)]));
-COLOURS.spotlight = Array.from({ length: 256 }, (_, level) => [8, 10, 14, (1 - level / 255) ** 3]);
+export const COLOURS = {
+  spotlight: Array.from({ length: 256 }, (_, level) => [8, 10, 14, (1 - level / 255) ** 2]),
+  ...Object.fromEntries(Object.entries(POINTS).map(([name, points]) => [name, table(points)])),
+};

@@ -1,23 +1,32 @@
-// The images to start with, and what to ask about each.
+// The images to start with, and what to ask about each; and what may be asked about any photograph.
+import { FAILURES, SUGGESTIONS, SUGGESTIONS_ZH } from "./suggestions.js";
 
-const QUESTIONS = {
-  cat: ["What animal is this?", "What color are its eyes?", "Is the cat sleeping?"],
-  coffee: ["What is in the cup?", "What color is the cup?", "Is there a spoon?"],
-  rocket: ["What is in the sky?", "Is it night?", "Is there smoke?"],
-};
+export const isExample = (name) => Object.hasOwn(SUGGESTIONS, name);
 
-// Fill `list` with a button an image, which calls open(file, questions).
+const FOR_ANY = ["What is in the picture?", "Is there a person?", "Is there a dog?", "Is it day or night?", "What room is this?"];
+const FOR_ANY_ZH = ["图片里有什么？", "照片里有人吗？", "有狗吗？", "是白天还是晚上？"];
+
+// The questions about an example, or about any photograph (name null): [{text, lang, failure}].
+export function questionsAbout(name, chinese) {
+  const found = chinese ? (name ? SUGGESTIONS_ZH[name] : FOR_ANY_ZH) : null;
+  const [texts, lang] = found?.length ? [found, "zh"] : [name ? SUGGESTIONS[name] : FOR_ANY, "en"];
+  return texts.map((text) => ({ text, lang, failure: FAILURES.includes(`${name}: ${text}`) }));
+}
+
+// Fill `list` with a button an image, which calls open(name).
 export function listExamples(list, open) {
-  list.replaceChildren(...Object.entries(QUESTIONS).map(([name, questions]) => {
+  list.replaceChildren(...Object.keys(SUGGESTIONS).map((name) => {
     const button = Object.assign(document.createElement("button"), { type: "button" });
     button.dataset.name = name;
     button.append(Object.assign(document.createElement("img"), { src: `examples/${name}.jpg`, alt: "" }));
-    button.addEventListener("click", async () => {
-      const blob = await (await fetch(`examples/${name}.jpg`)).blob();
-      open(new File([blob], `${name}.jpg`, { type: blob.type }), questions);
-    });
+    button.addEventListener("click", () => open(name));
     const item = document.createElement("li");
     item.append(button);
     return item;
   }));
+}
+
+export async function exampleFile(name) {
+  const blob = await (await fetch(`examples/${name}.jpg`)).blob();
+  return new File([blob], `${name}.jpg`, { type: blob.type });
 }

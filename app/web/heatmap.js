@@ -3,7 +3,6 @@ import { COLOURS } from "./colormaps.js";
 import { strongest } from "./maps.js";
 
 const LONGEST = 480; // pixels of the canvas: plenty for a smooth map, quick enough to animate
-const LONGEST_PICTURE = 4096; // pixels of what is saved: browsers refuse much larger canvases
 const FADE = 160; // milliseconds from one map to the next
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -15,7 +14,7 @@ export class Heatmap {
   #image = null;
   #shown = null; // levels 0..1 as drawn now
   #frame = 0;
-  view = { opacity: 0.7, colours: "viridis", smooth: true };
+  view = { opacity: 0.8, colours: "spotlight", smooth: true };
 
   constructor(canvas) {
     this.#canvas = canvas;
@@ -46,17 +45,6 @@ export class Heatmap {
   // Draw again, after `view` changed.
   redraw() {
     if (this.#shown) this.#draw(this.#shown);
-  }
-
-  // The image with its map as it is shown, at the image's own size: a PNG.
-  picture(image) {
-    const canvas = document.createElement("canvas");
-    const { naturalWidth: width, naturalHeight: height } = image;
-    const factor = Math.min(1, LONGEST_PICTURE / Math.max(width, height));
-    [canvas.width, canvas.height] = [Math.round(width * factor), Math.round(height * factor)];
-    const context = canvas.getContext("2d");
-    for (const layer of [image, this.#canvas]) context.drawImage(layer, 0, 0, canvas.width, canvas.height);
-    return new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
   }
 
   clear() {

@@ -1,66 +1,146 @@
 // The page's state and what happens on it.
 import { Api, newSession } from "./api.js";
 import { COLOURS } from "./colormaps.js";
-import { listExamples } from "./examples.js";
+import { loadKinds, weakness } from "./doubt.js";
+import { exampleFile, isExample, listExamples, questionsAbout } from "./examples.js";
 import { Heatmap } from "./heatmap.js";
-import { figure, language, percent, place, quoted, setLanguage, t, wordsFor } from "./i18n.js";
+import { advice, language, languageNames, percent, place, quoted, t, wordsFor } from "./i18n.js";
+import { readLink, writeLink } from "./link.js";
+import { listen, measureViewer } from "./listen.js";
 import * as maps from "./maps.js";
 import { choose, chosenKind, chosenLayers, drawScale, showOptions } from "./options.js";
-import { markTarget, showHistory, showResult, targets } from "./result.js";
-import * as snippets from "./snippets.js";
-import { store, stored } from "./store.js";
+import { isHeic, lighter } from "./photo.js";
+import { savedPicture } from "./picture.js";
+import { inWords, markTarget, scoreInWords, showGallery, showHistory, showResult, targets } from "./result.js";
+import { stored } from "./store.js";
+import { copy, dress, speak } from "./surface.js";
 
 const $ = (id) => document.getElementById(id);
 const narrow = matchMedia("(max-width: 56rem)"); // as in style.css: one column
+const OF_IMAGES = new Set(["unsupported_image", "image_broken", "image_too_small", "image_too_large"]); // error codes
 const api = new Api();
 const heatmap = new Heatmap($("overlay"));
 let model = null; // the server's description of it
-let image = null; // {file, name, url, ref: promise of what the server calls it}
-let entries = []; // what was asked about this image
-let current = null; // the entry that is shown
+let images = []; // of this visit
+let image = null; // the one shown: {file, name, url, example, session, suggestions, ref: promise of what the server calls it,
+// stop: AbortController of its upload, entries: what was asked about it, current: the entry shown}
 let pinned = "answer"; // the target whose map stays when nothing is pointed at
 let asking = null; // AbortController of the request under way
+let waiting = null; // what a link asks, until its image is chosen
 
-// --- the image ---
+// --- images ---
 
-function openImage(file, suggestions = []) {
+function openImage(file, example = null) {
   if (!file) return;
-  asking?.abort();
-  if (image) URL.revokeObjectURL(image.url);
-  image = { file, name: file.name || "image.png", url: URL.createObjectURL(file), session: newSession() };
-  entries = [];
-  current = null;
+  const opened = { file, example, name: file.name || "image.png", url: URL.createObjectURL(file), session: newSession(), entries: [], current: null };
+  images.push(opened);
+  upload(opened);
+  showImage(opened);
+  if (example) $("question").value = suggested()[0].text;
+  warn();
+  if (waiting && !example) {
+    $("question").value = waiting.asked.question;
+    askAgain(waiting);
+  } else if (matchMedia("(pointer: fine)").matches) $("question").focus();
+}
+
+async function openExample(name) {
+  if (!isExample(name)) return;
+  try {
+    openImage(await exampleFile(name), name);
+  } catch {
+    showError({ code: "offline", message: t("offline") });
+  }
+}
+
+function showImage(which) {
+  if (which !== image) asking?.abort();
+  image = which;
   heatmap.clear();
   $("drop").hidden = true;
   $("viewer").hidden = $("tools").hidden = false;
   $("image").src = image.url;
   $("image").alt = t("imageAlt", { name: image.name });
-  $("where").textContent = t("preparing");
-  for (const id of ["result", "earlier", "code", "legend", "view", "smooth-field", "save", "error"]) $(id).hidden = true;
-  $("suggestions").hidden = !suggestions.length;
-  $("suggestions").replaceChildren(...suggestions.map((text) => {
-    const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text, lang: "en" });
+  for (const id of ["result", "earlier", "code", "legend", "region", "view", "smooth-field", "box-field", "save", "link", "error", "asked"]) $(id).hidden = true;
+  showSuggestions();
+  document.body.classList.add("loaded");
+  document.querySelector(".skip").href = "#question";
+  showGallery(images, image, showImage);
+  showProgress(image);
+  if (image.current) show(image.current, "answer");
+  warn();
+}
+
+// In the interface's language where the model reads that.
+const suggested = () => questionsAbout(image.example, language === "zh" && Boolean(model?.languages?.includes("zh")));
+
+function showSuggestions() {
+  $("suggestions").hidden = false;
+  $("suggestions").replaceChildren(...suggested().map(({ text, lang, failure }) => {
+    const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text, lang });
+    if (failure) chip.append(Object.assign(document.createElement("small"), { textContent: ` (${t("failure")})`, lang: document.documentElement.lang }));
     chip.addEventListener("click", () => { $("question").value = text; ask(); });
     return chip;
   }));
-  if (suggestions.length) [$("question").value] = suggestions;
-  document.body.classList.add("loaded");
-  upload(image);
-  if (matchMedia("(pointer: fine)").matches) $("question").focus();
+}
+
+// Back to where an image is chosen; those of this visit stay within reach.
+function leaveImage() {
+  asking?.abort();
+  image = null;
+  heatmap.clear();
+  for (const id of ["viewer", "tools", "progress", "error"]) $(id).hidden = true;
+  $("drop").hidden = false;
+  document.body.classList.remove("loaded");
+  document.querySelector(".skip").href = "#choose";
+  history.replaceState(null, "", location.pathname + location.search);
+  showGallery(images, null, showImage);
+  $("choose").focus();
 }
 
 // The server encodes the image while the question is typed.
 function upload(which) {
-  which.ref = api.upload(which.file, which.session);
-  which.ref.then(
-    () => { if (which === image && !current) $("where").textContent = t("ready"); },
-    (error) => { if (which === image) showError(error); });
+  which.stop = new AbortController();
+  which.sent = 0;
+  which.state = "preparing";
+  const told = (state) => { which.state = state; if (which === image) showProgress(which); };
+  const progress = (share) => { which.sent = share; told(share < 1 ? "sending" : "preparing"); };
+  which.small ??= lighter(which.file);
+  which.ref = which.small.then((file) => api.upload(file, { session: which.session, signal: which.stop.signal, progress }));
+  which.ref.then(() => told("ready"), (error) => {
+    told(error.name === "AbortError" ? "stopped" : "failed");
+    if (error.name !== "AbortError" && which === image) showError(imageError(which, error));
+  });
+  told("preparing");
   return which.ref;
 }
 
-function closeImage() {
-  $("file").value = $("shot").value = "";
-  $("file").click();
+function showProgress({ state, sent, current }) {
+  $("progress").hidden = !["sending", "stopped"].includes(state);
+  $("sent").hidden = $("cancel").hidden = state !== "sending";
+  $("retry").hidden = state !== "stopped";
+  $("sent").value = sent;
+  $("progress-text").textContent = state === "stopped" ? t("stopped") : t("sending", { share: percent(sent) });
+  if (!current) $("where").textContent = { preparing: t("preparing"), ready: t("ready") }[state] ?? "";
+}
+
+// A format that this browser does not show: the server makes a PNG of it, once.
+async function renderImage(which) {
+  if (which.rendered) return;
+  which.rendered = true;
+  try {
+    const blob = await api.render(which.file, { session: which.session });
+    URL.revokeObjectURL(which.url);
+    which.url = URL.createObjectURL(blob);
+    if (which === image) showImage(which);
+  } catch (error) {
+    if (which === image) showError(imageError(which, OF_IMAGES.has(error.code) ? error : { message: t("cannotShow") }));
+  }
+}
+
+// An error of an image; of HEIC, which not every server reads, with what to do.
+function imageError({ file }, error) {
+  return isHeic(file) && (OF_IMAGES.has(error.code) || !error.code) ? { message: t("heic") } : error;
 }
 
 // --- asking ---
@@ -71,15 +151,28 @@ function candidates() {
 }
 
 async function ask() {
+  $("error").hidden = true;
+  warn();
   const question = $("question").value;
   if (!image) return showError({ message: t("needImage") });
   if (!question.trim()) return showError({ message: t("needQuestion") });
-  const entry = await request({ question, candidates: candidates(), kind: chosenKind(model), layers: chosenLayers(model) });
+  await add({ question, candidates: candidates(), kind: chosenKind(model), layers: chosenLayers(model) }, "answer");
+}
+
+async function add(asked, target) {
+  const entry = await request(asked);
   if (!entry) return;
-  entries.push(entry);
-  show(entry, "answer");
-  if (narrow.matches) $("result").scrollIntoView();
-  $("status").textContent = t("answered", { answer: entry.result.answer, share: percent(entry.result.score) });
+  image.entries.push(entry);
+  show(entry, target);
+  if (document.activeElement === $("question")) {
+    if (matchMedia("(pointer: coarse)").matches) $("question").blur(); // its keyboard would cover the answer
+    else $("question").select();
+  }
+  if (narrow.matches) {
+    measureViewer();
+    $("result").scrollIntoView();
+  }
+  $("status").textContent = t("answered", { answer: inWords(entry.result), share: percent(entry.result.score) });
 }
 
 // One question to the server; null when it failed (and said so) or was overtaken by the next.
@@ -108,12 +201,14 @@ const fieldsOf = ({ question, candidates, kind, layers }) => ({ question, candid
 
 async function answer(which, asked, signal) {
   const fields = { ...fieldsOf(asked), maps: model?.map_kinds.length === 0 ? "none" : "u8" };
+  const options = { signal, session: which.session };
+  if (["stopped", "failed"].includes(which.state)) upload(which); // what failed a while ago may work now
+  const ref = await which.ref;
   try {
-    const ref = await which.ref.catch(() => upload(which)); // what failed a while ago may work now
-    return await api.answer({ image_id: ref.id, ...fields }, signal, which.session);
+    return await api.answer({ image_id: ref.id, ...fields }, options);
   } catch (error) {
     if (error.code !== "image_not_found") throw error;
-    return api.answer({ image: which.file, ...fields }, signal, which.session); // the server no longer has it: send it along
+    return api.answer({ image: await which.small, ...fields }, options); // the server no longer has it: send it along
   }
 }
 
@@ -124,40 +219,65 @@ function busy(on) {
 }
 
 function showError(error) {
-  const id = error.requestId ? ` (${t("requestId", { id: error.requestId })})` : "";
-  $("error").textContent = wordsFor(error) + (error.status >= 500 ? id : "");
+  const id = error.requestId && error.status >= 500 ? ` (${t("requestId", { id: error.requestId })})` : "";
+  $("error").textContent = [wordsFor(error) + id, advice(error)].filter(Boolean).join(" ");
   $("error").hidden = false;
-  if (!current) $("where").textContent = "";
+  if (!image?.current) $("where").textContent = "";
   if (error.code === "invalid_api_key") {
     $("key-form").hidden = false;
     $("key").focus();
   }
 }
 
+// Beside the question field, while one is typed: what the model is bad at, and which languages it reads.
+function warn() {
+  const weak = weakness(model, $("question").value);
+  $("caution").hidden = !weak;
+  if (weak) $("caution-text").textContent = t("weak", { what: t(`weak_${weak.kind.replace("/", "_")}`), share: percent(weak.share) });
+  $("card").hidden = model?.id !== "compact";
+  $("languages").hidden = !model;
+  if (model) $("languages").textContent = t("reads", { languages: languageNames(model.languages ?? ["en"]) });
+}
+
 // --- showing ---
 
 function show(entry, target) {
-  current = entry;
+  image.current = entry;
   pinned = entry.known.has(target) ? target : "answer";
   showResult(entry);
-  showHistory(entries, current, (chosen) => show(chosen, "answer"));
-  showTarget(pinned);
+  showHistory(image.entries, entry, (chosen) => show(chosen, "answer"));
+  pin(pinned);
   choose(entry, model);
+  $("code").hidden = false;
+  for (const id of ["view", "smooth-field", "box-field", "save"]) $(id).hidden = entry.known.size === 0;
+  $("link").hidden = false;
+  showCode(entry);
+}
+
+async function showCode(entry) {
+  const { curl, python } = await import("./snippets.js");
   const base = new URL(".", location.href).href;
   const code = { ...entry.asked, base, name: image.name, key: api.key };
-  $("curl").textContent = snippets.curl(code);
-  $("python").textContent = snippets.python(code);
-  $("code").hidden = false;
-  for (const id of ["view", "smooth-field", "save"]) $(id).hidden = entry.known.size === 0;
+  $("curl").textContent = curl(code);
+  $("python").textContent = python(code);
+}
+
+// Show a target's map, and keep it.
+function pin(target) {
+  pinned = target;
+  showTarget(target);
+  writeLink(image, image.current.asked, target);
 }
 
 function showTarget(target) {
-  if (!current) return;
-  const { attention, image: size } = current.response;
-  const shown = current.known.get(target);
+  const entry = image?.current;
+  if (!entry) return;
+  const { attention, image: size } = entry.response;
+  const shown = entry.known.get(target);
   markTarget(target, pinned);
   heatmap.show(shown?.map ?? null, attention, size);
   $("legend").hidden = !shown;
+  $("region").hidden = !shown || !$("box").checked;
   if (!shown) {
     $("where").textContent = t("noMap");
     return;
@@ -166,149 +286,105 @@ function showTarget(target) {
   $("where").textContent = t(target === "answer" ? "read" : "where", sentence);
   // Only raw and rollout maps are made of shares, of which some may have gone to keys that are no place.
   const shares = ["raw", "rollout"].includes(attention.kind);
-  $("strongest").textContent = t("cell", { strength: (shares ? percent : figure)(maps.strongest(shown.map)) });
   $("elsewhere").textContent = shares && shown.map.elsewhere >= 0.005 ? t("elsewhere", { share: percent(shown.map.elsewhere) }) : "";
+  const { left, top, right, bottom } = maps.region(shown.map, attention, size);
+  Object.assign($("region").style, { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
 }
 
 // Another layer or kind: the same question again, its maps made so.
 async function remake() {
-  if (!current) return;
-  const before = current;
-  const target = pinned;
+  const before = image?.current;
+  if (!before) return;
+  const [which, target] = [image, pinned];
   const entry = await request({ ...before.asked, kind: chosenKind(model), layers: chosenLayers(model) });
-  if (!entry || current !== before) return;
-  entries = entries.map((old) => (old === before ? entry : old));
+  if (!entry || which !== image || which.current !== before) return;
+  which.entries = which.entries.map((old) => (old === before ? entry : old));
   show(entry, target);
 }
 
 // What is seen, as a file.
 async function savePicture() {
-  const blob = await heatmap.picture($("image"));
+  const { result, response, known } = image.current;
+  const shown = known.get(pinned);
+  const blob = await savedPicture({
+    image: $("image"),
+    overlay: $("overlay"),
+    box: shown && $("box").checked ? maps.region(shown.map, response.attention, response.image) : null,
+    question: result.question,
+    answer: inWords(result),
+    notes: [scoreInWords(result), $("where").textContent, t("madeBy", { model: response.model.id, kind: t(`kind_${response.attention.kind}`) })],
+    scale: shown ? { canvas: $("scale"), less: t("less"), more: t("more") } : null,
+  });
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "crosslook.png" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// --- the server's model ---
+// --- links that ask again, and the server's model ---
+
+// What a link asks, of the image that is shown.
+function askAgain({ asked, target }) {
+  waiting = null;
+  $("question").value = asked.question;
+  warn();
+  $("candidates").value = (asked.candidates ?? []).join(", ");
+  add(asked, target);
+}
+
+async function followLink() {
+  const found = readLink();
+  if (!found) return;
+  if (isExample(found.example)) {
+    await openExample(found.example);
+    if (image) askAgain(found);
+  } else {
+    waiting = found;
+    $("asked").textContent = t("askedOf", { question: quoted(found.asked.question), name: found.file ?? "?" });
+    $("asked").hidden = false;
+  }
+}
 
 async function loadModel() {
   try {
-    model = await api.model();
+    [model] = await Promise.all([api.model(), loadKinds()]);
     showOptions(heatmap.view, model);
+    warn();
   } catch (error) {
     showError(error);
   }
 }
 
-// --- events ---
+function retell() {
+  speak();
+  showOptions(heatmap.view, model);
+  for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(picture.dataset.name);
+  $("error").hidden = true;
+  warn();
+  showGallery(images, image, showImage);
+  if (!image) return;
+  $("image").alt = t("imageAlt", { name: image.name });
+  showSuggestions();
+  showProgress(image);
+  if (image.current) show(image.current, pinned);
+}
 
-function listen() {
-  $("choose").addEventListener("click", () => $("file").click());
-  $("camera").addEventListener("click", () => $("shot").click());
-  $("change").addEventListener("click", closeImage);
-  for (const input of [$("file"), $("shot")]) input.addEventListener("change", () => openImage(input.files[0]));
-  $("image").addEventListener("load", () => {
-    document.body.style.setProperty("--ratio", $("image").naturalWidth / $("image").naturalHeight);
-  });
-  $("image").addEventListener("error", () => showError({ message: t("cannotShow") }));
-  $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
-  $("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    api.key = $("key").value.trim();
+heatmap.view.colours = stored("colours") in COLOURS ? stored("colours") : "spotlight";
+listExamples($("examples"), openExample);
+listen({
+  ask, copy, dress, followLink, leaveImage, openImage, pin, remake, retell, savePicture, showTarget, warn,
+  pinned: () => pinned,
+  view: heatmap.view,
+  redraw: () => heatmap.redraw(),
+  cannotShow: () => { if (image) renderImage(image); },
+  stop: () => image?.stop.abort(),
+  retry: () => { $("error").hidden = true; if (image) upload(image); },
+  useKey: (key) => {
+    api.key = key;
     $("key-form").hidden = $("error").hidden = true;
     loadModel();
     if (image) upload(image);
-  });
-
-  addEventListener("paste", (event) => openImage([...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"))));
-  for (const name of ["dragover", "dragleave", "drop"]) {
-    addEventListener(name, (event) => {
-      event.preventDefault();
-      document.body.classList.toggle("dragging", name === "dragover");
-      if (name === "drop") openImage(event.dataTransfer.files[0]);
-    });
-  }
-
-  const result = $("result");
-  const targetOf = (event) => event.target.closest?.("[data-target]")?.dataset.target;
-  for (const name of ["pointerover", "focusin"]) {
-    result.addEventListener(name, (event) => { if (targetOf(event)) showTarget(targetOf(event)); });
-  }
-  for (const name of ["pointerout", "focusout"]) {
-    result.addEventListener(name, (event) => { if (targetOf(event)) showTarget(pinned); });
-  }
-  result.addEventListener("click", (event) => {
-    if (!targetOf(event)) return;
-    pinned = targetOf(event);
-    showTarget(pinned);
-  });
-  result.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") {
-      pinned = "answer";
-      showTarget(pinned);
-    }
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step || !targetOf(event)) return;
-    event.preventDefault();
-    const buttons = [...result.querySelectorAll("[data-target]")];
-    buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length].focus();
-  });
-
-  $("opacity").addEventListener("input", () => { heatmap.view.opacity = $("opacity").value / 100; heatmap.redraw(); });
-  $("smooth").addEventListener("change", () => { heatmap.view.smooth = $("smooth").checked; heatmap.redraw(); });
-  $("colours").addEventListener("change", () => {
-    heatmap.view.colours = $("colours").value;
-    store("colours", heatmap.view.colours);
-    heatmap.redraw();
-    drawScale(heatmap.view);
-  });
-  for (const id of ["layer", "kind"]) $(id).addEventListener("change", remake);
-  $("save").addEventListener("click", savePicture);
-  for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
-  $("language").addEventListener("click", () => { store("language", language === "zh" ? "en" : "zh"); speak(); });
-  $("theme").addEventListener("click", () => {
-    const next = { auto: "light", light: "dark", dark: "auto" }[document.documentElement.dataset.theme ?? "auto"];
-    store("theme", next);
-    dress(next);
-  });
-}
-
-async function copy(button) {
-  const code = $(button.dataset.for);
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-  } catch { // no secure context: select it, so that Ctrl+C does it
-    getSelection().selectAllChildren(code);
-    document.execCommand("copy");
-  }
-  button.textContent = t("copied");
-  setTimeout(() => { button.textContent = t("copy"); }, 1500);
-}
-
-function dress(theme) {
-  if (theme === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
-  $("theme").title = t(`theme_${theme}`);
-  $("theme").setAttribute("aria-label", t(`theme_${theme}`));
-}
-
-function speak() {
-  const preferred = navigator.language?.toLowerCase().startsWith("zh") ? "zh" : "en";
-  setLanguage(stored("language") ?? preferred);
-  const button = $("language");
-  Object.assign(button, language === "zh" ? { textContent: "English", lang: "en" } : { textContent: "中文", lang: "zh" });
-  button.setAttribute("aria-label", language === "zh" ? "Switch to English" : "切换到中文");
-  dress(stored("theme") ?? "auto");
-  showOptions(heatmap.view, model);
-  for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(picture.dataset.name);
-  if (image) $("image").alt = t("imageAlt", { name: image.name });
-  $("error").hidden = true;
-  if (current) show(current, pinned);
-}
-
-heatmap.view.colours = COLOURS[stored("colours")] ? stored("colours") : "viridis";
-listExamples($("examples"), openImage);
-listen();
-speak();
+  },
+});
+retell();
 drawScale(heatmap.view);
-loadModel();
+loadModel().then(followLink);

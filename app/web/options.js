@@ -11,12 +11,16 @@ function fill(select, options) {
 // Fill the lists with what there is: colours always, layers and kinds as the server's model (null: not known yet) has.
 export function showOptions(view, model) {
   const [kind, layer] = [$("kind").value, $("layer").value];
-  fill($("colours"), Object.keys(COLOURS).map((name) => [name, name]));
+  fill($("colours"), Object.keys(COLOURS).map((name) => [name, t(`colours_${name}`)]));
   $("colours").value = view.colours;
   if (!model) return;
   fill($("kind"), model.map_kinds.map((name) => [name, t(`kind_${name}`)]));
   $("kind").value = kind || model.default_map_kind || "";
   $("kind-field").hidden = model.map_kinds.length < 2;
+  $("kinds").replaceChildren(...model.map_kinds.flatMap((name) => [
+    Object.assign(document.createElement("dt"), { textContent: t(`kind_${name}`) }),
+    Object.assign(document.createElement("dd"), { textContent: t(`explain_${name}`) }),
+  ]));
   const some = model.default_layers; // absent where the default is all of them
   const single = model.layers.filter((index) => some?.join() !== String(index)).map((index) => [String(index), String(index + 1)]);
   const open = some ? [["", some.map((index) => index + 1).join("+")], ["all", t("allLayers")]] : [["", t("allLayers")]];
@@ -41,14 +45,14 @@ export function choose({ asked, response }, model) {
   $("layer").value = all ? "all" : String(asked.layers ?? "");
 }
 
-// The colours from nothing to the strongest cell, for the legend.
+// The colours from nothing to the strongest cell, for the legend; behind them is what stands for a photograph (style.css).
 export function drawScale({ colours }) {
   const canvas = $("scale");
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
   for (let x = 0; x < canvas.width; x += 1) {
     const [red, green, blue, cover] = COLOURS[colours][Math.round((255 * x) / (canvas.width - 1))];
-    context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${colours === "spotlight" ? cover : 1})`;
+    context.fillStyle = `rgba(${red}, ${green}, ${blue}, ${cover})`;
     context.fillRect(x, 0, 1, canvas.height);
   }
 }

@@ -1,6 +1,7 @@
 // Shows one answer: the question's words as buttons, the answer, the runners-up. Says which map to show.
+import { doubt } from "./doubt.js";
 import * as maps from "./maps.js";
-import { percent, t } from "./i18n.js";
+import { listed, percent, quoted, t } from "./i18n.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -47,16 +48,32 @@ function bar(label, score, best) {
     element("span", { className: "value", textContent: percent(score) }));
 }
 
+// The answer in a line: "cat", or "Not sure: 2, or 3".
+export function inWords(result) {
+  const { unsure, instead } = doubt(result);
+  return unsure ? t("notSureLine", { answers: listed([result.answer, ...instead]) }) : result.answer;
+}
+
+export const scoreInWords = (result) => t(`over_${result.score_over}`, { share: percent(result.score) });
+
 export function showResult(entry) {
   const { result, response, known } = entry;
   $("words").replaceChildren(...sentence(result.question, result.question_words, "q", known));
   if (!result.question_words.length) $("words").textContent = result.question;
+  const { unsure, instead } = doubt(result);
   const answer = known.has("answer")
     ? element("button", { type: "button", className: "word answer", textContent: result.answer })
     : element("strong", { className: "answer", textContent: result.answer });
   if (known.has("answer")) answer.dataset.target = "answer";
-  $("answer-line").replaceChildren(answer,
-    element("span", { className: "score", textContent: t(`over_${result.score_over}`, { share: percent(result.score) }) }));
+  $("answer-line").replaceChildren(
+    ...(unsure ? [element("span", { className: "unsure", textContent: t("notSure") })] : []),
+    answer,
+    ...(instead.length ? [element("span", { className: "instead", textContent: t("or", { answers: listed(instead.map(quoted)) }) })] : []),
+    element("span", { className: "score", textContent: scoreInWords(result) }));
+  $("result").classList.toggle("doubted", unsure);
+  const measured = result.reliability;
+  $("measured").hidden = !measured;
+  if (measured) $("measured").textContent = t("measured", { share: percent(measured.right), count: measured.count });
   $("answer-words").hidden = result.answer_words.length < 2;
   $("answer-words").replaceChildren(...sentence(result.answer, result.answer_words, "a", known));
   const rows = result.ranking.map(({ answer: text, score }, index) => bar(text, score, index === 0));
@@ -85,9 +102,20 @@ export function showHistory(entries, current, choose) {
   $("earlier").hidden = entries.length < 2;
   $("history").replaceChildren(...entries.map((entry) => {
     const button = element("button", { type: "button" },
-      element("span", { textContent: entry.result.question }), element("strong", { textContent: entry.result.answer }));
+      element("span", { textContent: entry.result.question }), element("strong", { textContent: inWords(entry.result) }));
     button.setAttribute("aria-current", String(entry === current));
     button.addEventListener("click", () => choose(entry));
     return element("li", {}, button);
   }).reverse());
+}
+
+// The images of this visit, to go back to; none where the only one is shown (`current`).
+export function showGallery(images, current, choose) {
+  $("gallery").hidden = images.length < (current ? 2 : 1);
+  $("gallery").replaceChildren(...images.map((image) => {
+    const button = element("button", { type: "button", title: image.name }, element("img", { src: image.url, alt: t("goTo", { name: image.name }) }));
+    button.setAttribute("aria-current", String(image === current));
+    button.addEventListener("click", () => choose(image));
+    return element("li", {}, button);
+  }));
 }

@@ -26,5 +26,5 @@ export function python({ base, name, question, candidates, kind, layers }) {
 with Client(${inPython(base.replace(/\/$/, ""))}) as client:
     answer = client.answer(${call})
 print(answer, answer.score)
-answer.map.overlay(${inPython(name)}).save("map.png")`;
+answer.overlay().save("map.png")`;
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import httpx
 import pytest
 
 from app.routes.page import DOCS_HEADERS, HEADERS
 from crosslook.errors import CODES
+from crosslook.types import MapKind
+from model.question_kinds import PATTERNS, QUESTION_KINDS
 from tests.app.conftest import running
 from tests.app.servers import ROOT
 
@@ -60,8 +63,10 @@ def test_every_text_is_there_in_both_languages() -> None:
     assert english == chinese
     html = (WEB / "index.html").read_text()
     asked = set(re.findall(r"data-i18n(?:-label|-placeholder)?=\"(\w+)\"", html))
-    for script in ("main.js", "result.js"):
-        asked |= set(re.findall(r"\bt\(\"(\w+)\"", (WEB / script).read_text()))
+    for script in WEB.glob("*.js"):
+        asked |= set(re.findall(r"\bt\(\"(\w+)\"", script.read_text()))
+    asked |= {f"{name}_{kind}" for kind in get_args(MapKind) for name in ("kind", "explain")}
+    asked |= {f"weak_{kind.replace('/', '_')}" for kind in QUESTION_KINDS if kind != "other"}
     assert asked <= english
 
 
@@ -79,6 +84,19 @@ def test_every_error_that_a_reader_may_meet_has_chinese_words() -> None:
     }
     assert set(CODES) - never <= known
     assert known - {"offline"} <= set(CODES)
+
+
+async def test_the_kinds_of_questions_are_those_of_the_model(client: httpx.AsyncClient) -> None:
+    response = await client.get("/web/kinds.json")
+    assert response.headers["Content-Type"] == "application/json"
+    assert [tuple(row) for row in response.json()] == list(PATTERNS)
+
+
+async def test_the_default_models_card_is_there_to_read(client: httpx.AsyncClient) -> None:
+    response = await client.get("/card")
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert "## What it is bad at" in response.text
+    assert (await client.head("/card")).status_code == 200
 
 
 async def test_the_documentation_needs_no_network(client: httpx.AsyncClient) -> None:

@@ -24,6 +24,7 @@ ELSEWHERE = (
     "bash scripts/check",
     "bash scripts/train",
     "bash scripts/gpu-check",
+    "bash scripts/site",
     "docker compose",
     "docker build",
 )

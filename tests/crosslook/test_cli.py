@@ -158,9 +158,18 @@ def test_errors_go_to_stderr(server: str, image: Path, capsys: pytest.CaptureFix
     Handler.failure = None
     assert main(["ask", "http://127.0.0.1/a.png", "a?", "--url", server, "--map", "x.png"]) == 1
     assert "fetched by the server" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit_info:
-        main(["ask", str(image)])
-    assert exit_info.value.code == 2
+    for wrong in (
+        ["ask", str(image)],
+        ["ask", str(image), "a?", "--json", "--csv"],
+        ["ask", str(image), "a?", "--json", "--map", "a.png"],
+        ["ask", str(image), "a?", "--resume"],
+        ["ask", str(image), "a?", "--out", str(image)],
+        ["ask", str(image), "a?", "--jobs", "0"],
+        ["ask", "-", "-", "a?"],
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            main(wrong)
+        assert exit_info.value.code == 2
 
 
 def test_no_pillow(
@@ -174,7 +183,10 @@ def test_no_pillow(
 
 def test_no_server(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", str(image), "a?", "--url", "http://127.0.0.1:9"]) == 1
-    assert "POST /v1/answer" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "POST /v1/answer" in error
+    assert "No server answers at http://127.0.0.1:9: start one" in error
+    assert "bash scripts/serve" in error
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii", "utf-8", "utf-16", "gb18030"])

@@ -71,7 +71,15 @@ def test_outside_of_the_region_nothing_is_drawn() -> None:
     )
     assert (pixels[:, :100] == GREY).all()
     assert (pixels[:, 500:] == GREY).all()
-    assert not (pixels[:, 100:500] == GREY).all(axis=-1).any()
+    assert not (pixels[75, 175] == GREY).all()
+    assert (pixels[190, 490] == GREY).all(), "and nothing where nothing was looked at"
+
+
+def test_a_spotlight_leaves_the_place_as_it_is_and_the_rest_dark() -> None:
+    attention_map = one_cell(1, 1, region=(0, 0, 400, 200), size=(400, 200))
+    pixels = np.asarray(draw_map(grey((400, 200)), attention_map, style="spotlight", opacity=1.0)).astype(int)
+    assert np.abs(pixels[75, 75] - GREY).max() < 12
+    assert (pixels[150, 350] == (8, 10, 14)).all()
 
 
 def test_a_region_that_exceeds_the_image_is_cut_not_squeezed() -> None:

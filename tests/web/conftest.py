@@ -52,7 +52,7 @@ class Watched:
             self.faults.append(f"request to {url}")
 
     def open_example(self, name: str = "cat") -> None:
-        """Choose one of the three example images."""
+        """Choose one of the example images."""
         self.page.click(f"#examples [data-name={name}]")
         self.page.wait_for_selector("#viewer:not([hidden])")
 
@@ -100,7 +100,7 @@ def opened(browser: Any) -> Iterator[Any]:
         usual = {"viewport": {"width": 1280, "height": 800}, "locale": "en-GB", "reduced_motion": "reduce"}
         context = browser.new_context(**{**usual, **options})
         context.set_default_timeout(15_000)
-        watched = Watched(context.new_page(), url)
+        watched = Watched(context.new_page(), url.partition("#")[0])
         watched.expected += expected
         watched.watch()
         pages.append(watched)

@@ -1,0 +1,37 @@
+// How far an answer may be trusted, by the model's own figures on photographs that were kept from its training.
+
+const HALF = 0.5; // right less often than that: "not sure"
+const NEAR = 0.75; // a runner-up with so much of the best score: a tie
+const BAD = 1 / 3; // of all questions of a kind: what the model is bad at
+const NO_KIND = "other"; // too many things to warn of
+
+let patterns = [];
+
+// What tells a question's kind: the server's own patterns (model/question_kinds.py).
+export async function loadKinds() {
+  const response = await fetch("web/kinds.json");
+  if (response.ok) patterns = (await response.json()).map(([kind, pattern]) => [kind, new RegExp(pattern, "u")]);
+}
+
+export function questionKind(text) {
+  const plain = text.toLowerCase().trim().split(/\s+/).join(" ");
+  return patterns.find(([, pattern]) => pattern.test(plain))?.[0] ?? "other";
+}
+
+// The share of a kind's questions that was answered right where the model is bad at them, else null.
+export function weakness(model, text) {
+  if (!model?.reliability || !patterns.length || !text.trim()) return null;
+  const kind = questionKind(text);
+  const bands = model.reliability.filter((band) => band.kind === kind);
+  const count = bands.reduce((sum, band) => sum + band.count, 0);
+  const share = bands.reduce((sum, band) => sum + band.count * band.right, 0) / count;
+  return count && kind !== NO_KIND && share < BAD ? { kind, share } : null;
+}
+
+// Whether to say "not sure", and what else the answer may be.
+export function doubt({ ranking, reliability, score_over: over }) {
+  const [best, ...others] = ranking;
+  const close = others.filter((other) => other.score >= NEAR * best.score);
+  const unsure = (reliability ? reliability.right < HALF : false) || (close.length > 0 && over !== "sequence");
+  return { unsure, instead: unsure ? (close.length ? close : others.slice(0, 2)).slice(0, 3).map(({ answer }) => answer) : [] };
+}

@@ -1,0 +1,117 @@
+"""Chooses by measurement what the page suggests to ask about the example images: ``python -m docs.make_suggestions``.
+
+`examples/questions.json` holds questions with their right answers and, where they are about a thing, the boxes around
+it (left, top, right, bottom as shares of the image's sides). Of each image those are kept that the default model
+answers right, with the peak of the answer's map in a box, at most `MOST` in the file's order; and those that are marked
+as a failure, where the model does fail: they show what it cannot do. Where the model reads Chinese, the same is done
+with the questions in Chinese. The choice is written to app/web/suggestions.js.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from model.evaluation.judging import judged_form
+from model.interface import Item, MapRequest, Model, Output, TextOutput
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+WRITTEN = ROOT / "app" / "web" / "suggestions.js"
+MOST = 4
+
+
+class Asked(NamedTuple):
+    """A question with what came of it: whether it was ``right``, and whether it was ``pointed`` at the thing (where it
+    is about none, it was)."""
+
+    question: str
+    failure: bool
+    answer: str
+    score: float
+    right: bool
+    pointed: bool
+
+    @property
+    def kept(self) -> bool:
+        """Whether it may be suggested."""
+        return not self.right if self.failure else self.right and self.pointed
+
+
+def pool() -> dict[str, list[dict[str, Any]]]:
+    """The questions that may be chosen, by image."""
+    found: dict[str, list[dict[str, Any]]] = json.loads((EXAMPLES / "questions.json").read_text(encoding="utf-8"))
+    return found
+
+
+def ask(model: Model, name: str, rows: list[dict[str, Any]], wording: str = "question") -> list[Asked]:
+    """Ask a model about one example, in the ``wording`` of this key (``zh`` is Chinese)."""
+    with Image.open(EXAMPLES / f"{name}.jpg") as image:
+        (encoded,) = model.encode([model.info.preprocess(image.convert("RGB"))])
+    texts = tuple(row[wording] for row in rows)
+    (output,) = model.run("answer", [Item(encoded, texts, maps=MapRequest())])
+    if not isinstance(output, Output):
+        raise output
+    return [_judged(row, row[wording], text) for row, text in zip(rows, output.texts, strict=True)]
+
+
+def _judged(row: dict[str, Any], question: str, text: TextOutput) -> Asked:
+    best = text.ranking[0]
+    english = getattr(best, "english", None) or best.answer
+    right = judged_form(english) in map(judged_form, row["answers"])
+    pointed = "at" not in row or any(_within(text, box) for box in row["at"])
+    return Asked(question, row.get("failure", False), best.answer, best.score, right, pointed)
+
+
+def _within(text: TextOutput, box: list[float]) -> bool:
+    """Whether the answer's map is strongest in a box. The default model's grid covers the whole image."""
+    if text.answer_map is None:
+        return False
+    rows, columns = text.answer_map.values.shape
+    row, column = divmod(int(text.answer_map.values.argmax()), columns)
+    x, y = (column + 0.5) / columns, (row + 0.5) / rows
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def choose(model: Model, wording: str) -> tuple[dict[str, list[str]], list[str]]:
+    """What to suggest of each image, and which of it is a failure; prints what came of every question."""
+    chosen: dict[str, list[str]] = {}
+    failures: list[str] = []
+    for name, rows in pool().items():
+        asked = ask(model, name, [row for row in rows if wording in row], wording)
+        for each in asked:
+            marks = ("right" if each.right else "WRONG") + ("" if each.pointed else ", points elsewhere")
+            print(f"{name:10}{each.question:34}{each.answer:14}{each.score:6.1%}  {marks}")  # noqa: T201
+        chosen[name] = [each.question for each in asked if each.kept][:MOST]
+        failures += [f"{name}: {each.question}" for each in asked if each.failure and each.kept]
+    return chosen, failures
+
+
+def main() -> int:
+    """Choose and write."""
+    from model.registry import load_model
+
+    model = load_model("compact")
+    chosen, failures = choose(model, "question")
+    chinese, more = choose(model, "zh") if "zh" in model.info.languages else ({}, [])
+    WRITTEN.write_text(
+        f"""// What may be asked about the examples: made by python -m docs.make_suggestions, on the model's weights.
+
+export const SUGGESTIONS = {json.dumps(chosen, indent=2)};
+
+// In Chinese; none where the model does not read it.
+export const SUGGESTIONS_ZH = {json.dumps(chinese, indent=2, ensure_ascii=False)};
+
+// Suggested though the answer is wrong: to show what the model cannot do.
+export const FAILURES = {json.dumps(failures + more, ensure_ascii=False)};
+""",
+        encoding="utf-8",
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""Answers and maps show themselves: in a notebook, at a REPL, on the image that they were asked about."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crosslook
+from crosslook import results
+from crosslook.core import AnswerOptions, MapOptions
+from crosslook.notebook import answer_html
+from crosslook.results import Answer, read_answers, read_captions, read_matches
+from crosslook.types import AnswerResponse, CaptionResponse, ImageRef, MatchResponse
+from tests.crosslook.conftest import Connect, golden
+from tests.crosslook.test_client import Server
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    Image.new("RGB", (451, 300), (120, 120, 120)).save(path)
+    return path
+
+
+def answer(source: Any = None, **changes: Any) -> Answer:
+    body = golden("answer_one")
+    body["results"][0] |= changes
+    return read_answers(AnswerResponse.model_validate(body), None, source)[0]
+
+
+def test_a_short_repr() -> None:
+    assert repr(answer()) == "Answer('yes', score=0.83, question='Is this a kitty-cat?')"
+    assert repr(answer().for_word("kitty-cat")) == "AttentionMap('kitty-cat', 2 x 3 cells, strongest at x=226 y=263)"
+    (match, *_) = read_matches(MatchResponse.model_validate(golden("match")), None)
+    (caption, *_) = read_captions(CaptionResponse.model_validate(golden("caption")), None)
+    assert repr(match).startswith(f"Match({match.text!r}, score=")
+    assert repr(caption).startswith(f"Caption({caption.caption!r}, score=")
+
+
+def sources(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    return {
+        "path": path,
+        "name": str(path),
+        "bytes": data,
+        "file": io.BytesIO(data),
+        "PIL": image,
+        "array": np.asarray(image),
+        "data URI": "data:image/png;base64," + base64.b64encode(data).decode(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["path", "name", "bytes", "file", "PIL", "array", "data URI"])
+def test_maps_know_the_image_they_were_asked_about(connect: Connect, picture: Path, kind: str) -> None:
+    source = sources(picture)[kind]
+    found = connect(Server()).answer(source, "Is this a kitty-cat?")
+    if kind == "file":
+        source.close()
+    expected = np.asarray(found.map.overlay(picture))
+    for drawn in (found.overlay(), found.map.overlay(), found.overlay(picture)):
+        assert (np.asarray(drawn) == expected).all()
+    word = np.asarray(found.overlay(word="kitty-cat", legend=False))
+    assert (word == np.asarray(found.for_word("kitty-cat").overlay(picture, legend=False))).all()
+    assert (word != expected).any()
+    assert found == replace(found, source=None), "what was passed is no part of the answer"
+
+
+@pytest.mark.parametrize("image", ["http://127.0.0.1/a.png", ImageRef(id="img_1", width=451, height=300)])
+def test_an_image_that_is_not_here_has_to_be_named(connect: Connect, image: Any, picture: Path) -> None:
+    server = Server()
+    server.known.add("img_1")
+    found = connect(server).answer(image, "Is this a kitty-cat?")
+    with pytest.raises(ValueError, match="name it"):
+        found.overlay()
+    assert found.overlay(picture).size == (451, 300)
+    assert found._repr_html_() is found._repr_png_() is found.map._repr_png_() is None
+
+
+def test_html_has_the_image_every_map_and_every_word(picture: Path) -> None:
+    found = answer(picture, reliability={"kind": "yes/no", "right": 0.8, "count": 40})
+    html = found._repr_html_()
+    assert html is not None
+    assert re.findall(r'<span class="w w(\d)" tabindex="0">([^<]+)</span>', html) == [
+        ("1", "Is"), ("2", "this"), ("3", "a"), ("4", "kitty-cat"),
+    ]  # fmt: skip
+    assert "<b>yes</b> 83.0%; when it was tested, 80% of such answers were right" in html
+    assert "then no 10.0%" in html
+    images = [base64.b64decode(each) for each in re.findall(r"base64,([^\"]+)", html)]
+    photograph, *masks = (Image.open(io.BytesIO(each)) for each in images)
+    assert photograph.format == "JPEG"
+    assert photograph.size == (451, 300)
+    assert len(masks) == 5
+    x, y, _ = found.map.peak()
+    alpha = np.asarray(masks[0].getchannel("A"))
+    row, column = int(y / 300 * alpha.shape[0]), int(x / 451 * alpha.shape[1])
+    assert alpha[row, column] < 20 < alpha.max(), "light where it looked, dark elsewhere"
+    assert len(html) < 60_000
+    assert html != found._repr_html_(), "each cell has styles of its own"
+
+
+def test_html_escapes_what_others_wrote(picture: Path) -> None:
+    html = answer(picture, question="Is <b>this</b> a kitty-cat?", answer="<script>", question_words=[])._repr_html_()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_pictures_of_answers_and_maps(picture: Path) -> None:
+    found = answer(picture)
+    for data in (found._repr_png_(), found.map._repr_png_()):
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "PNG"
+
+
+def test_without_pillow_or_the_file_it_is_text(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answer(picture)
+    picture.unlink()
+    assert answer_html(found) is None
+    monkeypatch.delitem(sys.modules, "crosslook.overlay", raising=False)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert found._repr_png_() is None
+
+
+def test_show_opens_the_sheet(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(Image.Image, "show", lambda self, title=None: shown.append((self.size, title)))
+    answer(picture).show()
+    answer().show(picture)
+    assert [title for _, title in shown] == ["Is this a kitty-cat? yes"] * 2
+    assert shown[0][0][0] >= 640
+
+
+def test_options_are_named_where_help_is_asked_for() -> None:
+    for client in (crosslook.Client, crosslook.AsyncClient):
+        names = list(inspect.signature(client.answer).parameters)
+        assert set(names[3:]) == AnswerOptions.__annotations__.keys() | MapOptions.__annotations__.keys()
+        assert list(inspect.signature(client.match).parameters)[3:] == ["maps", "map_kind", "layers", "model"]
+    assert "candidates: answer with one of these" in (inspect.getdoc(crosslook.Client.answer) or "")
+    assert results.Result.overlay.__doc__
