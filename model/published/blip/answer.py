@@ -127,7 +127,11 @@ class BlipAnswer(Blip):
             index = [at for at, _ in free]
             prompts = torch.full((len(free), 1), self.start_id, device=self.device)
             generated = self.decoder.generate(
-                prompts, lambda rows, hypotheses: questions.of([index[i] for i in rows], hypotheses)
+                prompts,
+                lambda rows, hypotheses: questions.of([index[i] for i in rows], hypotheses),
+                [item.generation for _, item in free],
+                room=self.net.config.text_config.max_position_embeddings - 1,
+                decode=self.tokenizer.decode,
             )
             for (at, item), sequences in zip(free, generated, strict=True):
                 scores: dict[str, float] = {}

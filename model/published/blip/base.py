@@ -27,6 +27,7 @@ from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
 from model.published.family import PublishedFamily, to_input
 from model.published.tokenizer import pad
+from model.published.writing import FOLLOWED
 from model.rows import Source
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS
@@ -106,6 +107,7 @@ class Blip(PublishedFamily):
             columns=loaded.resize.columns,
             max_tokens=config.max_position_embeddings - spare,
             preprocess=loaded.resize,
+            generation=() if self.task == "match" else FOLLOWED,
         )
 
     @property

@@ -76,7 +76,13 @@ class BlipCaption(Blip):
                 return _by_image([images[members[row]] for row in rows], hypotheses)
 
             ids = torch.tensor([prompts[i] for i in members], device=self.device)
-            found = self.decoder.generate(ids, sources)
+            found = self.decoder.generate(
+                ids,
+                sources,
+                [images[i].generation for i in members],
+                room=self.net.config.text_config.max_position_embeddings - length,
+                decode=self.tokenizer.decode,
+            )
             best.update((i, sequences[0]) for i, sequences in zip(members, found, strict=True))
         return [best[i] for i in range(len(prompts))]
 

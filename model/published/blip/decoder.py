@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from model.interface import Generation
 from model.published.beam_search import Generated, beam_search
 from model.published.blip.text_stack import Stacked, TextStack
 from model.published.generation_config import BeamOptions
+from model.published.writing import Decode, before_stop, write
 from model.rows import Source
 
 Sources = Callable[[Sequence[int], int], list[Source]]
@@ -24,8 +27,40 @@ class Decoder:
     def __init__(self, stack: TextStack, head: Any, *, end: int, options: BeamOptions) -> None:
         self.stack, self.head, self.end, self.options = stack, head, end, options
 
-    def generate(self, prompts: Tensor, sources: Sources) -> list[list[Generated]]:
-        """Continue ``prompts`` ``[rows, tokens]``, all of one length; see `beam_search` for what comes out."""
+    def generate(
+        self, prompts: Tensor, sources: Sources, options: Sequence[Generation | None], *, room: int, decode: Decode
+    ) -> list[list[Generated]]:
+        """Continue ``prompts`` ``[rows, tokens]``, all of one length, as each row's ``options`` say: a row with a
+        temperature is drawn once, all others are searched with beams (see `beam_search` for what comes out).
+
+        ``room``: the most tokens that may be written; ``decode`` makes text of ids, in which stop strings are sought.
+        """
+        given = [one or Generation() for one in options]
+        groups: dict[int, list[int]] = {}  # beams of one limit run together, and so do all drawn rows (limit 0)
+        for i, one in enumerate(given):
+            limit = 0 if one.temperature else max(1, min(one.max_new_tokens or self.options.max_new_tokens, room))
+            groups.setdefault(limit, []).append(i)
+        found: dict[int, list[Generated]] = {}
+        for limit, members in groups.items():
+
+            def own(rows: Sequence[int], hypotheses: int, members: list[int] = members) -> list[Source]:
+                return sources([members[row] for row in rows], hypotheses)
+
+            if limit:
+                made = self._search(prompts[members], own, replace(self.options, max_new_tokens=limit))
+            else:
+                made = self._draw(prompts[members], own, [given[i] for i in members], room, decode)
+            found.update(zip(members, made, strict=True))
+        return [[_cut(one, given[i].stop, decode) for one in found[i]] for i in range(len(given))]
+
+    def _draw(
+        self, prompts: Tensor, sources: Sources, options: Sequence[Generation], room: int, decode: Decode
+    ) -> list[list[Generated]]:
+        session = _Session(self, prompts, sources(list(range(len(prompts))), 1))
+        rows = write(session, options, ends=(self.end,), limit=self.options.max_new_tokens, most=room, decode=decode)
+        return [[Generated(tuple(row.writer.ids), row.log_probability, row.finish == "stop")] for row in rows]
+
+    def _search(self, prompts: Tensor, sources: Sources, options: BeamOptions) -> list[list[Generated]]:
         cache: Any = DynamicCache()
         fed = prompts.shape[1]
         everyone = list(range(len(prompts)))
@@ -43,7 +78,7 @@ class Decoder:
             return logits
 
         logits = self.head(first.states[:, -1])
-        return beam_search(logits, step, self.options, end=self.end, prompts=prompts.tolist())
+        return beam_search(logits, step, options, end=self.end, prompts=prompts.tolist())
 
     def feed(self, ids: Tensor, sources: Sequence[Source], *, need_maps: bool = False) -> Stacked:
         """One pass over whole sequences ``[rows, tokens]``. Padding behind them harms nothing: it comes later."""
@@ -55,6 +90,28 @@ class Decoder:
         logits: Tensor = self.head(states).float()
         found = logits.log_softmax(-1).gather(-1, targets.clamp_min(0)[..., None])[..., 0]
         return found.masked_fill(targets < 0, 0.0)
+
+
+class _Session:
+    """Rows that each have one hypothesis."""
+
+    def __init__(self, decoder: Decoder, prompts: Tensor, sources: Sequence[Source]) -> None:
+        self._decoder, self._sources, self._fed = decoder, sources, 0
+        self._cache: Any = DynamicCache()
+        self.logits = self.step(prompts)
+
+    def step(self, ids: Tensor) -> Tensor:
+        stack = self._decoder.stack
+        result = stack(stack.embed(ids, self._fed), self._sources, causal=True, cache=self._cache)
+        self._fed += ids.shape[1]
+        logits: Tensor = self._decoder.head(result.states[:, -1])
+        return logits
+
+
+def _cut(one: Generated, stop: Sequence[str] | None, decode: Decode) -> Generated:
+    """The sequence up to the first stop string; its log-probability stays that of what was found."""
+    kept = before_stop(one.ids, stop, decode)
+    return one if kept == len(one.ids) else Generated(one.ids[:kept], one.log_probability, True)
 
 
 def with_targets(

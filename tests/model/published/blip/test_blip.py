@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.cross_attention import CrossAttention
-from model.interface import Item, ItemError, MapRequest, Output
+from model.interface import Generation, Item, ItemError, MapRequest, Output
 from model.published import map_passes
 from model.published.blip import answer as blip_answer
 from model.published.blip.base import NO_FAULTS, Faults
@@ -278,6 +278,33 @@ def test_the_score_of_a_caption_is_its_probability(caption: Pair) -> None:
     expected = caption.theirs.generate(caption.pixels(image), **options)
     length = expected.sequences.shape[1] - 1
     assert math.log(text.ranking[0].score) == pytest.approx(expected.sequences_scores[0].item() * length, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["answer", "caption"])
+def test_generation_is_as_each_item_asks(name: str, request: pytest.FixtureRequest) -> None:
+    """Lengths, stop strings and drawn words in one batch, as alone; the rest is searched with beams as ever."""
+    pair = request.getfixturevalue(name)
+    assert set(pair.ours.info.generation) == {"max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs"}
+    images = pair.encode(make_image(90, 50, seed=1), make_image(40, 70, seed=2))
+    texts = ("",) if name == "caption" else QUESTIONS[:1]
+
+    def said(generation: Generation | None) -> str:
+        text = run(pair, images[0], texts, generation=generation).texts[0]
+        return str(text.ranking[0].answer)
+
+    stop = said(None).strip()[-1]
+    drawn = Generation(temperature=2.0, seed=3, max_new_tokens=6)
+    options = [None, Generation(max_new_tokens=2), drawn, Generation(stop=(stop, "%%")), replace(drawn, top_p=1e-6)]
+    items = [Item(images[i % 2], texts, maps=MapRequest(), generation=one) for i, one in enumerate(options)]
+    outputs = pair.ours.run(name, items)
+    for item, output in zip(items, outputs, strict=True):
+        [alone] = run(pair, item.image, texts, item.maps, generation=item.generation).texts
+        outputs_agree(output.texts[0], alone)
+    assert outputs[1].texts[0].answer_token_count <= 2
+    assert stop not in said(options[3])
+    assert said(drawn) == said(drawn)
+    assert len({said(replace(drawn, seed=seed)) for seed in range(6)}) > 1
+    assert len({said(replace(drawn, seed=seed, top_p=1e-6)) for seed in range(3)}) == 1
 
 
 @torch.no_grad()
