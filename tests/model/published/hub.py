@@ -51,11 +51,12 @@ class Hub:
             return self.error(404, "RevisionNotFound")
         if api and rest[:1] == ["tree"]:
             files = [
-                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _etag(f)} for f in _files(folder)
+                {"type": "file", "path": str(f.relative_to(folder)), "size": f.stat().st_size, "oid": _etag(f)}
+                for f in _files(folder)
             ]
             return self.json(files)
         if api:
-            siblings = [{"rfilename": f.name} for f in _files(folder)]
+            siblings = [{"rfilename": str(f.relative_to(folder))} for f in _files(folder)]
             return self.json({"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
         file = folder / "/".join(rest[2:])
         if rest[0] != "resolve" or not file.is_file():
@@ -75,7 +76,7 @@ class Hub:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _etag(file: Path) -> str:

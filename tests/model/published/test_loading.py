@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.interface import Item
+from model.interface import Generation, Item
 from model.published.hub import is_hub_name
 from model.registry import load_model
 from tests.model.published import hub as standin
+from tests.model.published.blip2.conftest import save_query
 from tests.model.published.checkpoints import make_image
 from tests.model.published.conftest import Pair
 
@@ -197,6 +198,20 @@ def test_a_hub_name(hub: standin.Hub, answer: Pair) -> None:
     hub.asked.clear()
     load_model(f"owner/blip@{standin.COMMIT}", device="cpu")
     assert not any("GET" in line and "resolve" in line for line in hub.asked)
+
+
+def test_the_second_tokenizer_of_instructblip_is_fetched(hub: standin.Hub, tmp_path: Path) -> None:
+    """It is in a folder of its own; other folders, of other formats, stay where they are."""
+    folder = save_query(tmp_path / "instructed", "flan")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.json").write_text("{}")
+    hub.repositories["owner/instructed"] = folder
+    model = load_model("owner/instructed")
+    [image] = model.encode([model.info.preprocess(make_image(40, 30))])
+    [output] = model.run("answer", [Item(image, ("a dog",), generation=Generation(max_new_tokens=2))])
+    assert output.texts[0].answer_token_count <= 2  # type: ignore[union-attr]
+    assert any("qformer_tokenizer/" in asked for asked in hub.asked)
+    assert not any("onnx/" in asked for asked in hub.asked)
 
 
 def test_a_hub_that_is_gone_is_not_missed(hub: standin.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
