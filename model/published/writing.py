@@ -16,7 +16,7 @@ from model.interface import Generation
 from model.published.generation import Batch, Feed, Row, Writer, WritingOptions
 
 FOLLOWED = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
-"""The fields of `Generation` that `write` follows."""
+"""The fields of `Generation` that `write` follows; the last tells more, and changes nothing."""
 
 Decode = Callable[[Sequence[int]], str]
 

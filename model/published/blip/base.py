@@ -107,7 +107,7 @@ class Blip(PublishedFamily):
             columns=loaded.resize.columns,
             max_tokens=config.max_position_embeddings - spare,
             preprocess=loaded.resize,
-            generation=() if self.task == "match" else FOLLOWED,
+            generation=() if self.task == "match" else FOLLOWED[:-1],
         )
 
     @property

@@ -102,6 +102,7 @@ class QueryWriter(Prompted):
             max_tokens=self.room - self.limit - around,
             preprocess=loaded.resize,
             generation=FOLLOWED,
+            generation_defaults={"max_new_tokens": self.limit},
         )
 
     @abstractmethod

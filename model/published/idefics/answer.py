@@ -74,6 +74,7 @@ class Idefics(CrossReader):
             max_tokens=self.room - self.limit - around,
             preprocess=loaded.resize,
             generation=FOLLOWED,
+            generation_defaults={"max_new_tokens": self.limit},
         )
 
     def head(self, states: Tensor) -> Tensor:

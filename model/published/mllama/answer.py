@@ -78,6 +78,7 @@ class Mllama(CrossReader):
             max_tokens=self.room - self.limit - len(templated(tokenizer, self._template, "").ids),
             preprocess=tiles,
             generation=FOLLOWED,
+            generation_defaults={"max_new_tokens": self.limit},
         )
 
     def _prompt(self, task: Task, text: str) -> Prompt:

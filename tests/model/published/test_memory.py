@@ -43,9 +43,7 @@ def request(name: str) -> LoadRequest:
 def loaded(net: Any, *more: str, before: str = "<s>") -> Loaded:
     """A net with a tokenizer, and images of 224 pixels in patches of 14."""
     tokenizer = Tokenizer(byte_tokenizer(before=before, more=more))
-    known = {"net": net, "tokenizer": tokenizer, "resize": Resize(224, 224, 16, 16), "normalization": NORMAL}
-    known |= {"id": "published", "revision": "1", "device": META, "folder": Path("published")}
-    return Loaded(**{name: known[name] for name in Loaded._fields})
+    return Loaded(net, tokenizer, Resize(224, 224, 16, 16), NORMAL, "published", "1", META, Path("published"))
 
 
 def blip2_config(text: Any, family: Any = transformers.Blip2Config) -> Any:
