@@ -1,4 +1,4 @@
-"""``crosslook-server serve | key | eval | train``."""
+"""``crosslook-server serve | batch | key | eval | train``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
+from app import batch
 from app.auth import make_key
 from app.connections import connection_class
 from app.engine.allocator import return_large_blocks
@@ -48,13 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     serve.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     serve.add_argument("--workers", type=int, help="worker processes, each with its own copy of the model")
     serve.add_argument("--threads", type=int, help="CPU threads of each worker")
+    batch.add_arguments(commands.add_parser("batch", help="answer a file of requests (JSONL) into another"))
     key = commands.add_parser("key", help="make an API key: what its owner sends, and what the server is told")
     key.add_argument("name", help="letters, digits, dots, dashes and underscores")
     commands.add_parser("eval", help="accuracy on a data set, in the documented format", add_help=False)
     commands.add_parser("train", help="train the compact model", add_help=False)
     options = vars(parser.parse_args(arguments))
-    if options.pop("command") == "key":
+    command = options.pop("command")
+    if command == "key":
         return _print_key(options["name"])
+    batched = batch.take_arguments(options) if command == "batch" else None
     try:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
@@ -65,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for message in unknown_variables():
         print(f"crosslook: {message}", file=sys.stderr)
+    if batched is not None:
+        configure_logging("warning", settings.log_format)
+        return batch.main(settings, batched)
     return run(settings)
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app import wire
-from app.engine.engine import Answered
+from app import choices, wire
+from app.choices import Choice
+from app.engine.engine import Answered, ImageSource
 from app.errors import RequestError, only_text
+from app.image_names import LONGEST_NAME, ImageNames
 from app.intake import inline
 from app.offload import by_size
+from app.points import with_points
 from app.request_context import RequestContext, distinct, generation_of, map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
 from model.interface import ModelInfo, TextOutput, TokenChoice
@@ -32,6 +35,14 @@ _TOP_K, _MOST_TOP_K = 5, 50
 MOST_MESSAGES = 5000
 MOST_PARTS = 1000
 """Messages of a conversation, and parts of one of them that counts."""
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's newer name for the same; its other fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choice: list[str] = Field(min_length=1, max_length=200, fail_fast=True)
 
 
 class ConversationRequest(AnswerOptions):
@@ -54,6 +65,10 @@ class ConversationRequest(AnswerOptions):
         None, max_length=1000, fail_fast=True, description="Refused unless `tool_choice` is none."
     )
     tool_choice: str | dict[str, Any] | None = None
+    guided_choice: list[str] | None = Field(
+        None, min_length=1, max_length=200, fail_fast=True, description="vLLM's name for `candidates`."
+    )
+    structured_outputs: StructuredOutputs | None = None
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -78,11 +93,24 @@ class ConversationRequest(AnswerOptions):
         if self.tools and self.tool_choice != "none":
             raise RequestError("invalid_request", "tools: this model calls none.", param="tools")
 
+    def choice(self, wanted: Mapping[str, Any] | None, place: str) -> Choice | None:
+        """What the answer shall be chosen from, in whichever field it is; ``wanted`` is the one named ``place``, which
+        tells the answer's form. None where any answer will do.
 
-def refuse_format(wanted: Mapping[str, Any] | None, place: str) -> None:
-    """Raise `RequestError` for an answer in JSON."""
-    if wanted is not None and wanted.get("type") not in (None, "text"):
-        raise RequestError("invalid_request", f"{place}: only text.", param=place)
+        Raises: `RequestError` ``invalid_request`` for JSON that is no choice, and for two choices.
+        """
+        found = {place: choices.from_format(wanted, place)}
+        if self.guided_choice is not None:
+            found["guided_choice"] = choices.from_list(self.guided_choice, "guided_choice")
+        if self.structured_outputs is not None:
+            found["structured_outputs"] = choices.from_list(self.structured_outputs.choice, "structured_outputs.choice")
+        if self.candidates is not None:
+            found["candidates"] = Choice(tuple(self.candidates))
+        given = {name: one for name, one in found.items() if one is not None}
+        if len(given) > 1:
+            message = f"Give one choice, not {' and '.join(given)}."
+            raise RequestError("invalid_request", message, param=[*given][-1])
+        return next(iter(given.values()), None)
 
 
 class Received(BaseModel):
@@ -93,12 +121,21 @@ class Received(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image of a conversation: its ``url`` (or data URI), the ``name`` that the caller gives it, or both. By the
+    name alone it can be asked about later."""
+
+    url: str | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """A question and an image's URL (or data URI), with the names of the fields that they are from."""
+    """A question and an image, with the names of the fields that they are from."""
 
     question: str
     question_place: str
-    image: str
+    image: Image
     image_place: str
 
 
@@ -107,14 +144,14 @@ class _Message:
     place: str
     content: Any
 
-    def parts(self, *, strict: bool) -> Iterator[tuple[str, str, str]]:
-        """Place, kind (``text`` or ``image``) and value of each part; what is none is refused, or passed over.
+    def parts(self, *, strict: bool) -> Iterator[tuple[str, str | Image]]:
+        """Place and value of each part; what is none is refused, or passed over.
 
         Raises: `RequestError` ``invalid_request``.
         """
         content = [] if self.content is None else self.content
         if isinstance(content, str):
-            yield self.place, "text", content
+            yield self.place, content
             return
         if not isinstance(content, list):
             if strict:
@@ -124,34 +161,44 @@ class _Message:
         for index, part in enumerate(content):
             place = f"{self.place}[{index}]"
             try:
-                yield (place, *_read(part, place))
+                yield place, _read(part, place)
             except RequestError:
                 if strict:
                     raise
 
 
-def _read(part: object, place: str) -> tuple[str, str]:
-    """Kind and value of one part."""
+def _read(part: object, place: str) -> str | Image:
+    """The text or image of one part."""
     if isinstance(part, str):
-        return "text", part
+        return part
     if not isinstance(part, dict):
         raise RequestError("invalid_request", f"{place}: must be an object.", param=place)
     kind = part.get("type")
     if kind in _TEXTS:
-        field, value = "text", part.get("text") or ""
-    elif kind in _IMAGES:
-        field, value = "image_url", part.get("image_url")
-        if isinstance(value, dict):
-            field, value = "image_url.url", value.get("url")
-        if kind == "input_image" and value is None and part.get("file_id") is not None:
-            message = f"{place}.file_id: this server keeps no files; send the image in image_url."
-            raise RequestError("invalid_request", message, param=f"{place}.file_id")
-    else:
+        return _string(part.get("text") or "", f"{place}.text")
+    if kind not in _IMAGES:
         message = f"{place}.type: text and images are read here, {str(kind)[:50]} is not."
         raise RequestError("invalid_request", message, param=f"{place}.type")
+    field, value, name = "image_url", part.get("image_url"), part.get("uuid")
+    if isinstance(value, dict):
+        field, value = "image_url.url", value.get("url")
+    if name is not None:
+        name = _string(name, f"{place}.uuid")
+        if not 0 < len(name) <= LONGEST_NAME:
+            message = f"{place}.uuid: 1 to {LONGEST_NAME} characters."
+            raise RequestError("invalid_request", message, param=f"{place}.uuid")
+        if value is None:
+            return Image(None, name)
+    if kind == "input_image" and value is None and part.get("file_id") is not None:
+        message = f"{place}.file_id: this server keeps no files; send the image in image_url."
+        raise RequestError("invalid_request", message, param=f"{place}.file_id")
+    return Image(_string(value, f"{place}.{field}"), name)
+
+
+def _string(value: object, place: str) -> str:
     if not isinstance(value, str):
-        raise RequestError("invalid_request", f"{place}.{field}: must be a string.", param=f"{place}.{field}")
-    return ("text" if kind in _TEXTS else "image"), value
+        raise RequestError("invalid_request", f"{place}: must be a string.", param=place)
+    return value
 
 
 async def read(messages: Sequence[Received], field: str) -> Asked:
@@ -168,20 +215,20 @@ async def read(messages: Sequence[Received], field: str) -> Asked:
     while began and messages[began - 1].role in ("user", *_SAME_TURN):
         began -= 1
     said = {i: [*_named(messages, i, field).parts(strict=False)] for i in users if i >= began}
-    texts = {i: "\n".join(text for _, kind, text in parts if kind == "text" and text) for i, parts in said.items()}
+    texts = {i: "\n".join(part for _, part in parts if isinstance(part, str) and part) for i, parts in said.items()}
     asked = max((i for i, text in texts.items() if text.strip()), default=last)
     turn = {i: [*_named(messages, i, field).parts(strict=True)] if i >= asked else said[i] for i in said}
     earlier = [part for i in users if i < began for part in _named(messages, i, field).parts(strict=False)]
     now = [part for parts in turn.values() for part in parts]
     for considered in (turn[asked], now, earlier):
-        found = {url: place for place, kind, url in considered if kind == "image"}
+        found = {part: place for place, part in considered if isinstance(part, Image)}
         if len(found) > 1:
             found = await _without_doubles(found)
         if len(found) > 1:
             message = f"The model takes one image; there are {len(found)} different ones."
             raise RequestError("invalid_request", message, param=field, detail={"images": len(found)})
-        for url, place in found.items():
-            return Asked(texts[asked], _named(messages, asked, field).place, url, place)
+        for image, place in found.items():
+            return Asked(texts[asked], _named(messages, asked, field).place, image, place)
     raise RequestError("invalid_request", "There is no image: send it as an image_url part.", param=field)
 
 
@@ -189,43 +236,62 @@ def _named(messages: Sequence[Received], index: int, field: str) -> _Message:
     return _Message(f"{field}[{index}].content", messages[index].content)
 
 
-async def _without_doubles(found: dict[str, str]) -> dict[str, str]:
-    """Images by their URLs, without those that are the same bytes, spelled in another way."""
+async def _without_doubles(found: dict[Image, str]) -> dict[Image, str]:
+    """Images and their places, without those that are the same bytes, spelled in another way, or have the same name."""
 
-    def compare() -> dict[str, str]:
-        return dict({inline.plain_base64(url): (url, place) for url, place in found.items()}.values())
+    def plain(image: Image) -> tuple[str, str]:
+        return ("name", image.name or "") if image.url is None else ("url", inline.plain_base64(image.url))
 
-    return await by_size(sum(map(len, found)), compare)
+    def compare() -> dict[Image, str]:
+        return dict({plain(image): (image, place) for image, place in found.items()}.values())
+
+    return await by_size(sum(len(image.url or "") for image in found), compare)
 
 
 async def answer(
-    context: RequestContext, body: ConversationRequest, asked: Asked
+    context: RequestContext, body: ConversationRequest, asked: Asked, choice: Choice | None
 ) -> tuple[Answered, TextOutput, ModelInfo]:
-    """Put the question to the model.
+    """Put the question to the model. An image that has a name is known by it from then on.
 
-    Raises: what the native route does; fields at fault have their names in the conversation.
+    Raises: `RequestError` ``image_not_found`` for a name that stands for no image that is kept; what the native route
+        does; fields at fault have their names in the conversation.
     """
+    names: ImageNames = context.request.app.state.image_names
     info = context.model(body.model)
     maps = map_request(body, info)
     with only_text(asked.question_place):
         context.check_texts([asked.question])
-        image = await context.image(text=asked.image, param=asked.image_place)
+        image = await _source(context, names, asked)
         answered = await context.run(
             "answer",
             image,
             [asked.question],
-            candidates=None if body.candidates is None else distinct(body.candidates),
+            candidates=None if choice is None else distinct(choice.texts),
             top_k=max(body.top_k, body.top_logprobs or 0),
             maps=maps,
             generation=generation_of(body, info, limit=body.limit, top_logprobs=body.top_logprobs or 0),
         )
+    if asked.image.name is not None:
+        names.put(context.caller, asked.image.name, answered.image_id)
     return answered, answered.output.texts[0], info
+
+
+async def _source(context: RequestContext, names: ImageNames, asked: Asked) -> ImageSource:
+    """The image for the engine."""
+    if asked.image.url is not None:
+        return await context.image(text=asked.image.url, param=asked.image_place)
+    known = names.get(context.caller, asked.image.name or "")
+    if known is None:
+        message = "No image of this uuid is kept here; send it in image_url."
+        raise RequestError("image_not_found", message, param=f"{asked.image_place}.uuid")
+    return replace(await context.image(image_id=known), param=asked.image_place)
 
 
 def native(body: ConversationRequest, asked: Asked, answered: Answered, info: ModelInfo) -> AnswerResponse:
     """What ``POST /v1/answer`` would have said: the extra field of the responses."""
     geometry = answered.geometry
-    return wire.answer_response(info, answered.image_id, geometry, [asked.question], answered.output, body.maps)
+    response = wire.answer_response(info, answered.image_id, geometry, [asked.question], answered.output, body.maps)
+    return with_points(response) if body.points else response
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -103,6 +104,22 @@ class BodyLimit:
         return RequestError("body_too_large", message, detail={"max_bytes": self.max_bytes})
 
 
+class Limiter(Protocol):
+    """Who may ask how much."""
+
+    async def spend(self, caller: str, cost: int) -> None:
+        """Take ``cost`` questions from what the caller may ask.
+
+        Raises: `RequestError` ``rate_limited``, with the seconds until there is enough.
+        """
+
+
+def rate_limited(per_minute: int, seconds: float) -> RequestError:
+    """The error for a caller who has to wait so many seconds."""
+    message = f"This key may ask {per_minute} questions a minute."
+    return RequestError("rate_limited", message, detail={"questions_per_minute": per_minute}, retry_after=seconds)
+
+
 class RateLimiter:
     """A bucket of questions for each caller: filled at ``per_minute``, holding a minute's worth at most.
 
@@ -114,7 +131,7 @@ class RateLimiter:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def spend(self, caller: str, cost: int) -> None:
+    async def spend(self, caller: str, cost: int) -> None:
         """Take ``cost`` from the caller's bucket.
 
         Raises: `RequestError` ``rate_limited``, with the seconds until there is enough.
@@ -127,7 +144,5 @@ class RateLimiter:
         missing = min(cost, self.per_minute) - level
         if missing > 0:
             self._buckets[caller] = (level, now)
-            message = f"This key may ask {self.per_minute} questions a minute."
-            detail: dict[str, object] = {"questions_per_minute": self.per_minute}
-            raise RequestError("rate_limited", message, detail=detail, retry_after=missing * 60.0 / self.per_minute)
+            raise rate_limited(self.per_minute, missing * 60.0 / self.per_minute)
         self._buckets[caller] = (level - cost, now)

@@ -14,13 +14,27 @@ from app import errors, openapi
 from app.auth import Keys
 from app.drawing import Drawing
 from app.engine.engine import LOADER, Engine
+from app.envelopes import ErrorEnvelope
+from app.image_names import ImageNames
 from app.intake import decode
 from app.intake.fetch import Fetcher
-from app.limits import BodyLimit, RateLimiter
+from app.limits import BodyLimit
 from app.metrics import Metrics
 from app.prefix import Prefixed
+from app.rate_store import limiter_of
 from app.request_context import image_limits
-from app.routes import caption_match, health, huggingface, metrics, native, openai, overlay, page, responses
+from app.routes import (
+    caption_match,
+    health,
+    huggingface,
+    inference_v2,
+    metrics,
+    native,
+    openai,
+    overlay,
+    page,
+    responses,
+)
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.tracing import Tracer, tracer
@@ -67,7 +81,8 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.state.metrics = figures
     app.state.tracers = tracers
     app.state.keys = Keys(chosen.api_keys)
-    app.state.limiter = RateLimiter(chosen.rate_per_minute)
+    app.state.image_names = ImageNames()
+    app.state.limiter = limiter_of(chosen)
     app.state.fetcher = Fetcher(chosen) if chosen.allow_urls else None
     errors.install(app)
     app.add_middleware(
@@ -88,8 +103,9 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
             expose_headers=_EXPOSED,
         )
     app.add_middleware(Telemetry, metrics=figures, tracer=tracers)
-    app.add_middleware(huggingface.ErrorEnvelope)  # added last, so outermost
-    for module in (native, caption_match, openai, responses, huggingface, overlay, health, metrics, page):
+    for dialect, wrap in ((huggingface, huggingface.flat_error), (inference_v2, inference_v2.plain_error)):
+        app.add_middleware(ErrorEnvelope, ours=dialect.is_ours, wrap=wrap)  # added last, so outermost
+    for module in (native, caption_match, openai, responses, huggingface, inference_v2, overlay, health, metrics, page):
         app.include_router(module.router)
     if chosen.docs:
         app.include_router(page.documentation)

@@ -14,7 +14,7 @@ from app.engine.messages import cost_of
 from app.errors import RequestError, image_at, item_error
 from app.intake import bodies, decode, images, inline
 from app.intake.fetch import Fetcher
-from app.limits import RateLimiter, time_allowed
+from app.limits import Limiter, time_allowed
 from app.metrics import Metrics
 from app.offload import by_size
 from app.settings import Settings
@@ -39,7 +39,7 @@ class RequestContext:
         caller: str,
         engine: Engine,
         settings: Settings,
-        limiter: RateLimiter,
+        limiter: Limiter,
         fetcher: Fetcher | None,
         metrics: Metrics,
     ) -> None:
@@ -104,7 +104,7 @@ class RequestContext:
         if self._fetcher is None:
             raise RequestError("url_not_allowed", "This server does not fetch image URLs.", param=param)
         # A fetch costs the server and others: it is within the caller's rate and the queue's bounds like any work.
-        self._limiter.spend(self.caller, 1)
+        await self._limiter.spend(self.caller, 1)
         self._paid = 1
         with self.engine.admission.hold(images=1):
             return await self.in_time(self._fetcher.fetch(url, param=param, count=self.request.state.hold_bytes))
@@ -152,7 +152,7 @@ class RequestContext:
 
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
-        self._spend(cost_of(texts, candidates))
+        await self._spend(cost_of(texts, candidates))
         work = self.engine.run(
             task,
             image,
@@ -174,14 +174,14 @@ class RequestContext:
 
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
-        self._spend(1)
+        await self._spend(1)
         with image_at(image.param):
             return await self.in_time(self.engine.encode(image))
 
-    def _spend(self, cost: int) -> None:
+    async def _spend(self, cost: int) -> None:
         """Take from the caller's rate what is not paid yet."""
         if cost > self._paid:
-            self._limiter.spend(self.caller, cost - self._paid)
+            await self._limiter.spend(self.caller, cost - self._paid)
         self._paid = 0
 
     async def in_time(self, work: Coroutine[Any, Any, T]) -> T:

@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         description="Questions (an upload counts as one, and so do 200 characters of candidates) a minute allowed to "
         "each API key; 0: no limit.",
     )
+    rate_store: str = Field(
+        "",
+        description="`redis://HOST:PORT/DB` of a Redis or Valkey where all replicas count that rate together (extra "
+        "`redis`); empty: each counts for itself.",
+    )
 
     body_bytes: int = Field(28 * MiB, ge=1024, description="Largest request body.")
     image_bytes: int = Field(20 * MiB, ge=1024, description="Largest encoded image (file size).")

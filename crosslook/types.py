@@ -86,11 +86,22 @@ class Attention(WireModel):
     gates: list[float] | None = Field(None, exclude_if=_is_none)
 
 
+class Point(WireModel):
+    """Where a map points, in pixels of the original image: the middle of its strongest cell, and ``half``, the smallest
+    rectangle of whole cells that holds half of what the map has in the grid. No detection of a thing."""
+
+    x: float
+    y: float
+    half: Region
+
+
 class FloatMap(WireModel):
-    """A map as numbers of 4 significant digits. Raw maps: ``values`` and ``elsewhere`` together sum to 1."""
+    """A map as numbers of 4 significant digits. Raw maps: ``values`` and ``elsewhere`` together sum to 1. ``point`` is
+    there only where the request asked for ``points``."""
 
     values: list[list[float]]
     elsewhere: float
+    point: Point | None = Field(None, exclude_if=_is_none)
 
 
 class U8Map(WireModel):
@@ -99,6 +110,7 @@ class U8Map(WireModel):
     data: str
     scale: float
     elsewhere: float
+    point: Point | None = Field(None, exclude_if=_is_none)
 
 
 Map = FloatMap | U8Map
@@ -203,6 +215,10 @@ class MapOptions(WireModel):
         max_length=256,
         fail_fast=True,
         description="Fusion layers to average; default: the model's.",
+    )
+    points: bool = Field(
+        False,
+        description="Say of each map where it points: its strongest cell and the box of half of it, in pixels.",
     )
 
 

@@ -53,18 +53,26 @@ def codes() -> str:
     return _table(("code", "status", "`Retry-After`", "meaning"), rows)
 
 
-def figures() -> str:
-    """Every metric: name, type, labels, meaning."""
+def metric_families() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """Name, type, labels and meaning of every metric of crosslook's own."""
     made = Metrics()
     made.watch(Engine(Settings(_env_file=None)))
-    rows = []
+    found = []
     for family in made.registry.collect():
-        if not family.name.startswith("crosslook_"):
-            continue
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        collector = made.registry._names_to_collectors.get(name)
-        labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
-        rows.append((f"`{name}`", family.type, labels, family.documentation))
+        if family.name.startswith("crosslook_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            collector = made.registry._names_to_collectors.get(name)
+            labels = tuple(getattr(collector, "_labelnames", ()))
+            found.append((name, family.type, labels, family.documentation))
+    return found
+
+
+def figures() -> str:
+    """Every metric: name, type, labels, meaning."""
+    rows = [
+        (f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), meaning)
+        for name, kind, labels, meaning in metric_families()
+    ]
     return _table(("metric", "type", "labels", "meaning"), rows)
 
 

@@ -109,7 +109,14 @@ async def read_json(request: Request, kind: type[M]) -> M:
 
 
 async def _json(request: Request, kind: type[M]) -> M:
-    data = await request.body()
+    return await validated(await request.body(), kind)
+
+
+async def validated(data: bytes, kind: type[M]) -> M:
+    """JSON as ``kind``, whatever its Content-Type.
+
+    Raises: `RequestError` ``malformed_request``, ``invalid_request``.
+    """
     return await by_size(len(data), _validated, data, kind)
 
 

@@ -11,6 +11,7 @@ from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
+from app.points import with_points
 from app.request_context import RequestContext, map_request
 from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
 
@@ -47,9 +48,8 @@ async def caption(request: Request, context: AskerDep) -> Response:
     start, output = perf_counter(), answered.output
 
     def content() -> str:
-        return wire.to_json(
-            wire.caption_response(info, answered.image_id, answered.geometry, body.prompts, output, body.maps)
-        )
+        response = wire.caption_response(info, answered.image_id, answered.geometry, body.prompts, output, body.maps)
+        return wire.to_json(with_points(response) if body.points else response)
 
     return _respond(context, answered, await wire.formatted(output, content), start)
 
@@ -83,9 +83,8 @@ async def match(request: Request, context: AskerDep) -> Response:
     start, output = perf_counter(), answered.output
 
     def content() -> str:
-        return wire.to_json(
-            wire.match_response(info, answered.image_id, answered.geometry, body.texts, output, body.maps)
-        )
+        response = wire.match_response(info, answered.image_id, answered.geometry, body.texts, output, body.maps)
+        return wire.to_json(with_points(response) if body.points else response)
 
     return _respond(context, answered, await wire.formatted(output, content), start)
 

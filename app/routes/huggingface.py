@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
@@ -202,39 +202,6 @@ def _response(context: RequestContext, answered: Answered, elements: list[Any]) 
     return Response(content, headers=context.headers(answered), media_type="application/json")
 
 
-class ErrorEnvelope:
-    """Middleware: puts every error of this dialect's URL into this dialect's envelope, whoever raised it (limits, auth,
-    a route). It must be outermost."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not self._ours(scope):
-            await self.app(scope, receive, send)
-            return
-        start: Message | None = None
-        body = b""
-
-        async def translate(message: Message) -> None:
-            nonlocal start, body
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                start = message
-                return
-            if start is None:
-                await send(message)
-                return
-            body += message.get("body", b"")
-            if message.get("more_body"):
-                return
-            content = json.dumps(flat_error(json.loads(body)["error"])).encode()
-            headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
-            start["headers"] = [*headers, (b"content-length", str(len(content)).encode())]
-            await send(start)
-            await send({"type": "http.response.body", "body": content})
-
-        await self.app(scope, receive, translate)
-
-    @staticmethod
-    def _ours(scope: Scope) -> bool:
-        return scope["path"] in (PATH, scope.get("root_path", "") + PATH)
+def is_ours(scope: Scope) -> bool:
+    """Whether a request is one of this dialect, whose errors have its envelope."""
+    return scope["method"] == "POST" and scope["path"] in (PATH, scope.get("root_path", "") + PATH)

@@ -7,10 +7,11 @@ from time import perf_counter
 
 from fastapi import APIRouter, Request, Response
 
-from app import wire
+from app import npz, wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
+from app.points import with_points
 from app.request_context import check_language, distinct, generation_of, map_request
 from app.settings import Settings
 from crosslook.types import (
@@ -47,7 +48,10 @@ _ANSWER_LISTS = {
             },
         )
     },
-    responses=errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
+    responses={
+        200: {"content": {npz.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        **errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 504),
+    },
     summary="Questions about one image",
 )
 async def answer(request: Request, context: AskerDep) -> Response:
@@ -56,7 +60,8 @@ async def answer(request: Request, context: AskerDep) -> Response:
     Send `multipart/form-data` (`image` file or `image_id`, `question` once or more) or JSON. All questions are
     answered or none: an error names the question at fault. An answer is in its question's language, unless `language`
     asks for another; `english` is then beside it. The body depends on the request alone; the request id,
-    stage times and whether the image was known are headers.
+    stage times and whether the image was known are headers. With
+    `Accept: application/x-npz` the maps come as NumPy's arrays (`app/npz.py` has their names).
     """
     body, file = await bodies.read(request, AnswerRequest, repeated=_ANSWER_LISTS)
     context.check_texts(body.questions)
@@ -78,14 +83,19 @@ async def answer(request: Request, context: AskerDep) -> Response:
     start = perf_counter()
     output = answered.output
 
-    def content() -> str:
-        return wire.to_json(
-            wire.answer_response(info, answered.image_id, answered.geometry, body.questions, output, body.maps)
-        )
+    as_file = npz.wanted(request)
 
-    text = await wire.formatted(output, content)
+    def content() -> str | bytes:
+        shown = npz.without_maps(output) if as_file else output
+        response = wire.answer_response(info, answered.image_id, answered.geometry, body.questions, shown, body.maps)
+        if as_file:
+            return npz.answer_file(response, output)
+        return wire.to_json(with_points(response) if body.points else response)
+
+    made = await wire.formatted(output, content)
     answered.stages.add("format", start, perf_counter())
-    return Response(text, headers=context.headers(answered), media_type="application/json")
+    kind = npz.MEDIA_TYPE if as_file else "application/json"
+    return Response(made, headers=context.headers(answered), media_type=kind)
 
 
 @router.post(

@@ -19,6 +19,7 @@ from app.conversation import MOST_MESSAGES, Asked, ConversationRequest, Received
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import TAG, RequestError, request_id_of
+from app.image_names import LONGEST_NAME
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
 from crosslook.types import AnswerResponse
@@ -39,6 +40,11 @@ class ChatContentPart(BaseModel):
     type: Literal["text", "image_url"]
     text: str | None = None
     image_url: ImageURL | None = None
+    uuid: str | None = Field(
+        None,
+        max_length=LONGEST_NAME,
+        description="A name for the image, yours alone: by it the image can be asked about later, without `image_url`.",
+    )
 
 
 Content = Annotated[
@@ -70,7 +76,10 @@ class ChatRequest(ConversationRequest):
     max_tokens: int | None = Field(None, ge=1, description="The most tokens of the answer, by models that write.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of `max_tokens`.")
     n: int | None = Field(None, description="Anything but 1 is refused.")
-    response_format: dict[str, Any] | None = Field(None, description="Anything but text is refused.")
+    response_format: dict[str, Any] | None = Field(
+        None,
+        description="Text, or a JSON schema that is a choice: an enum of texts, or an object of one such field.",
+    )
 
     @property
     def limit(self) -> int | None:
@@ -169,13 +178,14 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
     if body.n not in (None, 1):
         raise RequestError("invalid_request", "n: this model gives one answer; `crosslook` ranks others.", param="n")
     body.refuse_tools()
-    conversation.refuse_format(body.response_format, "response_format")
+    choice = body.choice(body.response_format, "response_format")
     asked = await conversation.read(body.messages, "messages")
-    answered, text, info = await conversation.answer(context, body, asked)
+    answered, text, info = await conversation.answer(context, body, asked, choice)
     start = perf_counter()
 
     def content() -> str:
-        completion = _completion(request, body, asked, answered, text, info)
+        said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
+        completion = _completion(request, body, asked, answered, text, info, said)
         if not body.stream:
             return completion.model_dump_json()
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -188,7 +198,7 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
 
 
 def _completion(
-    request: Request, body: _Body, asked: Asked, answered: Answered, text: TextOutput, info: ModelInfo
+    request: Request, body: _Body, asked: Asked, answered: Answered, text: TextOutput, info: ModelInfo, said: str
 ) -> ChatCompletion:
     tokens = Tokens.of(answered, text)
     logprobs = LogProbs(content=conversation.log_probabilities(text, body.top_logprobs or 0)) if body.logprobs else None
@@ -196,11 +206,7 @@ def _completion(
         id=f"chatcmpl-{request_id_of(request)}",
         created=int(time.time()),
         model=info.id,
-        choices=[
-            ChatChoice(
-                message=AssistantMessage(content=text.ranking[0].answer), logprobs=logprobs, finish_reason=text.finish
-            )
-        ],
+        choices=[ChatChoice(message=AssistantMessage(content=said), logprobs=logprobs, finish_reason=text.finish)],
         usage=ChatUsage(
             prompt_tokens=tokens.text + tokens.image,
             completion_tokens=tokens.answer,

@@ -18,6 +18,7 @@ from app import conversation, wire
 from app.conversation import MOST_MESSAGES, MOST_PARTS, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.errors import TAG, RequestError, request_id_of
+from app.image_names import LONGEST_NAME
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
 from crosslook.types import AnswerResponse
@@ -35,6 +36,11 @@ class InputPart(BaseModel):
     type: Literal["input_text", "input_image"]
     text: str | None = None
     image_url: str | None = Field(None, description="A data URI or, where the operator allows it, a URL.")
+    uuid: str | None = Field(
+        None,
+        max_length=LONGEST_NAME,
+        description="A name for the image, yours alone: by it the image can be asked about later, without `image_url`.",
+    )
 
 
 class InputMessage(BaseModel):
@@ -51,7 +57,10 @@ class InputMessage(BaseModel):
 class TextFormat(BaseModel):
     """How the answer is written."""
 
-    format: dict[str, Any] | None = Field(None, description="Anything but text is refused.")
+    format: dict[str, Any] | None = Field(
+        None,
+        description="Text, or a JSON schema that is a choice: an enum of texts, or an object of one such field.",
+    )
 
 
 class ResponseRequest(ConversationRequest):
@@ -182,9 +191,11 @@ async def responses(request: Request, context: AskerDep) -> Response:
     """
     body = await bodies.read_json(request, _Body)
     _refuse(body)
+    wanted_format = None if body.text is None else body.text.format
+    choice = body.choice(wanted_format, "text.format")
     given = [Received(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     asked = await conversation.read(given, "input")
-    answered, text, info = await conversation.answer(context, body, asked)
+    answered, text, info = await conversation.answer(context, body, asked, choice)
     start = perf_counter()
     tokens = Tokens.of(answered, text)
     wanted = body.top_logprobs is not None or _LOGPROBS in (body.include or ())
@@ -192,14 +203,14 @@ async def responses(request: Request, context: AskerDep) -> Response:
     name = request_id_of(request)
 
     def content() -> str:
+        said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
         response = ModelResponse(
             id=f"resp_{name}",
             created_at=int(time.time()),
             instructions=_short(body.instructions),
             model=info.id,
-            output=[
-                OutputMessage(id=f"msg_{name}", content=[OutputText(text=text.ranking[0].answer, logprobs=logprobs)])
-            ],
+            output=[OutputMessage(id=f"msg_{name}", content=[OutputText(text=said, logprobs=logprobs)])],
+            text={"format": wanted_format or {"type": "text"}},
             usage=ResponseUsage(
                 input_tokens=tokens.text + tokens.image,
                 input_tokens_details=InputTokens(
@@ -226,7 +237,6 @@ def _short(instructions: Any) -> str | None:
 def _refuse(body: _Body) -> None:
     """Raise `RequestError` for what would change the answer and cannot be done."""
     body.refuse_tools()
-    conversation.refuse_format(None if body.text is None else body.text.format, "text.format")
     if body.background:
         raise RequestError("invalid_request", "background: answers are given at once.", param="background")
     for name in _KEPT:

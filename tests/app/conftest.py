@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from app.engine.engine import Engine
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import model as standin
+from tests.fakes.reference_server import COLOURS, LOADER
 
 BASE = "http://crosslook"
 
@@ -67,3 +69,34 @@ def image_bytes() -> bytes:
     """A small PNG that no other test uses."""
     n = next(_shade)
     return encoded(Image.new("RGB", (40, 30), (n % 256, n // 256 % 256, 7)))
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def colours() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the model whose every answer can be known beforehand: it names colours."""
+    async with running(loader=LOADER) as (_, client):
+        yield client
+
+
+def _base64(image: Image.Image) -> str:
+    return base64.b64encode(encoded(image)).decode()
+
+
+@pytest.fixture
+def red() -> str:
+    """A red image, as a data URI."""
+    return "data:image/png;base64," + _base64(Image.new("RGB", (60, 40), COLOURS["red"]))
+
+
+@pytest.fixture
+def half_red() -> str:
+    """60 x 40 pixels, of which the left half is red and the right blue, in base64."""
+    image = Image.new("RGB", (60, 40), COLOURS["blue"])
+    image.paste(COLOURS["red"], (0, 0, 30, 40))
+    return _base64(image)
+
+
+@pytest.fixture
+def uri(image_bytes: bytes) -> str:
+    """A small image that no other test uses, as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(image_bytes).decode()

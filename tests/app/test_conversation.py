@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import httpx
@@ -14,11 +13,6 @@ from tests.app.test_native import failed
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-
-
-@pytest.fixture
-def uri(image_bytes: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image_bytes).decode()
 
 
 def user(*parts: Any) -> dict[str, Any]:

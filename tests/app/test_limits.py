@@ -21,27 +21,27 @@ from tests.app.test_native import as_json, failed
 IMAGE = encoded(Image.new("RGB", (20, 20), (1, 2, 3)))
 
 
-def test_the_rate_limiter_refills_and_says_when() -> None:
+async def test_the_rate_limiter_refills_and_says_when() -> None:
     """A minute's worth at once, then as it refills; one caller does not touch another."""
     now = 0.0
     limiter = RateLimiter(60, clock=lambda: now)
     for _ in range(6):
-        limiter.spend("ann", 10)
+        await limiter.spend("ann", 10)
     with pytest.raises(RequestError) as caught:
-        limiter.spend("ann", 10)
+        await limiter.spend("ann", 10)
     assert caught.value.code == "rate_limited"
     assert caught.value.retry_after == pytest.approx(10.0)
-    limiter.spend("bob", 10)
+    await limiter.spend("bob", 10)
     now = 10.0
-    limiter.spend("ann", 10)
+    await limiter.spend("ann", 10)
     now = 100.0
-    limiter.spend("ann", 90)  # more than the bucket holds passes when it is full, and leaves a debt
+    await limiter.spend("ann", 90)  # more than the bucket holds passes when it is full, and leaves a debt
     now = 129.0
     with pytest.raises(RequestError):
-        limiter.spend("ann", 1)
+        await limiter.spend("ann", 1)
     now = 131.5
-    limiter.spend("ann", 1)
-    RateLimiter(0).spend("ann", 10**9)
+    await limiter.spend("ann", 1)
+    await RateLimiter(0).spend("ann", 10**9)
 
 
 @pytest.mark.parametrize(
