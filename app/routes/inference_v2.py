@@ -30,7 +30,7 @@ from app.engine.engine import Answered
 from app.errors import RequestError, validation_error
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
-from app.request_context import RequestContext, distinct, generation_of, map_request
+from app.request_context import RequestContext, check_language, distinct, generation_of, map_request
 from crosslook.types import AnswerOptions
 from model.interface import Map, ModelInfo, Output
 
@@ -236,6 +236,7 @@ async def infer(request: Request, model_name: ModelName, context: AskerDep, vers
     options = asked.options
     context.check_texts(asked.questions, field="question")
     maps = map_request(options, info)
+    check_language(options.language, info)
     image = await context.image(file=asked.file, text=asked.text, image_id=asked.image_id)
     answered = await context.run(
         "answer",
@@ -244,6 +245,7 @@ async def infer(request: Request, model_name: ModelName, context: AskerDep, vers
         field="question",
         candidates=None if options.candidates is None else distinct(options.candidates),
         top_k=options.top_k,
+        language=options.language,
         maps=maps,
         generation=generation_of(options, info),
     )
