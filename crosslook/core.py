@@ -82,14 +82,13 @@ class MapOptions(TypedDict, total=False):
 
     ``maps``: ``float`` (the default), ``u8`` (a quarter of the bytes, 8 bits a cell) or ``none`` (faster).
     ``map_kind`` and ``layers``: which maps; the model's default when absent. ``model``: refused with ModelNotFound when
-    the server serves another. ``points``: each map on the wire says where it points (`crosslook.types.Point`).
+    the server serves another.
     """
 
     maps: MapChoice
     map_kind: MapKind
     layers: Sequence[int]
     model: str
-    points: bool
 
 
 class AnswerOptions(MapOptions, total=False):
