@@ -96,6 +96,16 @@ class AnswerSpace:
         best = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)
 
+    def log_odds_gradient(self, fused: Fused, choices: Choices | None) -> tuple[Tensor, Tensor]:
+        """The gradients of `log_odds` with respect to ``fused.vector`` and ``fused.fit``, in their shapes."""
+        if choices is None:
+            return torch.zeros_like(fused.vector), torch.ones_like(fused.fit)
+        logits = self._logits(fused.vector, choices)
+        best = logits.argmax(-1, keepdim=True)
+        others = logits.scatter(-1, best, -torch.inf).softmax(-1).nan_to_num(0.0)  # NaN: there are no others
+        gradient = choices.vectors[best[:, 0]] - others @ choices.vectors
+        return gradient / self.net.config.temperature, torch.zeros_like(fused.fit)
+
     def _logits(self, vectors: Tensor, choices: Choices) -> Tensor:
         """Logits ``[rows, choices]`` of the rows' vectors, at the fitted temperature."""
         return F.linear(vectors, choices.vectors, choices.biases) / self.net.config.temperature

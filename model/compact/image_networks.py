@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.compact import onnx_graphs
 from model.compact.detector import Detections, NanoDet, detect
 from model.compact.storage import load_small
 from model.compact.vision import EfficientNetLite, VisionFeatures
@@ -77,8 +78,6 @@ class OnnxNetworks:
     def __init__(
         self, vision: EfficientNetLite, detector: NanoDet | None, size: int, ranges: Ranges | None = None
     ) -> None:
-        from model.compact import onnx_graphs  # slow to import, and not needed elsewhere
-
         self.way: Way = "float32" if ranges is None else "int8"
         self.size = size
         graph, self._seen = onnx_graphs.vision_graph(vision, size, ranges or {})
@@ -146,7 +145,7 @@ def choose(
     if dtype == "torch" or torch.device(device).type != "cpu":
         return TorchNetworks(vision, detector, size)
     if not has_runtime():
-        logger.warning("onnxruntime or onnx is not installed: images go through PyTorch, which takes longer")
+        logger.warning("onnxruntime is not installed: all goes through PyTorch, which takes longer")
         return TorchNetworks(vision, detector, size)
     if dtype not in ("auto", "int8"):
         return OnnxNetworks(vision, detector, size)
@@ -161,8 +160,8 @@ def choose(
 
 
 def has_runtime() -> bool:
-    """Whether ONNX Runtime, and what writes its graphs, are installed."""
-    return all(find_spec(name) is not None for name in ("onnxruntime", "onnx"))
+    """Whether ONNX Runtime is installed."""
+    return find_spec("onnxruntime") is not None
 
 
 def load(folder: Path, device: torch.device | str = "cpu", dtype: str = "auto") -> ImageNetworks:

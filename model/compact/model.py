@@ -2,21 +2,21 @@
 
 A model's folder holds ``config.json``, ``model.safetensors`` (see `model.compact.storage`), ``vocabulary.txt``,
 ``answers.txt``, ``calibration.json`` (see `model.compact.image_networks`) and, where what scores mean was measured,
-``reliability.json`` (see `model.reliability`). `tiny` is the same code at toy size with
-random weights; most tests run on it.
+``reliability.json`` (see `model.reliability`). `tiny` is the same code at toy size with random weights; most tests run
+on it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from safetensors import SafetensorError
 
 from model.compact import answer_words, chinese, image_networks
 from model.compact.answer_words import AnswerWords
-from model.compact.answers import AnswerSpace
+from model.compact.answers import AnswerSpace, Choices
 from model.compact.detector import NanoDet
 from model.compact.graphs import FuseGraphs
 from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
 from model.compact.preprocess import Squash
+from model.compact.question_networks import OnnxQuestions
 from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
@@ -55,6 +56,8 @@ from model.interface import (
 from model.reliability import RELIABILITY, ReliabilityBand, load_table
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "compact"
 _TINY_RANGES: dict[int, image_networks.Ranges] = {}
@@ -96,18 +99,18 @@ class CompactModel(Family):
         reliability: tuple[ReliabilityBand, ...] = (),
         folder: Path | None = None,
     ) -> None:
-        """``detector``: there is one where ``net.config`` names one. ``ranges`` and ``dtype``: of the image networks,
-        see `model.compact.image_networks.choose`. As it is, they are PyTorch's, and follow ``net`` where it is trained
-        on. ``folder``: where the Chinese encoder and answers lie."""
+        """``detector``: there is one where ``net.config`` names one. ``ranges`` and ``dtype``: see `use_dtype`. As it
+        is, all is PyTorch's, and follows ``net`` where it is trained on. ``folder``: where the Chinese encoder and
+        answers lie."""
         self.net = net.eval().requires_grad_(False).to(device)
         self.net.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.detector = None if detector is None else detector.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
         self.ranges = ranges
-        self.use_dtype(dtype)
         self.vocabulary = list(vocabulary)
         self.answers = list(answers)
         self.texts = Texts(net, vocabulary, folder)
+        self.use_dtype(dtype)
         self.tokenizer = self.texts.tokenizer
         self.words = AnswerWords(folder, self.answers)
         self._space = AnswerSpace(net, self.texts, self.answers, self.words)
@@ -130,20 +133,24 @@ class CompactModel(Family):
             answer_languages=self.words.languages,
         )
         self.encode_calls = 0
-        self._graphs: FuseGraphs | None = None
         self.use_kernel("auto")
 
     def use_dtype(self, dtype: str) -> None:
-        """Compute the image networks as `model.compact.image_networks.choose` says, from their weights as they are."""
-        vision, size = self.net.vision, self.net.config.size
+        """Compute the image networks as `model.compact.image_networks.choose` says, from their weights as they are;
+        where these go through ONNX Runtime, questions do too, in float32 (from weights as they are at the first)."""
+        vision, size, blind = self.net.vision, self.net.config.size, self.net.config.blind
         self.image_networks = image_networks.choose(
             vision, self.detector, size, ranges=self.ranges, dtype=dtype, device=self.device
         )
+        self.questions = None if blind or self.image_networks.way == "torch" else OnnxQuestions(self.net)
+        self.texts.encode_english = self.net.text if self.questions is None else self.questions.text
 
     def use_kernel(self, kernel: str) -> None:
         """Compute cross-attention by one of `model.kernels.KERNELS`. On a CUDA device small batches go through CUDA
-        graphs, unless it is ``reference``, which is run as it is written. Raises ValueError for an unknown one."""
+        graphs, unless it is ``reference``, which is run as it is written. On a CPU, ``auto`` may be ONNX Runtime's
+        (see `use_dtype`). Raises ValueError for an unknown one."""
         super().use_kernel(kernel)
+        self._kernel = kernel
         graphs = self.device.type == "cuda" and kernel != "reference"
         self._graphs = FuseGraphs(self.net) if graphs else None
 
@@ -242,29 +249,30 @@ class CompactModel(Family):
         kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
         choices = {} if task == "match" else {c: self._space.choices(c) for c in {item.candidates for item in items}}
         rows: MapRows | None = None
+        runtime = self.questions if self._kernel == "auto" else None
+
+        def each(fused: Fused, of: Callable[[Fused, Choices | None], T]) -> list[T]:
+            pairs = zip(items, parts, strict=True)
+            return [of(_part_of(fused, part), choices.get(item.candidates)) for item, part in pairs]
+
         if self._graphs is not None and kind in (None, "raw") and not any(text.chinese for text in flat):
             ids, mask = self.texts.ids(flat)
             fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
-        elif kind == "gradient":
-            states, mask = self.texts.states(flat)
-            fused, rows = gradient_rows(
-                self.net,
-                states,
-                mask,
-                images,
-                layers,
-                lambda fused: torch.cat(
-                    [
-                        self._space.log_odds(_part_of(fused, part), choices.get(item.candidates))
-                        for item, part in zip(items, parts, strict=True)
-                    ]
-                ),
-            )
         else:
             states, mask = self.texts.states(flat)
+            given = states, mask, images
             watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
-            with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
-                fused = self.net.fuse_states(states, mask, images, need_maps=kind in ("raw", "rollout"))
+            if kind == "gradient" and runtime is not None:
+                fused, rows = runtime.gradient_rows(*given, layers, lambda f: each(f, self._space.log_odds_gradient))
+            elif kind == "gradient":
+                fused, rows = gradient_rows(
+                    self.net, *given, layers, lambda f: torch.cat(each(f, self._space.log_odds))
+                )
+            elif kind != "rollout" and runtime is not None:
+                fused = runtime.fuse(*given, need_maps=kind == "raw")
+            else:
+                with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
+                    fused = self.net.fuse_states(*given, need_maps=kind in ("raw", "rollout"))
         if kind == "raw":
             rows = raw_rows(fused.maps, layers)
         elif kind == "rollout":

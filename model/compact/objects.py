@@ -24,8 +24,9 @@ _LEAST = 0.04  # score of an object that is kept
 _SAME = 0.6  # overlap from which two boxes of a class are one object
 _CANDIDATES = 400
 _WIDTH = 128
-_NEVER = -20.0  # log odds of an empty slot
-_MOST = 8.0  # log odds beyond which nothing is told apart
+NEVER = -20.0  # log odds of an empty slot
+MOST = 8.0  # log odds beyond which nothing is told apart
+LEAST_CHANCE = 1e-4  # of a number of objects
 
 
 class Seen(NamedTuple):
@@ -169,26 +170,37 @@ class ObjectReader(nn.Module):
         named = F.embedding(objects[..., 0].long(), names)
         match = torch.einsum("irtw,ikw->irtk", self.asked(states), self.named(named))
         match = (match + self.matters(states)).masked_fill(~own[..., None], -torch.inf).logsumexp(2)
-        match = match.clamp_min(_NEVER)  # texts without a token of their own
+        match = match.clamp_min(NEVER)  # texts without a token of their own
         odds = match + self.of_look * (density + 1e-2).log() + self.of_score * score.clamp(0.01, 0.99).logit()[:, None]
-        odds = (odds + self.offset).clamp(-_MOST, _MOST).masked_fill(score[:, None] <= 0, _NEVER)
+        odds = (odds + self.offset).clamp(-MOST, MOST).masked_fill(score[:, None] <= 0, NEVER)
         if visible is not None:
-            odds = odds.masked_fill(visible.to(places) @ places.transpose(1, 2) <= 0, _NEVER)
+            odds = odds.masked_fill(visible.to(places) @ places.transpose(1, 2) <= 0, NEVER)
         chance = odds.sigmoid()
         none = -F.softplus(odds).sum(-1)
         presence = (-torch.expm1(none.clamp_max(-1e-6))).log() - none
         share = chance / chance.sum(-1, keepdim=True).clamp_min(1.0)
         look = looking / looking.sum(-1, keepdim=True).clamp_min(1e-3)
         colours = torch.cat([look @ state.place_colours, share @ state.colours], -1)
-        counts = _count(chance).clamp_min(1e-4).log()
-        parts = (counts, presence.clamp(-_MOST, _MOST), colours, share @ named)
+        counts = _count(chance).clamp_min(LEAST_CHANCE).log()
+        parts = (counts, presence.clamp(-MOST, MOST), colours, share @ named)
         return Evidence(*(part.flatten(0, 1) for part in parts))
 
 
 def _count(chance: Tensor) -> Tensor:
-    """Probabilities ``[.., n]`` of independent draws -> those of how many come true, ``[.., 11]``."""
-    counts = F.pad(torch.ones_like(chance[..., :1]), (0, COUNTS - 1))
-    for slot in range(chance.shape[-1]):
-        more = counts * chance[..., slot : slot + 1]
-        counts = counts - more + F.pad(more[..., :-1], (1, 0)) + F.pad(more[..., -1:], (COUNTS - 1, 0))
-    return counts
+    """Probabilities ``[.., n]`` of independent draws -> those of how many come true, ``[.., 11]``: of every draw by
+    itself, then of two together, of four, and so on."""
+    slots = 1 << max(0, chance.shape[-1] - 1).bit_length()
+    chance = F.pad(chance, (0, slots - chance.shape[-1]))
+    counts = torch.stack([1 - chance, chance], -1)  # [.., slots, 2]
+    while counts.shape[-2] > 1:
+        sums = sums_of_counts(counts.shape[-1], counts.device).to(counts.dtype)
+        left, right = counts[..., 0::2, :], counts[..., 1::2, :]
+        counts = (left[..., :, None] * right[..., None, :]).flatten(-2) @ sums
+    return F.pad(counts[..., 0, :], (0, COUNTS - counts.shape[-1]))
+
+
+def sums_of_counts(size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Which sum two numbers below ``size`` have, bool ``[size * size, sums]``; what is above 10 counts as 10."""
+    numbers = torch.arange(size, device=device)
+    sums = (numbers[:, None] + numbers).clamp_max(COUNTS - 1).flatten()
+    return sums[:, None] == torch.arange(min(2 * size - 1, COUNTS), device=device)

@@ -10,43 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from model.compact.detector import MEAN, SLOPE, STD, CspBlock, DetectorHead, NanoDet
+from model.compact.onnx_builder import Graph
 from model.compact.vision import EfficientNetLite, MBConv
 
-_OPSET, _IR = 17, 8  # old enough for every ONNX Runtime since 1.12
 Range = tuple[float, float]
 
 
-class GraphBuilder:
-    """Nodes, one behind the other. Names of tensors are those of the modules that make them."""
+class GraphBuilder(Graph):
+    """Names of tensors are those of the modules that make them."""
 
     def __init__(self, ranges: Mapping[str, Range]) -> None:
+        super().__init__()
+        self.input("pixels", np.uint8)  # [images, height, width, 3]
         self.ranges = ranges
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
         self.scales: dict[str, float] = {}
         """Of tensors that are read as integers."""
         self.measured: list[str] = []
         """Tensors that could be, in their order."""
-
-    def constant(self, name: str, values: object, dtype: type[np.generic]) -> str:
-        """Store ``values`` under ``name``, unless that is there already. Returns the name."""
-        self.initializers.setdefault(name, numpy_helper.from_array(np.array(values, dtype, order="C"), name))
-        return name
-
-    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Append a node of an operator ``kind``. Returns the name of its ``output``."""
-        node = helper.make_node(kind, list(inputs), [output], name=output, **attributes)
-        self.nodes.append(node)
-        return output
 
     def rounds(self, x: str) -> str:
         """``x`` rounded to its range, where it has one."""
@@ -66,7 +52,7 @@ class GraphBuilder:
 
     def normalized_pixels(self, mean: Sequence[float], std: Sequence[float]) -> str:
         """The input's planes in float32, ``(pixel - mean) / std``."""
-        x = self.add("Cast", ["pixels"], "pixels.float", to=TensorProto.FLOAT)
+        x = self.add("Cast", ["pixels"], "pixels.float", to=1)
         x = self.add("Sub", [x, self.constant("pixels.mean", mean, np.float32)], "pixels.centred")
         x = self.add("Div", [x, self.constant("pixels.std", std, np.float32)], "pixels.normal")
         return self.add("Transpose", [x], "pixels.planes", perm=[0, 3, 1, 2])
@@ -110,8 +96,8 @@ class GraphBuilder:
 
     def _source(self, rounded: str) -> tuple[str, list[str]]:
         """Of a rounded tensor: its integers, and their scale and zero."""
-        node = next(node for node in reversed(self.nodes) if node.output[0] == rounded)
-        return node.input[0], list(node.input[1:])
+        node = next(node for node in reversed(self.nodes) if node.outputs[0] == rounded)
+        return node.inputs[0], list(node.inputs[1:])
 
     def _weights(
         self,
@@ -145,15 +131,6 @@ class GraphBuilder:
             ]
             found.append(self.add("DequantizeLinear", inputs, f"{output}.bias", axis=0))
         return found
-
-    def model(self, outputs: Sequence[str]) -> bytes:
-        """The graph, from ``pixels`` uint8 ``[images, height, width, 3]`` to ``outputs``."""
-        pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["images", "height", "width", 3])
-        made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-        graph = helper.make_graph(self.nodes, "images", [pixels], made, list(self.initializers.values()))
-        opsets = [helper.make_opsetid("", _OPSET)]
-        made_of: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=_IR).SerializeToString()
-        return made_of
 
 
 def _numpy(tensor: Tensor | None) -> NDArray[np.float32]:
@@ -259,8 +236,13 @@ def _pyramid(graph: GraphBuilder, fine: str, middle: str, coarse: str) -> tuple[
     scales = graph.constant("double", [1, 1, 2, 2], np.float32)
 
     def double(x: str) -> str:
-        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-        return graph.add("Resize", [x, "", scales], f"{x}.doubled", **how)
+        return graph.add(
+            "Resize",
+            [x, "", scales],
+            f"{x}.doubled",
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
 
     def halve(x: str) -> str:
         return graph.add("AveragePool", [x], f"{x}.halved", kernel_shape=[2, 2], strides=[2, 2])

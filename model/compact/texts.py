@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,8 @@ class Texts:
 
     def __init__(self, net: CompactNet, vocabulary: Sequence[str], folder: Path | None = None) -> None:
         self.net = net
+        self.encode_english: Callable[[Tensor, Tensor], Tensor] = net.text
+        """What computes `TextEncoder.forward`."""
         self.tokenizer: Tokenizer = build_tokenizer(vocabulary)
         self._words = frozenset(vocabulary)
         self._folder = folder
@@ -64,13 +66,13 @@ class Texts:
         ids, mask = self.ids(texts, length=length)
         chinese = [i for i, text in enumerate(texts) if text.chinese]
         if not chinese:
-            return self.net.text(ids, mask), mask
+            return self.encode_english(ids, mask), mask
         encoder = self.chinese[0]
         if len(chinese) == len(texts):
             return encoder(ids, mask, self.net.text), mask
         english = [i for i, text in enumerate(texts) if not text.chinese]
         states = torch.empty(*ids.shape, self.net.config.dim, device=ids.device)
-        states[english] = self.net.text(ids[english], mask[english])
+        states[english] = self.encode_english(ids[english], mask[english])
         states[chinese] = encoder(ids[chinese], mask[chinese], self.net.text)
         return states, mask
 

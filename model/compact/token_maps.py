@@ -117,10 +117,10 @@ def gradient_rows(
             change = by_row.flatten(0, 1)  # [images * rows, heads, tokens, keys]
             tokens[part] += change.relu().mean(1) * looks[part]
             answer[part] += change.sum(2).relu().mean(1) * (looks[part] * own[part, :, None]).sum(1)
-    return Fused(fused.vector.detach(), fused.fit.detach(), []), MapRows(_shares(tokens.sqrt()), _shares(answer.sqrt()))
+    return Fused(fused.vector.detach(), fused.fit.detach(), []), MapRows(shares(tokens.sqrt()), shares(answer.sqrt()))
 
 
-def _shares(x: Tensor) -> Tensor:
+def shares(x: Tensor) -> Tensor:
     """Rows ``[.., keys]`` divided by their sums; a row without any stays 0."""
     total = x.sum(-1, keepdim=True)
     return torch.where(total > 0, x / total.clamp_min(torch.finfo(x.dtype).tiny), 0.0)

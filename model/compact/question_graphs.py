@@ -1,0 +1,314 @@
+"""What a question goes through, as ONNX graphs: the text layers, and `CompactNet.fuse_states` over one image.
+
+The second has a backward graph, for gradient maps: the gradient of the answer's vector and of the fit with respect to
+the attention scores of each fusion layer, and nothing else. See `model.compact.token_maps` for what is made of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from model.compact.colours import COLOURS
+from model.compact.config import CompactConfig
+from model.compact.fusion import FusionLayer
+from model.compact.network import FIRST_PATCH, CompactNet
+from model.compact.objects import COUNTS, LEAST_CHANCE, MOST, NEVER, SLOTS, sums_of_counts
+from model.compact.onnx_tape import Tape, Var
+from model.compact.text import TextLayer
+
+SEEDS = ("vector.gradient", "fit.gradient")
+
+
+class FusionTape(NamedTuple):
+    """The tape, and its outputs: ``vector`` ``[rows, n]``, ``fit`` ``[rows, 1]``, and of each layer the attention
+    ``scores`` ``[heads, rows * tokens, keys]`` and the ``maps`` ``[rows, tokens, keys]``."""
+
+    tape: Tape
+    vector: Var
+    fit: Var
+    scores: list[Var]
+    maps: list[Var]
+
+
+def text_tape(net: CompactNet) -> tuple[Tape, Var]:
+    """Of `TextEncoder.forward`, from ``ids`` (int64) and ``mask`` (float32, 1 for a token) ``[rows, tokens]``."""
+    tape, text = Tape(), net.text
+    ids = tape.given("ids", ("rows", "tokens"), np.int64)
+    bias = _attention_bias(tape)
+    dim = text.words.weight.shape[1]
+    shape = ("rows", "tokens", dim)
+    x = tape.node("Gather", [tape.fixed("words", text.words.weight), ids], shape)
+    count = tape.node("Slice", [tape.shape_of(ids), tape.whole([1]), tape.whole([2])], (1,), dtype=np.int64)
+    places = tape.node("Slice", [tape.fixed("positions", text.positions), tape.whole([0]), count], ("tokens", dim))
+    x = tape.layer_norm(tape.plus(x, places), "norm", text.norm)
+    for index, layer in enumerate(text.layers):
+        assert isinstance(layer, TextLayer)  # noqa: S101
+        x = _feed_forward(tape, f"layers.{index}", layer, _attend(tape, f"layers.{index}", layer, x, x, bias))
+    return tape, x
+
+
+def _attention_bias(tape: Tape) -> Var:
+    """0 for a token and -inf for padding, ``[rows, 1, 1, tokens]``."""
+    mask = tape.given("mask", ("rows", "tokens"))
+    wide = tape.unsqueeze(tape.unsqueeze(mask, 1), 1)
+    padding = tape.node("Equal", [wide, tape.fixed("number.0.0", 0.0)], wide.shape, dtype=np.bool_)
+    return tape.filled(tape.times(wide, 0.0), padding, -math.inf)
+
+
+def _attend(tape: Tape, name: str, layer: TextLayer, asking: Var, x: Var, bias: Var) -> Var:
+    """See `TextLayer.attend`."""
+    dim, heads = int(x.shape[-1]), layer.num_heads
+
+    def split(linear: str, source: Var) -> Var:
+        module = getattr(layer, linear)
+        made = tape.linear(source, f"{name}.{linear}", module.weight, module.bias)
+        shape = (*source.shape[:2], heads, dim // heads)
+        return tape.transpose(tape.reshape(made, [0, 0, heads, dim // heads], shape), [0, 2, 1, 3])
+
+    queries, keys, values = split("query", asking), split("key", x), split("value", x)
+    scores = tape.times(tape.product(queries, tape.turned(keys)), (dim // heads) ** -0.5)
+    attended = tape.product(tape.softmax(tape.plus(scores, bias)), values)
+    merged = tape.reshape(tape.transpose(attended, [0, 2, 1, 3]), [0, 0, dim], asking.shape)
+    output = tape.linear(merged, f"{name}.output", layer.output.weight, layer.output.bias)
+    return tape.layer_norm(tape.plus(asking, output), f"{name}.self_norm", layer.self_norm)
+
+
+def _feed_forward(tape: Tape, name: str, layer: TextLayer, x: Var) -> Var:
+    """See `TextLayer.feed_forward`."""
+    wide = tape.gelu(tape.linear(x, f"{name}.expand", layer.expand.weight, layer.expand.bias))
+    output = tape.linear(wide, f"{name}.contract", layer.contract.weight, layer.contract.bias)
+    return tape.layer_norm(tape.plus(x, output), f"{name}.feed_forward_norm", layer.feed_forward_norm)
+
+
+def fusion_tape(net: CompactNet) -> FusionTape:
+    """Of `CompactNet.fuse_states` without ``patch_mask``, for the rows that ask one image.
+
+    Inputs, float32: ``states`` ``[rows, tokens, dim]``; ``mask`` and ``own`` (see `own_tokens`) ``[rows, tokens]``, 1
+    for a token; ``keys.0``, ``values.0`` and so on ``[heads, keys, head_dim]``; ``meaning``, ``places``, and of a net
+    with a detector ``objects``, ``object_colours`` and ``place_colours``, as in `ImageState`, without the axis of
+    images.
+    """
+    tape, config = Tape(), net.config
+    states = tape.given("states", ("rows", "tokens", config.dim))
+    bias, mask = _attention_bias(tape), Var("mask", ("rows", "tokens"))
+    own = tape.given("own", ("rows", "tokens"))
+    x = tape.linear(states, "narrow", net.narrow.weight, net.narrow.bias)
+    scores, maps = [], []
+    for index, layer in enumerate(net.fusion.layers):
+        assert isinstance(layer, FusionLayer)  # noqa: S101
+        name = f"fusion.{index}"
+        x = _attend(tape, name, layer, x, x, bias)
+        crossed, score, looking = _cross(tape, index, layer, x, mask)
+        x = _feed_forward(tape, name, layer, tape.plus(x, crossed))
+        scores.append(score)
+        maps.append(looking)
+    gather = net.fusion.gather
+    first = tape.part(x, 1, 0, 1)
+    first = _feed_forward(tape, "gather", gather, _attend(tape, "gather", gather, first, x, bias))
+    fused = tape.reshape(first, [0, config.fusion_dim], ("rows", config.fusion_dim))
+    asked = _mean_over(tape, states, mask)
+    answering = tape.reshape(tape.part(maps[-1], 1, 0, 1), [0, -1], ("rows", "keys"))
+    answering, looking = (_at_places(tape, config, x) for x in (answering, _mean_over(tape, maps[-1], own)))
+    meaning = tape.given("meaning", ("places", config.meaning_dim))
+    matching = net.matching
+    matched = tape.product(looking, tape.given("places", ("places", config.match_dim)))
+    said = tape.normalized(tape.linear(asked, "matching.text", matching.text.weight, matching.text.bias))
+    cosine = tape.sum(tape.times(said, tape.normalized(matched)), 1, keep=True)
+    fit = tape.plus(tape.times(cosine, float(matching.scale)), tape.fixed("matching.offset", matching.offset))
+    evidence = _evidence(tape, net, states, own, looking) if config.detector_channels else None
+    vector = _vector(tape, net, fused, asked, tape.product(answering, meaning), fit, evidence)
+    return FusionTape(tape, vector, fit, scores, maps)
+
+
+def _cross(tape: Tape, index: int, layer: FusionLayer, x: Var, mask: Var) -> tuple[Var, Var, Var]:
+    """The cross-attention of a layer: its output ``[rows, tokens, dim]``, the scores, and the map."""
+    cross, name = layer.cross, f"fusion.{index}.cross"
+    heads, width = cross.num_heads, cross.head_dim
+    keys, values = (tape.given(f"{kind}.{index}", (heads, "keys", width)) for kind in ("keys", "values"))
+    asking = tape.linear(
+        tape.layer_norm(x, f"{name}.norm", layer.cross_norm), f"{name}.q", cross.wq.weight, cross.wq.bias
+    )
+    queries = tape.transpose(tape.reshape(asking, [-1, heads, width], ("all", heads, width)), [1, 0, 2])
+    scores = tape.times(tape.product(queries, tape.turned(keys)), width**-0.5)
+    probabilities = tape.softmax(scores)
+    attended = tape.transpose(tape.product(probabilities, values), [1, 0, 2])  # [rows * tokens, heads, width]
+    merged = tape.reshape(attended, [0, heads * width], ("all", heads * width))
+    output = tape.linear(merged, f"{name}.o", cross.o.weight, cross.o.bias)
+    mean = tape.mean(probabilities, 0)
+    return tape.reshape(output, tape.shape_of(x), x.shape), scores, _by_row(tape, mean, mask)
+
+
+def _by_row(tape: Tape, x: Var, mask: Var) -> Var:
+    """``[.., rows * tokens, keys]`` -> ``[.., rows, tokens, keys]``."""
+    before = x.shape[:-2]
+    sizes = [tape.whole([0] * len(before)), tape.shape_of(mask), tape.whole([-1])]
+    shape = tape.node("Concat", sizes[0 if before else 1 :], (len(before) + 3,), axis=0, dtype=np.int64)
+    return tape.reshape(x, shape, (*before, "rows", "tokens", x.shape[-1]))
+
+
+def _mean_over(tape: Tape, x: Var, mask: Var) -> Var:
+    """See `model.compact.network.mean_over`."""
+    total = tape.sum(tape.times(x, tape.unsqueeze(mask, 2)), 1)
+    return tape.over(total, tape.clip(tape.sum(mask, 1, keep=True), 1.0))
+
+
+def _at_places(tape: Tape, config: CompactConfig, looking: Var) -> Var:
+    """See `CompactNet._at_places`."""
+    half = config.cells // 2
+    patches = tape.part(looking, 1, FIRST_PATCH)
+    blocks = tape.reshape(patches, [0, half, 2, half, 2], ("rows", half, 2, half, 2))
+    return tape.reshape(tape.sum(tape.sum(blocks, 4), 2), [0, half * half], ("rows", half * half))
+
+
+class _Evidence(NamedTuple):
+    """See `model.compact.objects.Evidence`; ``presence`` is ``[rows, 1]``."""
+
+    counts: Var
+    presence: Var
+    colours: Var
+    meaning: Var
+
+
+def _evidence(tape: Tape, net: CompactNet, states: Var, own: Var, looking: Var) -> _Evidence:
+    """See `ObjectReader.forward`. ``looking`` ``[rows, places]``."""
+    reader, config = net.head.reader, net.config
+    assert net.patches.seen is not None  # noqa: S101
+    objects = tape.given("objects", (SLOTS, 6))
+    kind = tape.reshape(tape.part(objects, 1, 0, 1), [-1], (SLOTS,))
+    kind = tape.node("Cast", [kind], (SLOTS,), dtype=np.int64, to=7)
+    score = tape.reshape(tape.part(objects, 1, 1, 2), [1, -1], (1, SLOTS))
+    places = _cover(tape, objects, config.cells // 2)
+    area = tape.plus(tape.reshape(tape.mean(places, 1), [1, -1], (1, SLOTS)), tape.fixed("number.0.01", 0.01))
+    density = tape.over(tape.product(looking, tape.turned(places)), area)
+    names = net.patches.seen.class_meaning.weight.T  # [classes, meaning_dim]
+    named = tape.node("Gather", [tape.fixed("objects.names", names), kind], (SLOTS, config.meaning_dim))
+    keys = tape.node("Gather", [tape.fixed("objects.keys", names @ reader.named.weight.T), kind], (SLOTS, "width"))
+    match = tape.product(
+        tape.linear(states, "objects.asked", reader.asked.weight, reader.asked.bias), tape.turned(keys)
+    )
+    match = tape.plus(match, tape.linear(states, "objects.matters", reader.matters.weight, reader.matters.bias))
+    beside = tape.node("Equal", [tape.unsqueeze(own, 2), tape.fixed("number.0.0", 0.0)], match.shape, dtype=np.bool_)
+    match = tape.filled(match, beside, -1e30)
+    match = tape.node("ReduceLogSumExp", [match], ("rows", SLOTS), axes=[1], keepdims=0)
+    match = tape.clip(match, NEVER)
+    seen = tape.clip(score, 0.01, 0.99)
+    seen = tape.minus(tape.log(seen), tape.log(tape.plus(tape.times(seen, -1.0), tape.fixed("number.1.0", 1.0))))
+    look = tape.log(tape.plus(density, tape.fixed("number.0.01", 0.01)))
+    odds = tape.plus(match, tape.times(look, float(reader.of_look)))
+    odds = tape.plus(odds, tape.times(seen, float(reader.of_score)))
+    odds = tape.clip(tape.plus(odds, tape.fixed("objects.offset", reader.offset)), -MOST, MOST)
+    empty = tape.node("LessOrEqual", [score, tape.fixed("number.0.0", 0.0)], score.shape, dtype=np.bool_)
+    odds = tape.filled(odds, empty, NEVER)
+    chance = tape.sigmoid(odds)
+    none = tape.clip(tape.times(tape.sum(tape.softplus(odds), 1, keep=True), -1.0), None, -1e-6)
+    # log(1 - e^n) - n, where n may be next to 0: 1 - e^n = tanh(-n / 2) (1 + e^n)
+    one = tape.plus(tape.exp(none), tape.fixed("number.1.0", 1.0))
+    some = tape.plus(tape.log(tape.tanh(tape.times(none, -0.5))), tape.log(one))
+    presence = tape.clip(tape.plus(some, tape.times(none, -1.0)), -MOST, MOST)
+    share = tape.over(chance, tape.clip(tape.sum(chance, 1, keep=True), 1.0))
+    look = tape.over(looking, tape.clip(tape.sum(looking, 1, keep=True), 1e-3))
+    place_colours, object_colours = (
+        tape.given(name, (size, len(COLOURS)))
+        for name, size in (("place_colours", "places"), ("object_colours", SLOTS))
+    )
+    colours = tape.join([tape.product(look, place_colours), tape.product(share, object_colours)])
+    counts = tape.log(tape.clip(_count(tape, chance), LEAST_CHANCE))
+    return _Evidence(counts, presence, colours, tape.product(share, named))
+
+
+def _cover(tape: Tape, objects: Var, cells: int) -> Var:
+    """See `model.compact.objects.cover`: ``[SLOTS, cells * cells]``."""
+    edges = np.arange(cells + 1, dtype=np.float32) / np.float32(cells)
+    starts, ends = tape.fixed("edges.starts", edges[:-1].tolist()), tape.fixed("edges.ends", edges[1:].tolist())
+
+    def along(low: int) -> Var:
+        left, right = tape.part(objects, 1, low, low + 1), tape.part(objects, 1, low + 2, low + 3)
+        shape = (SLOTS, cells)
+        shared = tape.minus(tape.node("Min", [right, ends], shape), tape.node("Max", [left, starts], shape))
+        return tape.times(tape.clip(shared, 0.0), float(cells))
+
+    down, across = tape.unsqueeze(along(3), 2), tape.unsqueeze(along(2), 1)
+    return tape.reshape(tape.times(down, across), [SLOTS, cells * cells], (SLOTS, cells * cells))
+
+
+def _count(tape: Tape, chance: Var) -> Var:
+    """See `model.compact.objects._count`: ``[rows, SLOTS]`` -> ``[rows, COUNTS]``."""
+    slots = 1 << (SLOTS - 1).bit_length()
+    if slots > SLOTS:
+        chance = tape.join([chance, tape.times(tape.part(chance, 1, 0, slots - SLOTS), 0.0)])
+    none = tape.plus(tape.times(chance, -1.0), tape.fixed("number.1.0", 1.0))
+    counts, size = tape.join([tape.unsqueeze(none, 2), tape.unsqueeze(chance, 2)]), 2
+    while slots > 1:
+        slots //= 2
+        sums = sums_of_counts(size)
+        pairs = tape.reshape(counts, [0, slots, 2 * size], ("rows", slots, 2 * size))
+        left, right = tape.part(pairs, 2, 0, size), tape.part(pairs, 2, size, 2 * size)
+        shape = ("rows", slots, size * size)
+        every = tape.reshape(tape.times(tape.unsqueeze(left, 3), tape.unsqueeze(right, 2)), [0, slots, size**2], shape)
+        counts, size = tape.product(every, tape.fixed(f"sums.{size}", sums)), sums.shape[1]
+    return tape.reshape(counts, [0, COUNTS], ("rows", COUNTS))
+
+
+def _vector(
+    tape: Tape, net: CompactNet, fused: Var, asked: Var, looked_at: Var, fit: Var, evidence: _Evidence | None
+) -> Var:
+    """See `AnswerHead.vector`."""
+    head, config = net.head, net.config
+    said = tape.layer_norm(asked, "said")
+    read = tape.linear(looked_at, "head.read", head.read.weight, head.read.bias)
+    yes = _sequence(tape, "head.yes_from_text", head.yes_from_text, asked)
+    of_fit = tape.linear(said, "head.yes_from_fit", head.yes_from_fit.weight, head.yes_from_fit.bias)
+    yes = tape.plus(yes, tape.times(of_fit, fit))
+    counts = []
+    if evidence is not None:
+        gates = tape.linear(said, "head.gates", head.gates.weight, head.gates.bias)
+        colours = tape.linear(evidence.colours, "head.read_colours", head.read_colours.weight)
+        objects = tape.linear(evidence.meaning, "head.read_objects", head.read_objects.weight)
+        read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 0, 1)), colours))
+        read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 1, 2)), objects))
+        counts = [tape.times(tape.part(gates, 1, 2, 3), evidence.counts)]
+        seen = tape.join([evidence.colours, tape.exp(evidence.counts), tape.times(evidence.presence, 0.25)])
+        fused = tape.plus(fused, tape.linear(seen, "head.evidence", head.evidence.weight, head.evidence.bias))
+        of_objects = tape.linear(
+            said, "head.yes_from_objects", head.yes_from_objects.weight, head.yes_from_objects.bias
+        )
+        yes = tape.plus(yes, tape.times(of_objects, evidence.presence))
+    whole = _sequence(tape, "head.fused", head.fused, tape.join([fused, asked]))
+    meant = tape.plus(tape.part(whole, 1, 0, config.meaning_dim), read)
+    return tape.join([meant, tape.part(whole, 1, config.meaning_dim), yes, *counts])
+
+
+def _sequence(tape: Tape, name: str, modules: nn.Sequential, x: Var) -> Var:
+    """Norms, linear layers and GELU; dropout does nothing here."""
+    for index, module in enumerate(modules):
+        if isinstance(module, nn.LayerNorm):
+            x = tape.layer_norm(x, f"{name}.{index}", module)
+        elif isinstance(module, nn.Linear):
+            x = tape.linear(x, f"{name}.{index}", module.weight, module.bias)
+        elif isinstance(module, nn.GELU):
+            x = tape.gelu(x)
+    return x
+
+
+def map_tape(fusion: FusionTape) -> tuple[Tape, list[str], list[str]]:
+    """The way back, for gradient maps: the tape, the names of its inputs, and of its outputs.
+
+    Inputs: ``vector.gradient`` ``[rows, n]`` and ``fit.gradient`` ``[rows, 1]``, those of the score, and results of the
+    forward graph by their names there. Outputs, of each layer: for the tokens ``[rows, tokens, keys]`` and for the
+    answer ``[rows, keys]``, the products that `model.compact.token_maps` describes, before their square root.
+    """
+    tape, gradients = fusion.tape.backward(dict(zip(SEEDS, (fusion.vector, fusion.fit), strict=True)), fusion.scores)
+    mask, own = (Var(name, ("rows", "tokens")) for name in ("mask", "own"))
+    outputs = []
+    for change, looking in zip(gradients, fusion.maps, strict=True):
+        change = _by_row(tape, change, mask)  # [heads, rows, tokens, keys]
+        raising = tape.mean(tape.relu(change), 0)
+        outputs.append(tape.times(raising, looking).name)
+        raising = tape.mean(tape.relu(tape.sum(change, 2)), 0)
+        looked = tape.sum(tape.times(looking, tape.unsqueeze(own, 2)), 1)
+        outputs.append(tape.times(raising, looked).name)
+    return tape, [*SEEDS, *tape.close(fusion.tape)], outputs

@@ -1,0 +1,141 @@
+"""Questions through ONNX Runtime: states, vectors, fits and maps are those of PyTorch and its autograd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.compact import image_networks
+from model.compact.model import CompactImage, CompactModel, tiny
+from model.compact.network import Fused
+from model.compact.question_networks import OnnxQuestions
+from model.compact.text import pad_ids
+from model.interface import Item, MapRequest, TextOutput
+from tests.model.tools import QUESTIONS, ask, encode, noise
+
+KINDS: list[Any] = [None, "raw", "gradient", "rollout"]
+TEXTS = ["what is the cat?", "how many dogs are there in this?", "red"]
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[CompactModel, CompactModel]:
+    """The same weights by ONNX Runtime and by PyTorch, with the same features of images; what *yes* is read from is
+    louder than at birth, where it is nothing."""
+    torch.manual_seed(3)
+    found = []
+    for dtype in ("float32", "torch"):
+        model = tiny(dtype=dtype)
+        found.append(model)
+    for name, parameter in found[1].net.head.named_parameters():
+        if name.startswith(("yes_from_fit", "evidence", "gates", "yes_from_objects")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    found[0].net.load_state_dict(found[1].net.state_dict())
+    found[0].use_dtype("float32")
+    return found[0], found[1]
+
+
+def images_of(model: CompactModel) -> list[CompactImage]:
+    images = encode(model, noise(1), noise(2))
+    assert all(isinstance(image, CompactImage) for image in images)
+    return images  # type: ignore[return-value]
+
+
+def test_text_and_fusion_are_pytorchs(both: tuple[CompactModel, CompactModel]) -> None:
+    model = both[0]
+    questions, (first, second) = model.questions, images_of(model)
+    assert isinstance(questions, OnnxQuestions)
+    ids, mask = pad_ids([model.tokenize(text).ids for text in TEXTS])
+    images = [(first.state, 2), (second.state, 1)]
+    with torch.no_grad():
+        states = model.net.text(ids, mask)
+        expected = model.net.fuse_states(states, mask, images, need_maps=True)
+    torch.testing.assert_close(questions.text(ids, mask), states, atol=1e-5, rtol=1e-5)
+    found = questions.fuse(states, mask, images, need_maps=True)
+    torch.testing.assert_close(found.vector, expected.vector, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.fit, expected.fit, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.maps, expected.maps, atol=1e-5, rtol=1e-5)
+    assert questions.fuse(states, mask, images).maps == []
+
+
+def squares(text: TextOutput) -> np.ndarray:
+    """All maps as rows, squared: near 0 a root makes much of rounding."""
+    maps = [*(token.map for token in text.tokens), text.answer_map]
+    return np.stack([found.values.ravel() for found in maps if found is not None]) ** 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("candidates", [None, ("a cat", "red", "the dog"), ("dog",)])
+@pytest.mark.parametrize("layers", [(0, 1), (1,)])
+def test_answers_and_maps_are_pytorchs(
+    both: tuple[CompactModel, CompactModel], kind: Any, candidates: Any, layers: Any
+) -> None:
+    maps = None if kind is None else MapRequest(kind, layers)
+    found, expected = (
+        model.run("answer", [Item(image, tuple(TEXTS), candidates, maps=maps) for image in images_of(model)])
+        for model in both
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert not isinstance(one, Exception)
+        assert not isinstance(other, Exception)
+        for text, wanted in zip(one.texts, other.texts, strict=True):
+            assert [x.answer for x in text.ranking] == [x.answer for x in wanted.ranking]
+            np.testing.assert_allclose([x.score for x in text.ranking], [x.score for x in wanted.ranking], atol=1e-4)
+            if maps is not None:
+                np.testing.assert_allclose(squares(text), squares(wanted), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_matches_and_their_maps_are_pytorchs(both: tuple[CompactModel, CompactModel], kind: Any) -> None:
+    found, expected = (ask(model, images_of(model)[0], *TEXTS, task="match", maps=MapRequest(kind)) for model in both)
+    for text, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(text.ranking[0].score, wanted.ranking[0].score, atol=1e-4)
+        np.testing.assert_allclose(squares(text), squares(wanted), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("task", ["answer", "match"])
+@pytest.mark.parametrize("candidates", [None, ("red", "a dog"), ("red",)])
+def test_the_gradient_of_the_odds_is_autograds(task: Any, candidates: Any) -> None:
+    model = tiny(dtype="torch")
+    space = model._space
+    fused = Fused(torch.randn(3, space.net.head.weight.shape[1]).requires_grad_(), torch.randn(3).requires_grad_(), [])
+    choices = None if task == "match" else space.choices(candidates)
+    wanted = torch.autograd.grad(
+        space.log_odds(fused, choices).sum(),
+        [fused.vector, fused.fit],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    torch.testing.assert_close(space.log_odds_gradient(fused, choices), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_kernel_that_is_asked_for_is_used(both: tuple[CompactModel, CompactModel], monkeypatch: Any) -> None:
+    model = both[0]
+    monkeypatch.setattr(OnnxQuestions, "fuse", lambda *_args, **_options: pytest.fail("not asked for"))
+    model.use_kernel("reference")
+    try:
+        ask(model, images_of(model)[0], QUESTIONS[0])
+    finally:
+        model.use_kernel("auto")
+
+
+def test_a_blind_model_and_one_without_the_runtime_ask_pytorch(monkeypatch: Any) -> None:
+    model = tiny(dtype="float32")
+    blind = CompactModel(
+        type(model.net)(replace(model.net.config, blind=True), vocabulary=len(model.vocabulary), answers=8),
+        model.vocabulary,
+        model.answers,
+        id="blind",
+        revision="0",
+        detector=model.detector,
+        dtype="float32",
+    )
+    assert blind.questions is None
+    monkeypatch.setattr(image_networks, "has_runtime", lambda: False)
+    model.use_dtype("auto")
+    assert model.questions is None
+    (image,) = encode(model, noise())
+    assert ask(model, image, TEXTS[0])[0].ranking
