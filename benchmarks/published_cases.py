@@ -49,7 +49,7 @@ def _pixels(ours: Any, pixels: Pixels) -> torch.Tensor:
 def _save_blip2(folder: Path) -> None:
     tokenizer = byte_tokenizer(before="<s>")
     text = transformers.OPTConfig(pad_token_id=0, eos_token_id=1, bos_token_id=2)  # 125M: the defaults
-    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6}
     config = transformers.Blip2Config(vision_config=vision, text_config=text, image_token_index=50000)
     processor = checkpoints.image_processor("Blip", size={"height": 224, "width": 224})
     _saved(folder, "Blip2ForConditionalGeneration", config, tokenizer, processor)
@@ -64,25 +64,25 @@ def _save_mllama(folder: Path) -> None:
     tokenizer = byte_tokenizer(before="<s>", more=["<|image|>"])
     text = {
         "vocab_size": 32000,
-        "hidden_size": 1024,
-        "intermediate_size": 3584,
-        "num_hidden_layers": 20,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "cross_attention_layers": [3, 8, 13, 18],
+        "hidden_size": 768,
+        "intermediate_size": 2688,
+        "num_hidden_layers": 15,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 3,
+        "cross_attention_layers": [3, 8, 13],
         "pad_token_id": 0,
         "eos_token_id": 1,
         "bos_token_id": 2,
     }
     vision = {
-        "hidden_size": 640,
-        "intermediate_size": 2560,
-        "num_hidden_layers": 16,
-        "num_global_layers": 4,
-        "attention_heads": 10,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 12,
+        "num_global_layers": 2,
+        "attention_heads": 6,
         "image_size": 224,
-        "intermediate_layers_indices": [1, 3, 7, 11, 15],
-        "vision_output_dim": 3840,
+        "intermediate_layers_indices": [1, 3, 5, 8, 11],
+        "vision_output_dim": 2304,
     }
     image = tokenizer.convert_tokens_to_ids("<|image|>")
     config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=image)
@@ -107,17 +107,17 @@ def _save_idefics(folder: Path) -> None:
     config = transformers.IdeficsConfig(
         vocab_size=len(tokenizer) - len(MARKS),
         additional_vocab_size=len(MARKS),
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=16,
-        num_attention_heads=16,
+        hidden_size=768,
+        intermediate_size=2064,
+        num_hidden_layers=12,
+        num_attention_heads=12,
         cross_layer_interval=4,
         qk_layer_norms=True,
         use_resampler=True,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=2,
-        vision_config={"embed_dim": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+        vision_config={"embed_dim": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
         perceiver_config={"use_resampler": True, "resampler_depth": 6, "resampler_n_heads": 16},
     )
     processor = checkpoints.image_processor("Idefics", image_size=224)
@@ -137,15 +137,15 @@ def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.T
 
 
 CASES = {
-    "blip-2": Case("BLIP-2 with ViT-B and OPT 125M", "Blip2ForConditionalGeneration", _save_blip2, _ask_blip2),
+    "blip-2": Case("BLIP-2 with ViT-S and OPT 125M", "Blip2ForConditionalGeneration", _save_blip2, _ask_blip2),
     "mllama": Case(
-        "Llama 3.2 Vision in small: 20 layers of 1024, 4 of them looking at 4 tiles of 224 pixels",
+        "Llama 3.2 Vision in small: 15 layers of 768, 3 of them looking at 4 tiles of 224 pixels",
         "MllamaForConditionalGeneration",
         _save_mllama,
         _ask_mllama,
     ),
     "idefics": Case(
-        "Idefics in small: 16 layers of 1024, looking before every fourth at 64 latents of a ViT-B",
+        "Idefics in small: 12 layers of 768, looking before every fourth at 64 latents of a ViT-S",
         "IdeficsForVisionText2Text",
         _save_idefics,
         _ask_idefics,

@@ -18,12 +18,23 @@ from torch import Tensor
 from model import progress
 from model.family import Span, TokenizedText
 from model.grid_maps import find_words, make_tokens
-from model.interface import EncodedImage, Item, MapRequest, MapStep, Output, Ranked, Task, TextOutput, TokenChoice
+from model.interface import (
+    EncodedImage,
+    Item,
+    MapInfo,
+    MapRequest,
+    MapStep,
+    Output,
+    Ranked,
+    Task,
+    TextOutput,
+    TokenChoice,
+)
 from model.published.family import PublishedFamily
-from model.published.generation import Row, Writer
+from model.published.generation import Batch, Row, Writer
 from model.published.map_passes import map_info, to_maps
 from model.published.tokenizer import Tokenizer
-from model.published.writing import Session, write
+from model.published.writing import Session, start
 
 _SCORED_AT_ONCE = 2048  # tokens of candidates and their prompts; bounds the memory of their logits
 
@@ -49,13 +60,15 @@ class Forced(NamedTuple):
     """``[rows, 1 + m, keys]``: of the token before the answer, and of each of the answer's."""
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
+    """One text of an item, and its prompt."""
+
     item: Item
     text: str
     prompt: Prompt
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A ranking, and its best answer as it was written, or as it would be: tokens, and where they stand in it."""
 
     ranking: tuple[Ranked, ...]
@@ -109,67 +122,92 @@ class Prompted(PublishedFamily):
     def _run(
         self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
     ) -> list[Output]:
-        rows = [_Asked(item, text, self._prompt(task, text)) for item in items for text in item.texts]
-        found = self._answers(rows)
-        outputs: list[TextOutput] = [self._output(task, row, one) for row, one in zip(rows, found, strict=True)]
+        rows = [one for item in items for one in self.asked(task, item)]
+        texts_of = iter(self.outputs(task, rows, self._answers(rows), maps))
+        info = self.map_info(maps)
+        return [Output(tuple(next(texts_of) for _ in item.texts), info) for item in items]
+
+    def asked(self, task: Task, item: Item) -> list[Asked]:
+        """The item's texts with their prompts."""
+        return [Asked(item, text, self._prompt(task, text)) for text in item.texts]
+
+    def map_info(self, maps: MapRequest | None) -> MapInfo | None:
+        """How maps are made; None where none are asked for."""
+        return None if maps is None else map_info(maps, self._steps(maps), self._gates(maps))
+
+    @torch.no_grad()
+    def outputs(
+        self, task: Task, rows: Sequence[Asked], found: Sequence[Found], maps: MapRequest | None
+    ) -> list[TextOutput]:
+        """What came of texts that are answered, with the maps that they all ask for."""
+        outputs = [self._output(task, row, one) for row, one in zip(rows, found, strict=True)]
         if maps is not None:
-            for members in _by_length(rows):
+            for members in self.groups(rows):
                 made = [found[i].ids for i in members]
                 ids = torch.tensor(_padded(made), device=self.device, dtype=torch.long)
                 asked = [rows[i] for i in members]
                 forced = self._forced([a.prompt for a in asked], [a.item.image for a in asked], ids, maps)
                 for place, i in enumerate(members):
                     outputs[i] = self._with_maps(task, rows[i], found[i], outputs[i], forced, place)
-        info = None
-        if maps is not None:
-            info = map_info(maps, self._steps(maps), self._gates(maps))
-        results, start = [], 0
-        for item in items:
-            results.append(Output(tuple(outputs[start : start + len(item.texts)]), info))
-            start += len(item.texts)
-        return results
+        return outputs
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    def _answers(self, rows: Sequence[_Asked]) -> list[_Found]:
-        found: dict[int, _Found] = {}
-        for members in _by_length(rows):
+    def _answers(self, rows: Sequence[Asked]) -> list[Found]:
+        found: dict[int, Found] = {}
+        for members in self.groups(rows):
             free = [i for i in members if rows[i].item.candidates is None]
-            found.update((i, self._rank(rows[i])) for i in members if i not in free)
+            found.update((i, self.rank(rows[i])) for i in members if i not in free)
             if not free:
                 continue
-            session = self._begin([rows[i].prompt for i in free], [rows[i].item.image for i in free])
-            written = write(
-                session,
-                [rows[i].item.generation for i in free],
-                ends=self.ends,
-                limit=self.limit,
-                most=self.room - len(rows[free[0]].prompt.ids),
-                decode=self._decode,
-            )
-            found.update((i, self._written(one)) for i, one in zip(free, written, strict=True))
+            written, batch = self.start([rows[i] for i in free])
+            while batch.rows:
+                batch.step()
+            found.update((i, self.written(one)) for i, one in zip(free, written, strict=True))
         return [found[i] for i in range(len(rows))]
+
+    @staticmethod
+    def groups(rows: Sequence[Asked]) -> list[list[int]]:
+        """Which rows have prompts of one length: they run together, without padding."""
+        found: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            found.setdefault(len(row.prompt.ids), []).append(i)
+        return list(found.values())
+
+    @torch.no_grad()
+    def start(self, rows: Sequence[Asked]) -> tuple[list[Row], Batch]:
+        """Read prompts of one length, and write the first token of each; see `model.published.writing.start`."""
+        return start(
+            self._begin([row.prompt for row in rows], [row.item.image for row in rows]),
+            [row.item.generation for row in rows],
+            ends=self.ends,
+            limit=self.limit,
+            most=self.room - len(rows[0].prompt.ids),
+            decode=self._decode,
+        )
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.hub.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def _written(self, row: Row) -> _Found:
+    def written(self, row: Row) -> Found:
+        """What a finished row wrote."""
         writer = row.writer
         ranking = (Ranked(writer.answer, math.exp(row.log_probability)),)
         finish = row.finish or "stop"
-        return _Found(ranking, tuple(writer.ids), writer.answer_spans, choices=tuple(row.choices), finish=finish)
+        return Found(ranking, tuple(writer.ids), writer.answer_spans, choices=tuple(row.choices), finish=finish)
 
-    def _rank(self, row: _Asked) -> _Found:
+    @torch.no_grad()
+    def rank(self, row: Asked) -> Found:
         """The candidates of a row, by the probability that the model writes just that one."""
         candidates = row.item.candidates or ()
         made = [self.answer_ids(candidate) for candidate in candidates]
         longest = max(map(len, made)) + len(row.prompt.ids)
         scores: list[Tensor] = []
         at_once = max(1, _SCORED_AT_ONCE // longest)
-        for start in range(0, len(made), at_once):
+        for first in range(0, len(made), at_once):
             progress.step()
-            part = made[start : start + at_once]
+            part = made[first : first + at_once]
             ids = torch.tensor(_padded(part), device=self.device, dtype=torch.long)
             forced = self._forced([row.prompt] * len(part), [row.item.image] * len(part), ids, None)
             scores.append(_log_probabilities(forced.logits, part, self.ends[0]))
@@ -179,7 +217,7 @@ class Prompted(PublishedFamily):
         ranking = ranking[: row.item.top_k]
         rest = max(0.0, 1.0 - sum(one.score for one in ranking))
         best_ids = made[order[0]]
-        return _Found(ranking, tuple(best_ids), self._spans(best_ids), rest, candidates=True)
+        return Found(ranking, tuple(best_ids), self._spans(best_ids), rest, candidates=True)
 
     def _spans(self, ids: Sequence[int]) -> list[Span | None]:
         """Where each token of an answer stands in its text."""
@@ -201,7 +239,7 @@ class Prompted(PublishedFamily):
 
     # -- outputs --------------------------------------------------------------------------------------------------
 
-    def _output(self, task: Task, row: _Asked, found: _Found) -> TextOutput:
+    def _output(self, task: Task, row: Asked, found: Found) -> TextOutput:
         ranking = found.ranking
         if task == "caption":
             ranking = tuple(Ranked(self._caption(row, found)[0], one.score) for one in ranking)
@@ -215,7 +253,7 @@ class Prompted(PublishedFamily):
             finish=found.finish,
         )
 
-    def _caption(self, row: _Asked, found: _Found) -> tuple[str, int]:
+    def _caption(self, row: Asked, found: Found) -> tuple[str, int]:
         """The caption, which begins with the text as it was sent, and where its written part starts."""
         before, made = row.text.rstrip() if self.continues else "", found.ranking[0].answer
         if not before:
@@ -224,7 +262,7 @@ class Prompted(PublishedFamily):
         return f"{before}{glue}{made}", len(before + glue)
 
     def _with_maps(
-        self, task: Task, row: _Asked, found: _Found, output: TextOutput, forced: Forced, place: int
+        self, task: Task, row: Asked, found: Found, output: TextOutput, forced: Forced, place: int
     ) -> TextOutput:
         """The output with the maps of row ``place`` of a pass."""
         if forced.prompt_maps is None or forced.answer_maps is None:
@@ -319,14 +357,6 @@ def ends_of(*configs: Any) -> tuple[int, ...]:
         if found is not None:
             return tuple(found) if isinstance(found, list | tuple) else (int(found),)
     raise ValueError("the folder names no eos_token_id, which ends an answer")
-
-
-def _by_length(rows: Sequence[_Asked]) -> list[list[int]]:
-    """Rows whose prompts are of one length run together, without padding."""
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(len(row.prompt.ids), []).append(i)
-    return list(groups.values())
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> list[list[int]]:

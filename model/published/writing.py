@@ -50,7 +50,7 @@ class _SessionStack:
         return logits[[place for place, row in enumerate(self._rows) if id(row) in wanted]]
 
 
-def write(
+def start(
     session: Session,
     options: Sequence[Generation | None],
     *,
@@ -58,8 +58,8 @@ def write(
     limit: int,
     most: int,
     decode: Decode,
-) -> list[Row]:
-    """The rows of ``session``, finished.
+) -> tuple[list[Row], Batch]:
+    """The rows of ``session``, each with its first token, and the batch of those that are not finished by it.
 
     * ``options``: of each row; ``limit`` is how many tokens it writes where they do not say, ``most`` what the model
       has room for.
@@ -71,6 +71,20 @@ def write(
         rows.append(Row([0], settled, Writer(decode, settled.stop)))  # its prompt was read
     batch = Batch(_SessionStack(session, rows, ends, decode))
     batch.join(rows)
+    return rows, batch
+
+
+def write(
+    session: Session,
+    options: Sequence[Generation | None],
+    *,
+    ends: Collection[int],
+    limit: int,
+    most: int,
+    decode: Decode,
+) -> list[Row]:
+    """The rows of ``session``, finished; see `start`."""
+    rows, batch = start(session, options, ends=ends, limit=limit, most=most, decode=decode)
     while batch.rows:
         batch.step()
     return rows
