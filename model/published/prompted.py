@@ -306,7 +306,7 @@ def templated(tokenizer: Tokenizer, template: str, text: str) -> Prompt:
     """
     before, _, after = template.partition("{}")
     backend = tokenizer.hub._tokenizer
-    special = [str(token) for token in tokenizer.hub.all_special_tokens]
+    special = [token.content for token in tokenizer.hub.added_tokens_decoder.values() if token.special]
     in_template = any(token in before + after for token in special)
     if in_template and any(token in text for token in special):
         return _in_parts(tokenizer, before, text, after)

@@ -45,9 +45,7 @@ def byte_tokenizer(*, before: str = "", after: str = "", more: Sequence[str] = (
         around = [(token, ids[token]) for token in (before, after) if token]
         tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
     names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, additional_special_tokens=list(more), **names
-    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def ask(ours: Any, image: Any, *texts: str, task: str = "answer", **options: Any) -> Output:
