@@ -43,7 +43,7 @@ def test_it_is_served(name: str, tmp_path: Path) -> None:
     with servers.serving(tmp_path / "log", loader=None, model=folder) as server, server.client() as client:
         listed = client.get("/v1/models").json()["data"][0]
         native = client.post("/v1/answer", json={"image": data, "questions": [QUESTION]})
-        chat = _chat(client, data)
+        chat = _chat(client, data, listed["id"])
         plain = client.post("/", json={"inputs": {"image": data, "question": QUESTION}})
         caption = client.post("/v1/caption", json={"image": data, "prompts": ["a photo"]})
     assert native.status_code == 200, native.text
@@ -73,12 +73,12 @@ def test_it_is_served(name: str, tmp_path: Path) -> None:
     assert caption.status_code == (200 if "caption" in ours.info.tasks else 422), caption.text
 
 
-def _chat(client: httpx.Client, data: str) -> Any:
+def _chat(client: httpx.Client, data: str, model: str) -> Any:
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
         {"type": "text", "text": QUESTION},
     ]
-    body = {"model": "", "messages": [{"role": "user", "content": content}], "maps": "float"}
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "maps": "float"}
     response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     return response.json()
