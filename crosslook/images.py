@@ -91,6 +91,13 @@ def keepable(image: ImageLike, source: ImageSource) -> ImageLike | None:
     return source.data if hasattr(image, "read") else image
 
 
+def chosen_image(image: Any, source: Any) -> Any:
+    """``image`` where it is given, else ``source``. Raises ValueError where there is neither."""
+    if image is None and source is None:
+        raise ValueError("the image itself is not here (the server fetched it, or has it by its id): name it")
+    return source if image is None else image
+
+
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -97,16 +97,10 @@ class AttentionMap:
         Raises ImportError where Pillow is not installed, ValueError when the image is not of the size that the server
         saw or none is here.
         """
+        from crosslook.images import chosen_image
         from crosslook.overlay import draw_map, open_image
 
         return draw_map(open_image(chosen_image(image, self.source)), self, opacity=opacity, legend=legend, style=style)
-
-
-def chosen_image(image: Any, source: Any) -> Any:
-    """``image`` where it is given, else ``source``. Raises ValueError where there is neither."""
-    if image is None and source is None:
-        raise ValueError("the image itself is not here (the server fetched it, or has it by its id): name it")
-    return source if image is None else image
 
 
 def find_word(words: Sequence[AttentionMap], word: str | int, occurrence: int = 0) -> AttentionMap:

@@ -10,19 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from crosslook.maps import AttentionMap, chosen_image
+from crosslook.drawn import DrawnMap, ShownAnswer, ShownMap
+from crosslook.images import chosen_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from crosslook.results import Answer
 
 _WIDEST = 480  # pixels of the image in a cell
 _MAP = 160  # pixels of a map's longer side, which the browser smooths
 _OPACITY = 0.8  # of what is not looked at
 
 
-def show_answer(answer: Answer, image: Any = None) -> None:
+def show_answer(answer: ShownAnswer, image: Any = None) -> None:
     """Show an answer: below the cell of a notebook, else as a picture in the system's viewer. Raises ImportError where
     Pillow is not installed, ValueError where the image is not here."""
     from crosslook.overlay import draw_answer, open_image
@@ -36,14 +35,14 @@ def show_answer(answer: Answer, image: Any = None) -> None:
         draw_answer(opened, answer).show(title=f"{answer.question} {answer.answer}")
 
 
-def answer_html(answer: Answer) -> str | None:
+def answer_html(answer: ShownAnswer) -> str | None:
     """Question, answer, image and maps as HTML, each word's map where one points at it; None where the image cannot be
     had, so that the notebook shows text."""
     image = _image(answer.source)
     return None if image is None else _html(answer, image)
 
 
-def answer_png(answer: Answer) -> bytes | None:
+def answer_png(answer: ShownAnswer) -> bytes | None:
     """The sheet of `crosslook.overlay.draw_answer` as PNG; None as for `answer_html`."""
     image = _image(answer.source)
     if image is None:
@@ -53,7 +52,7 @@ def answer_png(answer: Answer) -> bytes | None:
     return _encoded(draw_answer(image, answer), "PNG")
 
 
-def map_png(attention_map: AttentionMap) -> bytes | None:
+def map_png(attention_map: ShownMap) -> bytes | None:
     """The map over its image as PNG; None as for `answer_html`."""
     image = _image(attention_map.source)
     if image is None:
@@ -75,7 +74,7 @@ def _image(source: Any) -> Image | None:
         return None
 
 
-def _html(answer: Answer, image: Image) -> str:
+def _html(answer: ShownAnswer, image: Image) -> str:
     name = f"crosslook-{uuid4().hex[:8]}"  # styles of a notebook hold for all of its cells
     scale = min(1.0, _WIDEST / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -109,7 +108,7 @@ def _style(name: str, width: int, maps: int) -> str:
     return "".join(f".{name}{selector} {{ {declarations} }}" for selector, declarations in rules)
 
 
-def _words(answer: Answer) -> str:
+def _words(answer: ShownAnswer) -> str:
     """The question, each word with a map in a span of its own."""
     parts, at = [], 0
     for index, word in enumerate(answer.words, start=1 if answer.map else 0):
@@ -120,7 +119,7 @@ def _words(answer: Answer) -> str:
     return "".join(parts) + html.escape(answer.question[at:])
 
 
-def _mask(attention_map: AttentionMap, size: tuple[int, int]) -> str:
+def _mask(attention_map: DrawnMap, size: tuple[int, int]) -> str:
     """A dark image that lets the photograph through where the map is strong."""
     from PIL import Image
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from PIL import Image, ImageChops, ImageDraw
 
 from crosslook.decoding import decode_image, rendered
+from crosslook.drawn import DrawnAnswer, DrawnMap
 from crosslook.fonts import Lettering, fit, wrap
-from crosslook.types import Attention, ImageRef
 
 _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
@@ -47,53 +47,6 @@ def open_image(image: Any) -> Image.Image:
     if hasattr(image, "seek"):
         image.seek(0)  # whoever wrote or sent it has left it at its end
     return decode_image(image.read()).image
-
-
-class DrawnMap(Protocol):
-    """What of a `crosslook.maps.AttentionMap` is drawn. That one calls this module, so it is not imported here."""
-
-    @property
-    def text(self) -> str:
-        """The word, or the answer, whose map it is."""
-
-    @property
-    def values(self) -> Sequence[Sequence[float]]:
-        """``[rows][columns]``, row 0 at the top."""
-
-    @property
-    def attention(self) -> Attention:
-        """Where the grid lies on the image, in pixels, and how the map was made."""
-
-    @property
-    def image(self) -> ImageRef:
-        """The image as the server saw it, with its size in pixels."""
-
-    def format_value(self, value: float) -> str:
-        """A value of this map as text."""
-
-
-class DrawnAnswer(Protocol):
-    """What of a `crosslook.results.Answer` is drawn."""
-
-    @property
-    def question(self) -> str:
-        """The question as it was asked."""
-
-    @property
-    def answer(self) -> str:
-        """The best answer."""
-
-    @property
-    def score(self) -> float:
-        """The answer's probability, 0 to 1."""
-
-    @property
-    def map(self) -> DrawnMap | None:
-        """The answer's own map; None without maps."""
-
-    @property
-    def words(self) -> Sequence[DrawnMap]:
-        """The maps of the question's words."""
 
 
 Style = Literal["colours", "spotlight"]

@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.reliability import ReliabilityBand
-
 Task = Literal["answer", "caption", "match"]
 MapKind = Literal["raw", "gradient", "rollout", "similarity"]
 ScoreOver = Literal["vocabulary", "candidates", "sequence", "text"]
+QuestionKind = Literal["yes/no", "count", "colour", "reading", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +272,18 @@ class ItemError(Exception):
     def moved(self, count: int) -> ItemError:
         """The same of an item that has ``count`` more texts in front."""
         return ItemError(self.code, self.message, None if self.index is None else self.index + count, self.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBand:
+    """Answers to questions of ``kind`` with a score from ``low`` up to ``high`` (which is outside, but for 1): of
+    ``count`` of them the share ``right`` was right, both scores and shares from 0 to 1."""
+
+    kind: QuestionKind
+    low: float
+    high: float
+    count: int
+    right: float
 
 
 @dataclass(frozen=True, slots=True)

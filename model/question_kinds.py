@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
-QuestionKind = Literal["yes/no", "count", "colour", "reading", "other"]
+from model.interface import QuestionKind
+
 QUESTION_KINDS: tuple[QuestionKind, ...] = ("yes/no", "count", "colour", "reading", "other")
 
 PATTERNS: tuple[tuple[QuestionKind, str], ...] = (

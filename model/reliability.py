@@ -13,21 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from model.question_kinds import QuestionKind
+from model.interface import QuestionKind, ReliabilityBand
 
 RELIABILITY = "reliability.json"
-
-
-@dataclass(frozen=True, slots=True)
-class ReliabilityBand:
-    """Answers to questions of ``kind`` with a score from ``low`` up to ``high`` (which is outside, but for 1): of
-    ``count`` of them the share ``right`` was right, both scores and shares from 0 to 1."""
-
-    kind: QuestionKind
-    low: float
-    high: float
-    count: int
-    right: float
 
 
 @dataclass(frozen=True, slots=True)

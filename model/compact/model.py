@@ -50,10 +50,11 @@ from model.interface import (
     ModelInfo,
     Output,
     Pixels,
+    ReliabilityBand,
     Task,
     TextOutput,
 )
-from model.reliability import RELIABILITY, ReliabilityBand, load_table
+from model.reliability import RELIABILITY, load_table
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from model.evaluation.data import DataError, read_data
 from model.evaluation.evaluate import evaluate
 from model.evaluation.options import positive
-from model.question_kinds import QUESTION_KINDS, QuestionKind, question_kind
-from model.reliability import ReliabilityBand, ReliabilityTable
+from model.interface import QuestionKind, ReliabilityBand
+from model.question_kinds import QUESTION_KINDS, question_kind
+from model.reliability import ReliabilityTable
 
 GROUP = 15
 """The least answers of a group: of fewer, the share that was right says little."""

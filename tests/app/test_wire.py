@@ -12,8 +12,19 @@ import pytest
 
 from app import wire
 from crosslook.types import AnswerResponse, FloatMap, MatchResponse, ModelLimits, Reliability, U8Map
-from model.interface import Geometry, Map, MapInfo, ModelInfo, Output, Ranked, Region, TextOutput, Token, Word
-from model.reliability import ReliabilityBand
+from model.interface import (
+    Geometry,
+    Map,
+    MapInfo,
+    ModelInfo,
+    Output,
+    Ranked,
+    Region,
+    ReliabilityBand,
+    TextOutput,
+    Token,
+    Word,
+)
 from tests.fakes.model import StandIn
 
 GEOMETRY = Geometry(60, 40, 4, 6, Region(0.0, 0.0, 60.0, 40.0))

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from model.compact.model import load, tiny
+from model.interface import ReliabilityBand
 from model.question_kinds import question_kind
-from model.reliability import ReliabilityBand, ReliabilityTable
+from model.reliability import ReliabilityTable
 from tests.app.servers import Server, serving
 from tests.web.conftest import EXAMPLES, Watched
 

@@ -9,7 +9,8 @@ import pytest
 
 from model.compact.model import load, tiny
 from model.evaluation.reliability import GROUP, bands_of, main
-from model.reliability import RELIABILITY, ReliabilityBand, find_band, load_table
+from model.interface import ReliabilityBand
+from model.reliability import RELIABILITY, find_band, load_table
 from tests.fakes.colour_model import write_toy_data
 
 

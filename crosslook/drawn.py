@@ -1,0 +1,88 @@
+"""What of maps and answers is drawn and shown, as protocols: maps and answers call what draws them, so that imports
+neither. Needs nothing but the wire types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from crosslook.types import Attention, ImageRef, RankedAnswer, Reliability
+
+
+class DrawnMap(Protocol):
+    """What of a `crosslook.maps.AttentionMap` is drawn."""
+
+    @property
+    def text(self) -> str:
+        """The word, or the answer, whose map it is."""
+
+    @property
+    def values(self) -> Sequence[Sequence[float]]:
+        """``[rows][columns]``, row 0 at the top."""
+
+    @property
+    def attention(self) -> Attention:
+        """Where the grid lies on the image, in pixels, and how the map was made."""
+
+    @property
+    def image(self) -> ImageRef:
+        """The image as the server saw it, with its size in pixels."""
+
+    def format_value(self, value: float) -> str:
+        """A value of this map as text."""
+
+
+class DrawnAnswer(Protocol):
+    """What of a `crosslook.results.Answer` is drawn."""
+
+    @property
+    def question(self) -> str:
+        """The question as it was asked."""
+
+    @property
+    def answer(self) -> str:
+        """The best answer."""
+
+    @property
+    def score(self) -> float:
+        """The answer's probability, 0 to 1."""
+
+    @property
+    def map(self) -> DrawnMap | None:
+        """The answer's own map; None without maps."""
+
+    @property
+    def words(self) -> Sequence[DrawnMap]:
+        """The maps of the question's words."""
+
+
+class ShownMap(DrawnMap, Protocol):
+    """What of a `crosslook.maps.AttentionMap` is shown."""
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """The word's place in the question, in code points."""
+
+    @property
+    def source(self) -> Any:
+        """The image that was asked about; None where it is not here."""
+
+
+class ShownAnswer(DrawnAnswer, Protocol):
+    """What of a `crosslook.results.Answer` is shown."""
+
+    @property
+    def words(self) -> Sequence[ShownMap]:
+        """The maps of the question's words."""
+
+    @property
+    def ranking(self) -> Sequence[RankedAnswer]:
+        """The best answers with their scores, the best first."""
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """What such a score has meant."""
+
+    @property
+    def source(self) -> Any:
+        """The image that was asked about; None where it is not here."""
