@@ -4,8 +4,9 @@
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
-# Where torch is looked for beside PyPI, whose Linux wheel brings CUDA (gigabytes). Where it cannot be reached, PyPI
-# serves. For a GPU: `--build-arg TORCH_INDEX= --build-arg GPU=1`, PyPI's torch with what it needs of CUDA.
+# Where torch is looked for beside PyPI, whose Linux wheel is for CUDA and does not run without (gigabytes); the build
+# ends where only that one is found. For a GPU: `--build-arg TORCH_INDEX= --build-arg GPU=1`, PyPI's torch with what it
+# needs of CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG GPU=
 # pip's own settings, for builds behind a mirror.
@@ -22,6 +23,8 @@ RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} ${TORCH_INDEX}" \
 # Left out of the image: what builds and tests torch extensions, other packages' own tests, and pip.
 RUN /opt/venv/bin/pip install --no-deps --only-binary=:all: --require-hashes -r requirements/base.txt \
       ${GPU:+-r requirements/cuda.txt} \
+ && { /opt/venv/bin/python -c "import torch" \
+      || { echo "torch does not run here: TORCH_INDEX gave no wheel for the CPU, and GPU is not set" >&2; exit 1; }; } \
  && /opt/venv/bin/pip uninstall --yes pip \
  && /opt/venv/bin/python sbom.py > /opt/venv/sbom.cdx.json \
  && cd /opt/venv/lib/python3*/site-packages \
