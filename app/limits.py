@@ -113,6 +113,9 @@ class Limiter(Protocol):
         Raises: `RequestError` ``rate_limited``, with the seconds until there is enough.
         """
 
+    async def close(self) -> None:
+        """Hang up on whatever counts."""
+
 
 def rate_limited(per_minute: int, seconds: float) -> RequestError:
     """The error for a caller who has to wait so many seconds."""
@@ -146,3 +149,6 @@ class RateLimiter:
             self._buckets[caller] = (level, now)
             raise rate_limited(self.per_minute, missing * 60.0 / self.per_minute)
         self._buckets[caller] = (level - cost, now)
+
+    async def close(self) -> None:
+        """Nothing: it counts by itself."""

@@ -25,6 +25,7 @@ from app.rate_store import limiter_of
 from app.request_context import image_limits
 from app.routes import (
     caption_match,
+    embeddings,
     health,
     huggingface,
     inference_v2,
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
         finally:
             await engine.stop()
             drawing.close()
+            await app.state.limiter.close()
             for each in tracers:
                 await asyncio.to_thread(each.close)
 
@@ -105,7 +107,8 @@ def create_app(settings: Settings | None = None, *, loader: str = LOADER) -> Fas
     app.add_middleware(Telemetry, metrics=figures, tracer=tracers)
     for dialect, wrap in ((huggingface, huggingface.flat_error), (inference_v2, inference_v2.plain_error)):
         app.add_middleware(ErrorEnvelope, ours=dialect.is_ours, wrap=wrap)  # added last, so outermost
-    for module in (native, caption_match, openai, responses, huggingface, inference_v2, overlay, health, metrics, page):
+    dialects = (embeddings, openai, responses, huggingface, inference_v2)
+    for module in (native, caption_match, *dialects, overlay, health, metrics, page):
         app.include_router(module.router)
     if chosen.docs:
         app.include_router(page.documentation)

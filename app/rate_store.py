@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import Any
@@ -47,10 +48,11 @@ class SharedRateLimiter:
         self._own = own
         self._failures = (RedisError, OSError, TimeoutError)
         self._paused = 0.0
+        self._store = store.RedisStore(server=url, options=options)
         self._throttle = Throttled(
             using="gcra",
             quota=rate_limiter.per_min(per_minute, burst=per_minute),
-            store=store.RedisStore(server=url, options=options),
+            store=self._store,
             key_prefix=PREFIX,
         )
 
@@ -70,3 +72,8 @@ class SharedRateLimiter:
                     raise rate_limited(self.per_minute, result.state.retry_after)
                 return
         await self._own.spend(caller, cost)
+
+    async def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(*self._failures):  # the package has no way of its own
+            await self._store._backend.get_client().connection_pool.disconnect()

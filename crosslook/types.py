@@ -424,6 +424,9 @@ class ModelCard(WireModel):
     generation: dict[str, float] | None = Field(None, exclude_if=_is_none)
     languages: list[str] | None = Field(None, exclude_if=_is_none)
     answer_languages: list[str] | None = Field(None, exclude_if=_is_none)
+    dimensions: int | None = Field(
+        None, exclude_if=_is_none, description="Of `POST /v1/embeddings`, where the model has them."
+    )
 
 
 class ModelList(WireModel):

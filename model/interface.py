@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Task = Literal["answer", "caption", "match"]
+Task = Literal["answer", "caption", "match", "embed"]
 MapKind = Literal["raw", "gradient", "rollout", "similarity"]
 ScoreOver = Literal["vocabulary", "candidates", "sequence", "text"]
 QuestionKind = Literal["yes/no", "count", "colour", "reading", "other"]
@@ -212,6 +212,8 @@ class TextOutput:
     """match: the model's own probability that the text fits, whatever the other texts; None where it has none."""
     language: str | None = None
     """answer: the language of the answers, where it is not English."""
+    embedding: NDArray[np.float32] | None = None
+    """embed: the text's feature, a unit vector ``[dimensions]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,8 @@ class Output:
 
     texts: tuple[TextOutput, ...]
     maps: MapInfo | None = None
+    embedding: NDArray[np.float32] | None = None
+    """embed: the image's feature, a unit vector ``[dimensions]`` in the same space."""
 
 
 ItemErrorCode = Literal[
@@ -315,6 +319,8 @@ class ModelInfo:
     """How it writes where a request says nothing, by the names of transformers' ``GenerationConfig``."""
     reliability: tuple[ReliabilityBand, ...] = ()
     """What its scores are worth by kind of question; empty where that was not measured."""
+    dimensions: int | None = None
+    """The length of its features, for models that embed."""
 
 
 class Model(Protocol):

@@ -7,11 +7,12 @@ import logging
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from app.auth import make_key
 from app.errors import RequestError
@@ -23,6 +24,23 @@ from tests.app.servers import serving, wait_for
 from tests.scaling.made import made_image
 
 pytestmark = pytest.mark.long
+
+
+@pytest_asyncio.fixture
+async def made() -> AsyncIterator[Callable[[str, int], SharedRateLimiter]]:
+    """Makes limiters, which are closed in the end."""
+    limiters: list[SharedRateLimiter] = []
+
+    def make(url: str, per_minute: int) -> SharedRateLimiter:
+        limiters.append(SharedRateLimiter(url, per_minute, RateLimiter(per_minute)))
+        return limiters[-1]
+
+    yield make
+    for limiter in limiters:
+        await limiter.close()
+
+
+Make = Callable[[str, int], SharedRateLimiter]
 
 
 @pytest.fixture
@@ -50,9 +68,9 @@ def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
-async def test_two_limiters_count_together(redis: tuple[str, subprocess.Popen[bytes]]) -> None:
+async def test_two_limiters_count_together(redis: tuple[str, subprocess.Popen[bytes]], made: Make) -> None:
     """One caller does not touch another; what is too much for a bucket passes when it is full."""
-    one, two = (SharedRateLimiter(redis[0], 60, RateLimiter(60)) for _ in range(2))
+    one, two = (made(redis[0], 60) for _ in range(2))
     for limiter in (one, two, one, two, one, two):
         await limiter.spend("ann", 10)
     for limiter in (one, two):
@@ -66,9 +84,9 @@ async def test_two_limiters_count_together(redis: tuple[str, subprocess.Popen[by
         await one.spend("bob", 1)
 
 
-async def test_it_refills(redis: tuple[str, subprocess.Popen[bytes]]) -> None:
+async def test_it_refills(redis: tuple[str, subprocess.Popen[bytes]], made: Make) -> None:
     """At the rate, after the time that was said."""
-    limiter = SharedRateLimiter(redis[0], 600, RateLimiter(600))
+    limiter = made(redis[0], 600)
     await limiter.spend("ann", 600)
     with pytest.raises(RequestError) as caught:
         await limiter.spend("ann", 2)
@@ -77,10 +95,10 @@ async def test_it_refills(redis: tuple[str, subprocess.Popen[bytes]]) -> None:
 
 
 async def test_a_store_that_is_gone_does_not_stop_the_service(
-    redis: tuple[str, subprocess.Popen[bytes]], caplog: pytest.LogCaptureFixture
+    redis: tuple[str, subprocess.Popen[bytes]], made: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each replica then counts for itself, and says so once."""
-    one, two = (SharedRateLimiter(redis[0], 60, RateLimiter(60)) for _ in range(2))
+    one, two = (made(redis[0], 60) for _ in range(2))
     await one.spend("ann", 60)
     redis[1].kill()
     redis[1].wait()

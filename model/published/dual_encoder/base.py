@@ -71,7 +71,7 @@ class DualEncoder(PublishedFamily):
         self.info = ModelInfo(
             id=loaded.id,
             revision=loaded.revision,
-            tasks=("match",),
+            tasks=("match", "embed"),
             map_kinds=("similarity",),
             default_map_kind="similarity",
             layers=(),
@@ -79,7 +79,14 @@ class DualEncoder(PublishedFamily):
             columns=loaded.resize.columns,
             max_tokens=loaded.net.config.text_config.max_position_embeddings,
             preprocess=loaded.resize,
+            dimensions=self.dimensions,
         )
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a feature."""
+        config = self.net.config
+        return int(getattr(config, "projection_dim", None) or config.vision_config.hidden_size)
 
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Features:
@@ -145,8 +152,10 @@ class DualEncoder(PublishedFamily):
                         answer_map=looked[0] if looked else None,
                         token_count=len(tokens.ids),
                         fit=fit,
+                        embedding=features.whole[row].float().cpu().numpy() if task == "embed" else None,
                     )
                 )
             info = None if maps is None else MapInfo("similarity", (), "none", "none")
-            outputs.append(Output(tuple(results), info))
+            feature = image.whole.float().cpu().numpy() if task == "embed" else None
+            outputs.append(Output(tuple(results), info, feature))
         return outputs

@@ -54,6 +54,18 @@ def test_features_equal_transformers(pair: DualPair) -> None:
 
 
 @torch.no_grad()
+def test_embeddings_equal_transformers(pair: DualPair) -> None:
+    """Unit vectors of one space; without the task there are none."""
+    image = make_image(90, 50)
+    result = pair.theirs(**pair.processor(image, return_tensors="pt"), **pair.ids(list(TEXTS)))
+    output = pair.ours.run("embed", [Item(pair.encode(image), TEXTS)])[0]
+    assert np.allclose(output.embedding, result.image_embeds[0], atol=1e-5)
+    assert np.allclose([text.embedding for text in output.texts], result.text_embeds, atol=1e-5)
+    assert output.embedding.shape == (pair.ours.info.dimensions,)
+    assert run(pair, pair.encode(image), *TEXTS).embedding is None
+
+
+@torch.no_grad()
 def test_clips_maps_are_cosines_of_patches_and_tokens(clip: DualPair) -> None:
     """Patches through the norm and projection of the image; the token before the end through that of the text."""
     image = make_image(90, 50)
