@@ -8,7 +8,8 @@ CPU is printed with every row, and it never repeats an image unless it is meant 
    open-loop arrivals at 70% of the slowest server's capacity;
 2. *one image, many questions*: saturation throughput, one question a request;
 3. *maps*: crosslook with maps as floats, as u8 and without, in turns;
-4. *overhead*: one request at a time, beyond decoding and the model's own time in it.
+4. *overhead*: one request at a time, beyond decoding and the model's own time in it;
+5. *cached*: `benchmarks.cached`, and the server's memory.
 """
 
 from __future__ import annotations
@@ -16,37 +17,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from app.engine.devices import default_workers
+from benchmarks import cached
 from benchmarks.load import Outcome, Plan
 from benchmarks.machine import append_result, describe_machine, load_average, table
 from benchmarks.model import example_jpeg
+from benchmarks.servers import ROOT, Candidate, load, running
 
-ROOT = Path(__file__).resolve().parent.parent
-QUESTION = "What is in the cup?"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One server with one choice of settings."""
-
-    server: str
-    name: str
-    command: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict, hash=False)
+QUESTION = cached.QUESTION
 
 
 def candidates(cores: int) -> list[Candidate]:
@@ -72,64 +58,6 @@ def candidates(cores: int) -> list[Candidate]:
         name = f"{workers} workers x {threads} threads, encode batches of {batch}"
         found.append(Candidate("crosslook", name, command, environment))
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(candidate: Candidate) -> Iterator[str]:
-    """A server that is ready; its whole process group is ended afterwards."""
-    port = free_port()
-    command = [part.replace("{port}", str(port)) for part in candidate.command]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **candidate.environment}
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            try:
-                _wait(process, url)
-            except RuntimeError:
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace")[-2000:])
-                raise
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(15)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, seconds: float = 180.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with {process.returncode}")
-        try:
-            with urllib.request.urlopen(f"{url}/health/ready", timeout=2) as response:  # noqa: S310 - our own server
-                if response.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise TimeoutError(url)
-
-
-def load(plan: Plan) -> Outcome:
-    """Run the generator in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.load"]
-    result = subprocess.run(
-        command, cwd=ROOT, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=True
-    )
-    return Outcome(**json.loads(result.stdout))
 
 
 def saturate(url: str, image: str, seconds: float, *, fresh: bool, maps: str = "float", warm: float = 2.0) -> Outcome:
@@ -227,8 +155,8 @@ def measure(image: str, seconds: float, repeats: int, cores: int) -> str:
     out = [f"{describe_machine()}, {load_average()} at the start.\n"]
     sweep: list[tuple[Candidate, Outcome]] = []
     for candidate in candidates(cores):
-        with running(candidate) as url:
-            sweep.append((candidate, saturate(url, image, seconds, fresh=True)))
+        with running(candidate) as server:
+            sweep.append((candidate, saturate(server.url, image, seconds, fresh=True)))
         print(candidate.server, candidate.name, f"{sweep[-1][1].throughput:.1f}/s", file=sys.stderr, flush=True)
     chosen = {
         server: max((pair for pair in sweep if pair[0].server == server), key=lambda pair: pair[1].throughput)
@@ -241,13 +169,13 @@ def measure(image: str, seconds: float, repeats: int, cores: int) -> str:
     rate = 0.7 * min(outcome.throughput for _, outcome in chosen.values())
     steady = steadily({server: candidate for server, (candidate, _) in chosen.items()}, image, rate, 4 * seconds)
     many: dict[str, Outcome] = {}
-    for server, (candidate, _) in chosen.items():
-        with running(candidate) as url:
-            load(Plan(url, image, [QUESTION], 2.0, 16))
-            many[server] = saturate(url, image, seconds, fresh=False)
-            if server == "crosslook":
-                maps, costs = cost_of_maps(url, image, seconds)
-                cost = overhead(url, image, repeats, cores // default_workers("auto", cores))
+    for name, (candidate, _) in chosen.items():
+        with running(candidate) as server:
+            load(Plan(server.url, image, [QUESTION], 2.0, 16))
+            many[name] = saturate(server.url, image, seconds, fresh=False)
+            if name == "crosslook":
+                maps, costs = cost_of_maps(server.url, image, seconds)
+                cost = overhead(server.url, image, repeats, cores // default_workers("auto", cores))
     title = f"**Open loop at {rate:.1f} requests/s (70% of the slowest), {ROUNDS} rounds taken together**\n\n"
     out.append(title + table(HEAD, [row(server, outcome) for server, outcome in steady.items()]))
     title = "**One image, one question a request**\n\n"
@@ -269,6 +197,7 @@ def measure(image: str, seconds: float, repeats: int, cores: int) -> str:
         f"{cost.served:.1f} ms; so {cost.over - cost.served:+.1f} ms for serving. Decoding and the model in one "
         f"process, without a server: {cost.alone:.1f} ms.\n"
     )
+    out.append(cached.measure(image, min(cached.THREADS, cores)))
     return "\n".join(out)
 
 
@@ -278,12 +207,12 @@ def steadily(servers: dict[str, Candidate], image: str, rate: float, seconds: fl
     round would be chance."""
     rounds: dict[str, list[Outcome]] = {server: [] for server in servers}
     for seed in range(ROUNDS):
-        for server, candidate in servers.items():
-            with running(candidate) as url:
-                load(Plan(url, image, [QUESTION], 2.0, 16))
-                outcome = load(Plan(url, image, [QUESTION], seconds, 256, rate=rate, seed=seed))
-            rounds[server].append(outcome)
-            print(f"{server} at {rate:.1f}/s: p99 {outcome.quantile(0.99):.0f} ms", file=sys.stderr, flush=True)
+        for name, candidate in servers.items():
+            with running(candidate) as server:
+                load(Plan(server.url, image, [QUESTION], 2.0, 16))
+                outcome = load(Plan(server.url, image, [QUESTION], seconds, 256, rate=rate, seed=seed))
+            rounds[name].append(outcome)
+            print(f"{name} at {rate:.1f}/s: p99 {outcome.quantile(0.99):.0f} ms", file=sys.stderr, flush=True)
     return {server: Outcome.joined(found) for server, found in rounds.items()}
 
 
