@@ -139,6 +139,14 @@ class Map:
     values: NDArray[np.float32]
     elsewhere: float
 
+    def __reduce__(self) -> tuple[Callable[..., Map], tuple[bytes, tuple[int, ...], float]]:
+        """As bytes: numpy's own way takes three times as long, and an answer has a map for every token."""
+        return _map_of_bytes, (self.values.astype(np.float32).tobytes(), self.values.shape, self.elsewhere)
+
+
+def _map_of_bytes(values: bytes, shape: tuple[int, ...], elsewhere: float) -> Map:
+    return Map(np.frombuffer(values, np.float32).reshape(shape), elsewhere)
+
 
 @dataclass(frozen=True)
 class Token:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike
 from torch import Tensor, nn
 
@@ -205,6 +206,17 @@ class Tape(Graph):
     def mean(self, x: Var, axis: int) -> Var:
         """The mean along an axis whose size is a number."""
         return self.times(self.sum(x, axis), 1.0 / int(x.shape[axis]))
+
+    def mean_of_heads(self, x: Var) -> Var:
+        """The mean along the first of three axes, by a matrix product, which is the fastest sum."""
+        heads, *rest = x.shape
+        weights = self.fixed(f"{self.prefix}mean.{heads}", torch.full((1, int(heads)), 1.0 / int(heads)))
+        flat = self.node("Reshape", [x, self.whole([int(heads), -1])], (heads, "all"))
+        mean = self.node("MatMul", [weights, flat], (1, "all"))
+        after = self.node("Slice", [self.shape_of(x), self.whole([1]), self.whole([3])], (2,), dtype=np.int64)
+        made = self.node("Reshape", [mean, after], rest)
+        self.steps.append(_Step(made, [(x.name, lambda b, g: b.unsqueeze(b.times(g, 1.0 / int(heads)), 0))]))
+        return made
 
     def product(self, a: Var, b: Var) -> Var:
         """The matrix product. Where both have a gradient, all axes but the last two are alike."""

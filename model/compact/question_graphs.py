@@ -138,7 +138,7 @@ def _cross(tape: Tape, index: int, layer: FusionLayer, x: Var, mask: Var) -> tup
     attended = tape.transpose(tape.product(probabilities, values), [1, 0, 2])  # [rows * tokens, heads, width]
     merged = tape.reshape(attended, [0, heads * width], ("all", heads * width))
     output = tape.linear(merged, f"{name}.o", cross.o.weight, cross.o.bias)
-    mean = tape.mean(probabilities, 0)
+    mean = tape.mean_of_heads(probabilities)
     return tape.reshape(output, tape.shape_of(x), x.shape), scores, _by_row(tape, mean, mask)
 
 
@@ -305,10 +305,10 @@ def map_tape(fusion: FusionTape) -> tuple[Tape, list[str], list[str]]:
     mask, own = (Var(name, ("rows", "tokens")) for name in ("mask", "own"))
     outputs = []
     for change, looking in zip(gradients, fusion.maps, strict=True):
-        change = _by_row(tape, change, mask)  # [heads, rows, tokens, keys]
-        raising = tape.mean(tape.relu(change), 0)
+        raising = _by_row(tape, tape.mean_of_heads(tape.relu(change)), mask)
         outputs.append(tape.times(raising, looking).name)
-        raising = tape.mean(tape.relu(tape.sum(change, 2)), 0)
+        change = _by_row(tape, change, mask)  # [heads, rows, tokens, keys]
+        raising = tape.mean_of_heads(tape.relu(tape.sum(change, 2)))
         looked = tape.sum(tape.times(looking, tape.unsqueeze(own, 2)), 1)
         outputs.append(tape.times(raising, looked).name)
     return tape, [*SEEDS, *tape.close(fusion.tape)], outputs

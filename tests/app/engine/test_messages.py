@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 
 from app.engine.messages import (
@@ -20,8 +21,9 @@ from app.engine.messages import (
     pack,
     receive,
     send,
+    unpack,
 )
-from model.interface import MapRequest
+from model.interface import Map, MapRequest
 
 MESSAGES = [
     Load("module:function", {"name": "tiny"}, "debug", "json"),
@@ -55,3 +57,11 @@ def test_the_header_is_the_length_of_the_body() -> None:
 def test_a_stream_that_ends_in_a_header_is_at_its_end(size: int) -> None:
     """The other process is gone."""
     assert receive(io.BytesIO(b"\0" * size)) is None
+
+
+def test_a_map_comes_as_it_was_sent() -> None:
+    values = np.random.default_rng(0).random((3, 5), np.float32)
+    sent = Map(values[:, ::2], 0.25)
+    found = unpack(pack(sent)[1])
+    assert (found.values.dtype, found.elsewhere) == (np.float32, 0.25)
+    np.testing.assert_array_equal(found.values, sent.values)

@@ -36,6 +36,10 @@ CASES: dict[str, tuple[Callable[[Tape, Var], Var], Callable[[Tensor], Tensor]]] 
     "times a number": (lambda t, x: t.times(x, 0.3), lambda x: 0.3 * x),
     "over its sum": (lambda t, x: t.over(t.exp(x), t.sum(t.exp(x), 1, keep=True)), lambda x: x.softmax(1)),
     "mean": (lambda t, x: t.mean(x, 1), lambda x: x.mean(1)),
+    "mean of heads": (
+        lambda t, x: t.mean_of_heads(t.reshape(x, [3, -1, 2], (3, "n", 2))),
+        lambda x: x.reshape(3, -1, 2).mean(0),
+    ),
     "product": (lambda t, x: t.product(t.turned(x), t.product(x, t.fixed("w", OTHER))), lambda x: x.T @ (x @ OTHER)),
     "log, tanh": (lambda t, x: t.tanh(t.log(t.exp(x))), torch.tanh),
     "sigmoid": (lambda t, x: t.sigmoid(x), torch.sigmoid),
