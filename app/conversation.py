@@ -22,7 +22,7 @@ from app.image_names import LONGEST_NAME, ImageNames
 from app.intake import inline
 from app.offload import by_size
 from app.points import with_points
-from app.request_context import RequestContext, distinct, generation_of, map_request
+from app.request_context import RequestContext, check_language, distinct, generation_of, map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
 from model.interface import ModelInfo, TextOutput, TokenChoice
 
@@ -259,6 +259,7 @@ async def answer(
     names: ImageNames = context.request.app.state.image_names
     info = context.model(body.model)
     maps = map_request(body, info)
+    check_language(body.language, info)
     with only_text(asked.question_place):
         context.check_texts([asked.question])
         image = await _source(context, names, asked)
@@ -268,6 +269,7 @@ async def answer(
             [asked.question],
             candidates=None if choice is None else distinct(choice.texts),
             top_k=max(body.top_k, body.top_logprobs or 0),
+            language=body.language,
             maps=maps,
             generation=generation_of(body, info, limit=body.limit, top_logprobs=body.top_logprobs or 0),
         )

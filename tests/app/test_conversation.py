@@ -203,3 +203,12 @@ async def test_what_a_response_cannot_have(
     }
     body = {"input": [user(says("What?"), shows(uri))], **harmless, "previous_response_id": None}
     assert question_of(await client.post(RESPONSES, json=body)) == "What?"
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+async def test_the_language_of_the_answer(client: httpx.AsyncClient, uri: str, path: str) -> None:
+    """This model has English alone; another language is refused, not ignored."""
+    asked = [user(says("What color is it?"), shows(uri))]
+    assert question_of(await ask(client, asked, path, language="en")) == "What color is it?"
+    body = failed(await ask(client, asked, path, language="zh"), "invalid_request", "language")
+    assert body.error.detail == {"languages": ["en"]}
