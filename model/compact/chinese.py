@@ -13,6 +13,7 @@ made of its longest known pieces, at last of its characters.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from model.compact.answer_words import TABLE
 from model.compact.storage import Uninitialised, load_small, save_small
 from model.compact.text import CLS, SEP, SPECIAL_TOKENS, UNK, TextEncoder, TextLayer
 from model.family import TokenizedText
@@ -136,3 +138,16 @@ def load_chinese(folder: Path, num_heads: int) -> tuple[ChineseEncoder, list[str
         encoder = ChineseEncoder(len(pieces), dim=dim, num_heads=num_heads, layers=layers, max_tokens=max_tokens)
     encoder.load_state_dict(weights, assign=True)
     return encoder.eval().requires_grad_(False), pieces
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What there is in a folder of the files that make a model Chinese: the encoder's and the table of answers. They
+    hold for every model with the same text layers."""
+    return [folder / name for name in (WEIGHTS, VOCABULARY, TABLE) if (folder / name).is_file()]
+
+
+def copy_files(source: Path | None, folder: Path) -> None:
+    """Copy these files into another model's folder, such as one that was trained on from it."""
+    if source is not None and source.resolve() != folder.resolve():
+        for file in files_in(source):
+            shutil.copyfile(file, folder / file.name)

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from model.compact import answer_words, chinese, image_networks
+from model.compact import chinese, image_networks
 from model.compact.answer_words import AnswerWords
 from model.compact.answers import AnswerSpace, Choices
 from model.compact.detector import NanoDet
@@ -110,6 +110,7 @@ class CompactModel(Family):
         self.ranges = ranges
         self.vocabulary = list(vocabulary)
         self.answers = list(answers)
+        self.folder = folder
         self.texts = Texts(net, vocabulary, folder)
         self.use_dtype(dtype)
         self.tokenizer = self.texts.tokenizer
@@ -238,6 +239,7 @@ class CompactModel(Family):
             save_small(weights, folder / image_networks.DETECTOR)
         if self.ranges is not None:
             image_networks.save_ranges(folder / image_networks.CALIBRATION, self.ranges)
+        chinese.copy_files(self.folder, folder)
 
     @torch.no_grad()
     def _run(
@@ -354,8 +356,7 @@ def load(
     if table is not None and table.revision.partition("+")[0] != revision:
         logger.warning("%s: measured on other weights (%s), so it is not used", folder / RELIABILITY, table.revision)
         table = None
-    names = (chinese.WEIGHTS, chinese.VOCABULARY, answer_words.TABLE)
-    if added := [folder / name for name in names if (folder / name).is_file()]:
+    if added := chinese.files_in(folder):
         revision += "+zh." + revision_of(added).removeprefix("sha256:")[:8]
     return CompactModel(
         net,

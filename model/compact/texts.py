@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.compact.chinese import WEIGHTS, ChineseEncoder, ChineseTokenizer, load_chinese
+from model.compact.chinese import VOCABULARY, WEIGHTS, ChineseEncoder, ChineseTokenizer, load_chinese
 from model.compact.network import CompactNet
 from model.compact.text import build_tokenizer, pad_ids, tokenize
 from model.family import TokenizedText
@@ -32,7 +32,7 @@ class Texts:
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages that it reads."""
-        chinese = self._folder is not None and (self._folder / WEIGHTS).is_file()
+        chinese = self._folder is not None and all((self._folder / name).is_file() for name in (WEIGHTS, VOCABULARY))
         return ("en", "zh") if chinese else ("en",)
 
     @cached_property

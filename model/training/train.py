@@ -152,6 +152,7 @@ def train(
         detector=load_detector(folder / DETECTOR, variant) if variant else None,
         ranges=load_ranges(folder / CALIBRATION),
         dtype="auto",
+        folder=folder,
     )
     captions = [record for record in data.captions if record.split == "train"][: settings.captioned_images]
     refs = [question.image_ref for question, _ in (*parts.train, *parts.tune)]

@@ -219,6 +219,15 @@ def test_a_text_that_no_encoder_reads_is_refused_by_what_is_read(model: CompactM
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_is_trained_on_keeps_its_chinese(model: CompactModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    again = load(tmp_path, dtype="float32")
+    assert again.info.languages == ("en", "zh")
+    assert again.info.revision.partition("+")[2] == model.info.revision.partition("+")[2]
+    (image,), (same,) = encode(model, noise()), encode(again, noise())
+    near(ask(again, same, QUESTION, maps=MapRequest("raw"))[0], ask(model, image, QUESTION, maps=MapRequest("raw"))[0])
+
+
 def test_without_the_encoder_chinese_is_refused_and_answers_may_be_chinese(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         if file.name not in (WEIGHTS, VOCABULARY):
