@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import unicodedata
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -206,33 +207,62 @@ def _said(error: Exception) -> str:
     return f"{error} ({error.code}{found})"
 
 
-def _print(answer: Answer) -> None:
-    over = {
+_WORDS = {
+    "en": {
         "vocabulary": "",
         "candidates": " (of the candidates)",
         "sequence": " (of this wording)",
         "text": " (read)",
-    }[answer.score_over]
+        "doubt": "not sure: ",
+        "tested": "when it was tested, {right:.0%} of such answers were right ({count} questions)",
+        "rest": "all others {rest:.1%}",
+        "then": "then: {others}",
+        "unknown": "none of the model's own answers, scored by their wording alone: {unknown}",
+        "looked": "looked most at (pixels from the upper left, strength of that cell):",
+    },
+    "zh": {
+        "vocabulary": "",
+        "candidates": "（在候选答案中）",
+        "sequence": "（这一说法）",
+        "text": "（读出的文字）",
+        "doubt": "不太确定：",
+        "tested": "测试时，这样的答案有 {right:.0%} 是对的（{count} 个问题）",
+        "rest": "其他所有答案 {rest:.1%}",
+        "then": "其次：{others}",
+        "unknown": "不在模型自己的答案里，只凭字面打分：{unknown}",
+        "looked": "看得最多的地方（从左上角起的像素，以及那一格的强度）：",
+    },
+}
+
+
+def _print(answer: Answer) -> None:
+    """The answer as text, in the language that it is in."""
+    words = _WORDS.get(answer.raw.language or "en", _WORDS["en"])
     print(answer.question)
-    print(f"  {answer.answer}  {answer.score:.1%}{over}")
+    print(f"  {answer.answer}  {answer.score:.1%}{words[answer.score_over]}")
     if answer.reliability:
         right, count = answer.reliability.right, answer.reliability.count
-        doubt = "not sure: " if right < 0.5 else ""
-        print(f"  {doubt}when it was tested, {right:.0%} of such answers were right ({count} questions)")
+        print(f"  {words['doubt'] if right < 0.5 else ''}{words['tested'].format(right=right, count=count)}")
     others = [f"{other.answer} {other.score:.1%}" for other in answer.ranking if other.answer != answer.answer]
     unknown = [ranked.answer for ranked in answer.ranking if ranked.in_vocabulary is False]
     if answer.rest is not None and answer.score_over == "vocabulary":
-        others.append(f"all others {answer.rest:.1%}")
+        others.append(words["rest"].format(rest=answer.rest))
     if others:
-        print(f"  then: {', '.join(others)}")
+        print(f"  {words['then'].format(others=', '.join(others))}")
     if unknown:
-        print(f"  none of the model's own answers, scored by their wording alone: {', '.join(unknown)}")
+        print(f"  {words['unknown'].format(unknown=', '.join(unknown))}")
     if answer.words:
-        width = max(len(word.text) for word in answer.words)
-        print("  looked most at (pixels from the upper left, strength of that cell):")
+        width = max(_columns(word.text) for word in answer.words)
+        print(f"  {words['looked']}")
         for word in answer.words:
             x, y, value = word.peak()
-            print(f"    {word.text:<{width}}  {x:6.0f} {y:6.0f}  {word.format_value(value)}")
+            padding = " " * (width - _columns(word.text))
+            print(f"    {word.text}{padding}  {x:6.0f} {y:6.0f}  {word.format_value(value)}")
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal shows a text: signs of East Asia take two columns."""
+    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
 
 
 def _draw(image: str | bytes, answer: Answer, path: Path) -> None:

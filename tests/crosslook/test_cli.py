@@ -31,6 +31,10 @@ class Handler(BaseHTTPRequestHandler):
         body["results"] = [body["results"][0] | {"question": question} for question in asked["questions"]]
         if asked.get("candidates"):
             body = golden("answer_candidates" if "a sleeping cat" in asked["candidates"] else "answer_several")
+        if asked["questions"] == ["这是什么动物？"]:
+            body = golden("answer_chinese")
+        elif asked["questions"] == ["这是kitty-cat吗？"]:
+            body["results"][0]["language"] = "zh"
         if body["attention"]:
             body["attention"]["kind"] = asked.get("map_kind", "raw")
         if type(self).failure:
@@ -80,6 +84,18 @@ def test_ask_prints_answers_and_where_each_word_looked(
         "    kitty-cat     226    263  28.7%",
     ]
     assert Handler.asked[0]["top_k"] == 2
+
+
+def test_an_answer_in_chinese_is_told_in_chinese(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", str(image), "这是什么动物？", "--url", server]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "这是什么动物？",
+        "  猫  80.0%",
+        "  其次：小狗 15.0%, 其他所有答案 5.0%",
+        "  不在模型自己的答案里，只凭字面打分：小狗",
+    ]
+    assert main(["ask", str(image), "这是kitty-cat吗？", "--url", server]) == 0
+    assert "  看得最多的地方（从左上角起的像素，以及那一格的强度）：\n    Is " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("kind", "strength"), [("rollout", "30.0%"), ("gradient", "0.3"), ("similarity", "0.3")])
