@@ -8,7 +8,7 @@ from pathlib import Path
 
 import model.evaluation.data as data
 from model.compact.answer_words import TABLE
-from model.compact.model import EMBEDDED
+from model.compact.model import EMBEDDED, load
 
 _CLASSES = Path(data.__file__).parents[1] / "training" / "coco_classes.json"
 
@@ -22,7 +22,7 @@ def table(name: str, folder: Path = FOLDER) -> dict[str, str]:
 
 
 def test_every_answer_and_every_object_has_its_word() -> None:
-    answers = (EMBEDDED / "answers.txt").read_text("utf-8").splitlines()
+    answers = load(dtype="float32").answers
     assert list(table(TABLE, EMBEDDED)) == answers
     assert list(table("objects.tsv")) == json.loads(_CLASSES.read_text("utf-8"))["classes"]
     words = [*table(TABLE, EMBEDDED).items(), *table("objects.tsv").items()]
