@@ -32,8 +32,17 @@ Span = tuple[int, int]
 WEIGHTS = "chinese.safetensors"
 VOCABULARY = "chinese.txt"
 
+_PAIRS = Path(__file__).with_name("traditional.txt").read_text(encoding="utf-8").split()
+_SIMPLE = {ord(pair[0]): pair[1] for pair in _PAIRS}
 _HAN_RUN = re.compile(rf"{HAN}+")
 _LETTERS = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+
+
+def simplified(text: str) -> str:
+    """The text with the traditional characters of ``traditional.txt`` as the simplified ones, one for one."""
+    plain = text.translate(_SIMPLE)
+    # In simplified text this one is another word (著名), so it is changed only beside others.
+    return text if plain == text else plain.replace("著", "着")
 
 
 def segment(text: str) -> list[Span]:
@@ -63,7 +72,7 @@ class ChineseTokenizer:
 
     def __call__(self, text: str) -> TokenizedText:
         """The tokens of ``text`` between [CLS] and [SEP], and its words."""
-        text = plain_width(text)
+        text = simplified(plain_width(text))
         words = segment(text)
         ids, texts = [CLS], [SPECIAL_TOKENS[CLS]]
         spans: list[Span | None] = [None]

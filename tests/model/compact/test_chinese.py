@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from model.compact.answer_words import TABLE
-from model.compact.chinese import VOCABULARY, WEIGHTS, ChineseEncoder, ChineseTokenizer, save_chinese, segment
+from model.compact.chinese import (
+    VOCABULARY,
+    WEIGHTS,
+    ChineseEncoder,
+    ChineseTokenizer,
+    save_chinese,
+    segment,
+    simplified,
+)
 from model.compact.model import CompactModel, load, tiny
 from model.compact.text import UNK, pad_ids, tokenize
 from model.interface import Item, ItemError, MapRequest
@@ -93,6 +101,21 @@ def test_tokens_are_the_longest_pieces_of_words_and_cover_the_text() -> None:
     assert found.unknown_share == pytest.approx(0.1)
     assert found.chinese
     assert not tokenize(english, "cat？").chinese
+
+
+@pytest.mark.parametrize(
+    ("traditional", "plain"),
+    [
+        ("這隻貓是什麼顏色？", "这只猫是什么颜色？"),
+        ("牌子上寫著什麼？", "牌子上写着什么？"),
+        ("著名的桥", "著名的桥"),
+        ("这是cat吗", "这是cat吗"),
+    ],
+)
+def test_traditional_characters_are_read_as_the_simplified_ones(traditional: str, plain: str) -> None:
+    assert simplified(traditional) == plain
+    tokens = ChineseTokenizer(tiny().tokenizer, PIECES)
+    assert tokens(traditional) == tokens(plain)
 
 
 # -- the encoder ------------------------------------------------------------------------------------------------------
