@@ -8,7 +8,7 @@ question and what follows it must be of parts that are known here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from app.offload import by_size
 from app.points import with_points
 from app.request_context import RequestContext, check_language, distinct, generation_of, map_request
 from crosslook.types import AnswerOptions, AnswerResponse, MapChoice
-from model.interface import ModelInfo, TextOutput, TokenChoice
+from model.interface import ModelInfo, Progress, TextOutput, TokenChoice
 
 _TEXTS = ("text", "input_text")
 _IMAGES = ("image_url", "input_image")
@@ -249,9 +249,14 @@ async def _without_doubles(found: dict[Image, str]) -> dict[Image, str]:
 
 
 async def answer(
-    context: RequestContext, body: ConversationRequest, asked: Asked, choice: Choice | None
+    context: RequestContext,
+    body: ConversationRequest,
+    asked: Asked,
+    choice: Choice | None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Answered, TextOutput, ModelInfo]:
-    """Put the question to the model. An image that has a name is known by it from then on.
+    """Put the question to the model. An image that has a name is known by it from then on. A model that writes token by
+    token tells ``on_progress`` of each step.
 
     Raises: `RequestError` ``image_not_found`` for a name that stands for no image that is kept; what the native route
         does; fields at fault have their names in the conversation.
@@ -272,6 +277,7 @@ async def answer(
             language=body.language,
             maps=maps,
             generation=generation_of(body, info, limit=body.limit, top_logprobs=body.top_logprobs or 0),
+            on_progress=on_progress,
         )
     if asked.image.name is not None:
         names.put(context.caller, asked.image.name, answered.image_id)

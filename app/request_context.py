@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from app.metrics import Metrics
 from app.offload import by_size
 from app.settings import Settings
 from crosslook.types import GenerationOptions, MapOptions
-from model.interface import Generation, ItemError, MapRequest, ModelInfo, Task
+from model.interface import Generation, ItemError, MapRequest, ModelInfo, Progress, Task
 
 T = TypeVar("T")
 
@@ -146,9 +146,11 @@ class RequestContext:
         language: str | None = None,
         maps: MapRequest | None = None,
         generation: Generation | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Answered:
         """Run texts against an image, within the caller's rate and the request's deadline, for as long as the client
-        stays. ``field`` is the name of the list that errors of single texts refer to.
+        stays. ``field`` is the name of the list that errors of single texts refer to. A model that writes token by
+        token tells ``on_progress`` of each step.
 
         Raises: `RequestError`, `app.intake.bodies.ClientGone`.
         """
@@ -162,6 +164,7 @@ class RequestContext:
             language=language,
             maps=maps,
             generation=generation,
+            on_progress=on_progress,
         )
         try:
             with image_at(image.param):

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     batch_wait: float = Field(
         0.002, ge=0, le=1, description="Longest wait for a batch to fill while other images are being decoded."
     )
+    generation_tokens: int = Field(
+        16384,
+        ge=1,
+        description="Tokens of questions and answers that are being written at once, at most; others wait. For models "
+        "that write token by token.",
+    )
     queue_items: int = Field(256, ge=1, description="Questions and images accepted and not yet answered, at most.")
     queue_bytes: int = Field(
         256 * MiB, ge=1, description="Bytes of request bodies held at once, at most; more is refused with 503."

@@ -268,6 +268,11 @@ class AnswerRequest(AnswerOptions, ImageInput):
     """The JSON body of ``POST /v1/answer``: one image (by value or by id) and one or more questions."""
 
     questions: list[str] = Field(min_length=1, max_length=1000, fail_fast=True)
+    stream: bool = Field(
+        False,
+        description="Send server-sent events: `token` events while the answers are written, by models that write token "
+        "by token, then one `answer` event with the whole response.",
+    )
 
 
 class MatchResult(WireModel):

@@ -263,6 +263,24 @@ class Output:
     """embed: the image's feature, a unit vector ``[dimensions]`` in the same space."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What one step of writing added to one text of an item: its ``index``, the tokens chosen, and the ``text`` that
+    can be shown now and could not before. All that was shown is the answer in the end."""
+
+    index: int
+    text: str
+    choices: tuple[TokenChoice, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one step of writing did for one item: the progress of its texts, and the output once all are finished."""
+
+    progress: tuple[Progress, ...]
+    output: Output | None = None
+
+
 ItemErrorCode = Literal[
     "question_empty", "question_too_long", "question_not_understood", "task_not_supported", "map_not_supported"
 ]
@@ -325,10 +343,30 @@ class ModelInfo:
     """The fields of `Generation` that it follows; empty for a model that does not write."""
     generation_defaults: Mapping[str, float] = field(default_factory=dict, hash=False)
     """How it writes where a request says nothing, by the names of transformers' ``GenerationConfig``."""
+    streams: bool = False
+    """Whether it is a `WritingModel`."""
     reliability: tuple[ReliabilityBand, ...] = ()
     """What its scores are worth by kind of question; empty where that was not measured."""
     dimensions: int | None = None
     """The length of its features, for models that embed."""
+
+
+class Writing(Protocol):
+    """Items that are answered token by token, side by side. They come and go between two steps."""
+
+    def advance(
+        self, join: Sequence[tuple[int, Task, Item]], leave: Sequence[int]
+    ) -> dict[int, Written | ItemError | Exception]:
+        """One step: a token more for all that is under way, and the first for what joins, under ids of the caller's.
+        What leaves is forgotten. One entry for each item that is under way; one with an output, or an error, is so no
+        more."""
+
+
+class WritingModel(Protocol):
+    """A `Model` that can write so (`ModelInfo.streams`)."""
+
+    def writing(self) -> Writing:
+        """A new, empty one."""
 
 
 class Model(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ def load_model(
     kernel: str = "auto",
     dtype: str = "auto",
     allow_pickle: bool = False,
+    image_bytes: int | None = None,
 ) -> Model:
     """Load ``compact`` (embedded), ``tiny`` (random, for tests), a model's folder, or a published one by hub name
     (``owner/name``, or ``owner/name@revision``).
@@ -29,7 +31,8 @@ def load_model(
     published models, ``dtype`` is ``auto`` (float16 on a GPU, else float32), ``float32``, ``float16`` or ``bfloat16``;
     for the others it is what their image networks are computed in, ``auto`` (int8 on a CPU) or ``float32``, as all of
     a GPU's is (see `model.compact.image_networks.choose`). ``allow_pickle`` lets weights be read
-    that are not safetensors.
+    that are not safetensors. ``image_bytes`` is the most that an encoded image should take, by models that can do with
+    less (see `model.published.checkpoint.LoadRequest`).
 
     Raises ValueError or OSError with a message for the operator where the model cannot be had.
     """
@@ -52,12 +55,13 @@ def load_model(
     elif _family(name) == "compact":
         own = compact.load(Path(name), device=device, dtype=dtype)
     else:
-        return _published(name, device=device, kernel=kernel, dtype=dtype, allow_pickle=allow_pickle)
+        options = {"dtype": dtype, "allow_pickle": allow_pickle, "image_bytes": image_bytes}
+        return _published(name, device=device, kernel=kernel, **options)
     own.use_kernel(kernel)
     return own
 
 
-def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle: bool) -> Model:
+def _published(name: str, *, device: str, kernel: str, **options: Any) -> Model:
     from model.published import hub, loading  # slow to import, and of no use to the model that is embedded
 
     folder, revision = Path(name), None
@@ -66,7 +70,7 @@ def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle:
             raise ValueError(f"{name!r} is a file; name the folder of the model that it belongs to")
         if not hub.is_hub_name(name):
             raise ValueError(_unknown(name))
-        folder, revision = hub.fetch(name, allow_pickle=allow_pickle)
+        folder, revision = hub.fetch(name, allow_pickle=bool(options["allow_pickle"]))
         name = name.partition("@")[0]
     else:
         if not (folder / "config.json").is_file():
@@ -74,7 +78,7 @@ def _published(name: str, *, device: str, kernel: str, dtype: str, allow_pickle:
         if loading.model_type(folder) is None:
             raise ValueError(f"{folder} holds no model that crosslook knows: its config.json names none")
         name = folder.resolve().name
-    model = loading.load(folder, id=name, revision=revision, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    model = loading.load(folder, id=name, revision=revision, device=device, **options)
     model.use_kernel(kernel)
     return model
 

@@ -86,6 +86,10 @@ class Batcher:
         except TimeoutError:
             return
 
+    def wake(self) -> None:
+        """End `wait`: there is something to do that is not in these queues."""
+        self._arrived.set()
+
     def take(self) -> Batch | None:
         """The next batch, taken from the queues; None when nothing waits. Abandoned jobs are dropped on the way."""
         self._encode = self._living(self._encode)

@@ -24,7 +24,7 @@ from app.engine.replica import Replica
 from app.engine.stages import Stages
 from app.errors import RequestError
 from app.settings import Settings
-from model.interface import Generation, Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Task
+from model.interface import Generation, Geometry, MapRequest, ModelInfo, Output, Pixels, Preprocess, Progress, Task
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Engine:
             "kernel": settings.kernel,
             "dtype": settings.dtype,
             "allow_pickle": settings.allow_pickle,
+            "image_bytes": settings.cache_bytes // workers // 2 or None,  # else one would drive out all others
         }
         load = Load(loader, {"name": settings.model, **arguments}, settings.log_level, settings.log_format)
         options = ReplicaOptions(
@@ -91,6 +92,7 @@ class Engine:
             cache_seconds=settings.cache_seconds,
             encode_batch=settings.encode_batch,
             run_batch=settings.run_batch,
+            generation_tokens=settings.generation_tokens,
             batch_wait=settings.batch_wait,
             decode_ahead=decoders + 2 * (settings.encode_batch or GATHER),
             call_seconds=settings.worker_seconds,
@@ -223,8 +225,10 @@ class Engine:
         language: str | None = None,
         maps: MapRequest | None = None,
         generation: Generation | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Answered:
-        """Run one or more texts against an image. Cancelled, it leaves the queue.
+        """Run one or more texts against an image. Cancelled, it leaves the queue, and writes no further. A model that
+        streams tells ``on_progress`` of each token.
 
         Raises: `ItemError` for a text that the model cannot take, `RequestError` for anything else; ValueError without
         texts.
@@ -235,7 +239,7 @@ class Engine:
         async with self._hold(image, cost_of(texts, candidates), stages) as (replica, held, cache):
             chosen = None if candidates is None else tuple(candidates)
             item = RunItem(held.key, tuple(texts), chosen, top_k, maps, generation, language)
-            output = await replica.run(task, item, held, arrival, stages)
+            output = await replica.run(task, item, held, arrival, stages, on_progress)
             return Answered(held.key, _geometry(held), cache, stages, output)
 
     @asynccontextmanager

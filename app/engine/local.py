@@ -16,7 +16,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.engine.messages import HEADER, Abandon, Encode, Load, LoadFailed, Ready, Reply, Run, Working, pack, unpack
+from app.engine.messages import (
+    HEADER,
+    Abandon,
+    Encode,
+    Load,
+    LoadFailed,
+    Ready,
+    Reply,
+    Run,
+    Working,
+    Write,
+    pack,
+    unpack,
+)
 from app.engine.protocol import ModelNotLoaded, WorkerDied
 
 logger = logging.getLogger(__name__)
@@ -69,7 +82,9 @@ class LocalWorker:
         logger.info("worker %d ready in %.1f s with %s", self.pid, answer.seconds, answer.info.id)
         return answer
 
-    async def call(self, message: Encode | Run, *, seconds: float, wanted: Callable[[], bool] = lambda: True) -> Reply:
+    async def call(
+        self, message: Encode | Run | Write, *, seconds: float, wanted: Callable[[], bool] = lambda: True
+    ) -> Reply:
         """Send one message and await its reply; see `app.engine.protocol.Worker.call`.
 
         Raises: `WorkerDied`; when it said nothing for more than ``seconds`` seconds, the worker is killed first.

@@ -109,6 +109,17 @@ class Encode:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """One step of writing: items ``join`` under numbers of the parent's, others ``leave``, and each that was under way
+    gets one more token. Reply: pairs of a number and a `Written`, `ItemError` or `Failure`, one for each item that is
+    under way. One with an output or an error is so no more."""
+
+    join: tuple[tuple[int, Task, RunItem], ...] = ()
+    leave: tuple[int, ...] = ()
+    evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Working:
     """The worker has come on with the call that it is at: it is not stuck."""
 

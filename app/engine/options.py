@@ -17,6 +17,7 @@ class ReplicaOptions:
     cache_seconds: float
     encode_batch: int | None
     run_batch: int
+    generation_tokens: int
     batch_wait: float
     decode_ahead: int
     call_seconds: float

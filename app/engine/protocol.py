@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from app.engine.messages import Encode, Load, Ready, Reply, Run
+from app.engine.messages import Encode, Load, Ready, Reply, Run, Write
 
 
 class WorkerDied(Exception):
@@ -30,7 +30,7 @@ class Worker(Protocol):
         Raises: `WorkerDied` when it ends or takes more than ``seconds`` seconds; `ModelNotLoaded`.
         """
 
-    async def call(self, message: Encode | Run, *, seconds: float, wanted: Callable[[], bool] = ...) -> Reply:
+    async def call(self, message: Encode | Run | Write, *, seconds: float, wanted: Callable[[], bool] = ...) -> Reply:
         """Send one message and await its reply. Calls are serial: await one before you make the next. Where ``wanted``
         says no, the worker may end the work early; its reply is `Reply.abandoned` then.
 

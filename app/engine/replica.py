@@ -23,8 +23,9 @@ from app.engine.messages import Encoded, Reply, RunItem
 from app.engine.options import Observer, ReplicaOptions
 from app.engine.protocol import ModelNotLoaded, Worker, WorkerDied
 from app.engine.stages import Stages
+from app.engine.writing import WriteJob, Writers
 from app.errors import RequestError
-from model.interface import ItemError, ModelInfo, Output, Pixels, Task
+from model.interface import ItemError, ModelInfo, Output, Pixels, Progress, Task
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Replica:
     worker: Worker = field(init=False)
     cache: ImageCache = field(init=False)
     batcher: Batcher = field(init=False)
+    writers: Writers = field(init=False)
     _ahead: asyncio.Semaphore = field(init=False)
     _call: tuple[float, float] | None = None
     """When the worker's call began, and how many seconds it is expected to take; None while it has nothing to do."""
@@ -72,6 +74,7 @@ class Replica:
         self.batcher = Batcher(
             encode_batch=self.options.encode_batch or 1, run_batch=self.options.run_batch, on_drop=self._dropped
         )
+        self.writers = Writers(self.options.generation_tokens)
         self._ahead = asyncio.Semaphore(self.options.decode_ahead)
 
     def estimated_wait(self, now: float) -> float:
@@ -149,6 +152,7 @@ class Replica:
     def _fail_all(self, error: RequestError) -> None:
         """The worker's images are gone, and with them whatever waits for them."""
         self.batcher.drain(error)
+        self.writers.drain(error)
         for entry in list(self.cache):
             if entry.loading is not None and not entry.ready:
                 entry.error = error
@@ -164,10 +168,15 @@ class Replica:
     async def _dispatch(self) -> None:
         """Send batch after batch. Raises: `WorkerDied`."""
         while True:
-            waited = bool(self.decoding and self.batcher.encode_is_next() and self.options.batch_wait)
+            writing = self.writers.busy
+            if writing:
+                await self._write()
+            waited = bool(self.decoding and self.batcher.encode_is_next() and self.options.batch_wait and not writing)
             if waited:
                 await self.batcher.wait(self.options.batch_wait)  # images on their way may share the call
             batch = self.batcher.take()
+            if batch is None and writing:
+                continue
             if batch is None:
                 await self.batcher.wait(5.0)  # now and then even when idle, for images past their time
                 self._shrink()
@@ -189,6 +198,31 @@ class Replica:
             finally:
                 self._call = None
             self._settle(batch, reply, start, waited)
+
+    async def _write(self) -> None:
+        """One more token for all that is being written. Raises: `WorkerDied`."""
+        waiting = len(self.writers.waiting)
+        message = self.writers.message(tuple(self._forget))
+        self._forget.clear()
+        try:
+            reply = await self.worker.call(message, seconds=self.options.call_seconds)
+        except BaseException:
+            self._enter("restarting")  # before anyone is told, so that nobody comes back too soon
+            self.writers.drain(RequestError("worker_failed", _DIED))
+            raise
+        end = perf_counter()
+        together = max(1, len(self.writers.running))
+        if message.join:
+            reason = "full" if len(self.writers.waiting) and waiting else "free"
+            self.observer.batch("run", reason, sum(len(item.texts) for _, _, item in message.join), reply.seconds)
+        for job in self.writers.settle(reply.results):
+            began = end if job.began is None else job.began
+            self.admission.run.observe(job.item.cost, (end - began) / together)
+            self.observer.waited("run", began - job.arrival)
+            start, seconds = job.stages.spans.get("encode", (job.arrival, 0.0))
+            job.stages.end("shared", began)
+            job.stages.add("run_wait", min(began, start + seconds), began)
+            job.stages.add("run", began, end)
 
     def _settle(self, batch: Batch, reply: Reply, start: float, waited: bool) -> None:
         """Tell everyone. What the call took beyond the model's own time is counted where it began."""
@@ -315,14 +349,29 @@ class Replica:
         except BaseException as error:
             self.cache.drop(entry)  # who comes next tries again
             self.batcher.drop(entry, entry.error or error)
+            self.writers.drop(entry, entry.error or error)
             raise
 
-    async def run(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
+    async def run(
+        self,
+        task: Task,
+        item: RunItem,
+        entry: Entry,
+        arrival: float,
+        stages: Stages,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Output:
         """Run texts against an image that is held, as soon as it is encoded: more than `Batcher.run_batch` in parts,
         between which others' texts may run.
 
         Raises: `ItemError`, `RequestError`: also what the image's ``load`` raises.
         """
+        if self.info is not None and self.info.streams and task == "answer" and item.candidates is None:
+            self.asked += item.cost
+            try:
+                return await self._write_out(task, item, entry, arrival, stages, on_progress)
+            finally:
+                self.asked -= item.cost
         size = len(item.texts) if task == "match" else self.batcher.run_batch  # matches are scored over all texts
         outputs: list[Output] = []
         self.asked += item.cost
@@ -336,6 +385,24 @@ class Replica:
         finally:
             self.asked -= item.cost
         return outputs[0] if len(outputs) == 1 else Output(sum((o.texts for o in outputs), ()), outputs[0].maps)
+
+    async def _write_out(
+        self,
+        task: Task,
+        item: RunItem,
+        entry: Entry,
+        arrival: float,
+        stages: Stages,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> Output:
+        """Texts whose answers are written token by token, among others'."""
+        future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
+        self.writers.put(WriteJob(task, item, entry, arrival, future, stages, on_progress))
+        self.batcher.wake()
+        try:
+            return await future
+        finally:
+            future.cancel()  # where the request is gone, it leaves at the next token
 
     async def _run_part(self, task: Task, item: RunItem, entry: Entry, arrival: float, stages: Stages) -> Output:
         job = RunJob(task, item, entry, arrival, asyncio.get_running_loop().create_future(), stages)

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from PIL import Image
 
@@ -38,11 +38,24 @@ from app.engine.messages import (
     Run,
     RunItem,
     Working,
+    Write,
     receive,
     send,
 )
 from app.logs import configure_logging
-from model.interface import EncodedImage, Generation, Item, ItemError, MapRequest, Model, Output, Pixels, Task
+from model.interface import (
+    EncodedImage,
+    Generation,
+    Item,
+    ItemError,
+    MapRequest,
+    Model,
+    Output,
+    Pixels,
+    Task,
+    Writing,
+    WritingModel,
+)
 from model.progress import Abandoned, listening
 
 logger = logging.getLogger("app.engine.worker")  # __name__ is __main__ where it counts
@@ -64,13 +77,16 @@ class Server:
         self.images: dict[str, EncodedImage] = {}
         self.batch_that_fits: int | None = None
         self.too_large_alone = False
+        self.writing: Writing | None = None
 
-    def handle(self, message: Encode | Run) -> Reply:
+    def handle(self, message: Encode | Run | Write) -> Reply:
         """Carry out one message."""
         start = time.perf_counter()
         self.batch_that_fits, self.too_large_alone = None, False
         for key in message.evict:
             self.images.pop(key, None)
+        if isinstance(message, Write):
+            return Reply(self._write(message), time.perf_counter() - start)
         results: list[Any]
         try:
             if isinstance(message, Encode):
@@ -90,6 +106,27 @@ class Server:
             failed = {key: result for (key, _), result in pairs if isinstance(result, Failure)}
             return replace(reply, run=self._run_unless(failed, message.run))
         return reply
+
+    def _write(self, message: Write) -> list[tuple[int, object]]:
+        """One step of all that is being written; see `Write`."""
+        if self.writing is None:
+            self.writing = cast(WritingModel, self.model).writing()
+        join = [(number, task, self._item(item)) for number, task, item in message.join]
+        results: list[tuple[int, object]] = []
+        for number, found in self.writing.advance(join, message.leave).items():
+            if isinstance(found, Exception) and not isinstance(found, ItemError):
+                logger.error("the model failed on one item", exc_info=found)
+                results.append((number, Failure(out_of_memory(found), type(found).__name__)))
+            else:
+                results.append((number, found))
+        if any(isinstance(found, Failure) and found.out_of_memory for _, found in results):
+            free_memory()
+        return results
+
+    def _item(self, item: RunItem) -> Item:
+        """The model's item: the kept image in place of its key."""
+        image = self.images[item.key]
+        return Item(image, item.texts, item.candidates, item.top_k, item.maps, item.generation, item.language)
 
     def _run_unless(self, failed: dict[str, Failure], message: Run) -> Reply:
         """The reply to ``message``, with their failures for the texts whose images could not be encoded."""
@@ -135,18 +172,7 @@ class Server:
             calls.setdefault(self.images[item.key].batch_key, []).append(index)
         results: dict[int, Output | ItemError] = {}
         for call in calls.values():
-            given = [
-                Item(
-                    self.images[item.key],
-                    item.texts,
-                    item.candidates,
-                    item.top_k,
-                    item.maps,
-                    item.generation,
-                    item.language,
-                )
-                for item in (items[index] for index in call)
-            ]
+            given = [self._item(items[index]) for index in call]
             results.update(zip(call, self.model.run(task, given), strict=True))  # raises where a result is missing
         return [results[index] for index in range(len(items))]
 
@@ -313,7 +339,7 @@ def main(fd: int, parent: int) -> int:
         server, trim, pulse = Server(model), Trimmer(), Pulse(connection, incoming, out)
         with listening(pulse):
             while (message := receive(incoming)) is not None:
-                if isinstance(message, Encode | Run):  # not an `Abandon` that came too late
+                if isinstance(message, Encode | Run | Write):  # not an `Abandon` that came too late
                     pulse.start()
                     send(out, server.handle(message))
                     trim()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from time import perf_counter
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from app import npz, wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
+from app.engine.engine import Answered
+from app.errors import request_id_of
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.points import with_points
-from app.request_context import check_language, distinct, generation_of, map_request
+from app.request_context import RequestContext, check_language, distinct, generation_of, map_request
 from app.settings import Settings
+from app.streaming import Followed, error_event, event, respond
 from crosslook.types import (
     AnswerRequest,
     AnswerResponse,
@@ -23,7 +28,7 @@ from crosslook.types import (
     ModelLimits,
     ModelList,
 )
-from model.interface import ModelInfo
+from model.interface import ModelInfo, Progress
 
 router = APIRouter(prefix="/v1", tags=["native"])
 _STARTED = int(time.time())
@@ -60,7 +65,7 @@ async def answer(request: Request, context: AskerDep) -> Response:
     Send `multipart/form-data` (`image` file or `image_id`, `question` once or more) or JSON. All questions are
     answered or none: an error names the question at fault. An answer is in its question's language, unless `language`
     asks for another; `english` is then beside it. The body depends on the request alone; the request id,
-    stage times and whether the image was known are headers. With
+    stage times and whether the image was known are headers. With `stream`, answers come while they are written. With
     `Accept: application/x-npz` the maps come as NumPy's arrays (`app/npz.py` has their names).
     """
     body, file = await bodies.read(request, AnswerRequest, repeated=_ANSWER_LISTS)
@@ -70,32 +75,63 @@ async def answer(request: Request, context: AskerDep) -> Response:
     check_language(body.language, info)
     candidates = None if body.candidates is None else distinct(body.candidates)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
-    answered = await context.run(
-        "answer",
-        image,
-        body.questions,
-        candidates=candidates,
-        top_k=body.top_k,
-        language=body.language,
-        maps=maps,
-        generation=generation_of(body, info),
-    )
-    start = perf_counter()
-    output = answered.output
 
+    def run(on_progress: Callable[[Progress], None] | None) -> Coroutine[Any, Any, Answered]:
+        return context.run(
+            "answer",
+            image,
+            body.questions,
+            candidates=candidates,
+            top_k=body.top_k,
+            language=body.language,
+            maps=maps,
+            generation=generation_of(body, info),
+            on_progress=on_progress,
+        )
+
+    async def formatted(answered: Answered, *, as_file: bool) -> str | bytes:
+        start = perf_counter()
+        output = answered.output
+
+        def content() -> str | bytes:
+            shown = npz.without_maps(output) if as_file else output
+            response = wire.answer_response(
+                info, answered.image_id, answered.geometry, body.questions, shown, body.maps
+            )
+            if as_file:
+                return npz.answer_file(response, output)
+            return wire.to_json(with_points(response) if body.points else response)
+
+        made = await wire.formatted(output, content)
+        answered.stages.add("format", start, perf_counter())
+        return made
+
+    if body.stream:
+        followed = await Followed.begin(run)
+        name = request_id_of(request)
+
+        async def whole(answered: Answered) -> str:
+            return str(await formatted(answered, as_file=False))
+
+        return respond(followed, _events(context, followed, whole), lambda error: error_event(error, name, "error"))
     as_file = npz.wanted(request)
-
-    def content() -> str | bytes:
-        shown = npz.without_maps(output) if as_file else output
-        response = wire.answer_response(info, answered.image_id, answered.geometry, body.questions, shown, body.maps)
-        if as_file:
-            return npz.answer_file(response, output)
-        return wire.to_json(with_points(response) if body.points else response)
-
-    made = await wire.formatted(output, content)
-    answered.stages.add("format", start, perf_counter())
+    answered = await run(None)
+    made = await formatted(answered, as_file=as_file)
     kind = npz.MEDIA_TYPE if as_file else "application/json"
     return Response(made, headers=context.headers(answered), media_type=kind)
+
+
+async def _events(
+    context: RequestContext, followed: Followed, formatted: Callable[[Answered], Awaitable[str]]
+) -> AsyncIterator[str]:
+    """What a stream sends: tokens as they are written, then the response."""
+    async for step in followed.progress():
+        tokens = [{"text": choice.text, "logprob": choice.log_probability} for choice in step.choices]
+        yield event({"question": step.index, "text": step.text, "tokens": tokens}, "token")
+    answered = await followed.answered()
+    text = await formatted(answered)
+    context.headers(answered)  # for the metrics; those of the response are gone
+    yield event(text, "answer")
 
 
 @router.post(

@@ -6,8 +6,8 @@ choices, tools, JSON) is refused. Temperature, max_tokens and their like make a 
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import AsyncIterator, Callable
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from app import conversation, wire
+from app.choices import Choice
 from app.conversation import MOST_MESSAGES, Asked, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
@@ -22,8 +23,10 @@ from app.errors import TAG, RequestError, request_id_of
 from app.image_names import LONGEST_NAME
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
+from app.request_context import RequestContext
+from app.streaming import Followed, error_event, event, respond
 from crosslook.types import AnswerResponse
-from model.interface import ModelInfo, TextOutput
+from model.interface import ModelInfo, Progress, TextOutput
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -180,21 +183,89 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
     body.refuse_tools()
     choice = body.choice(body.response_format, "response_format")
     asked = await conversation.read(body.messages, "messages")
+    if body.stream:
+        return await _stream(request, context, body, asked, choice)
     answered, text, info = await conversation.answer(context, body, asked, choice)
     start = perf_counter()
 
     def content() -> str:
         said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
-        completion = _completion(request, body, asked, answered, text, info, said)
-        if not body.stream:
-            return completion.model_dump_json()
-        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return _events(completion, with_usage=with_usage)
+        return _completion(request, body, asked, answered, text, info, said).model_dump_json()
 
     made = await wire.formatted(answered.output, content)
     answered.stages.add("format", start, perf_counter())
-    kind = "text/event-stream" if body.stream else "application/json"
-    return Response(made, headers=context.headers(answered), media_type=kind)
+    return Response(made, headers=context.headers(answered), media_type="application/json")
+
+
+async def _stream(
+    request: Request, context: RequestContext, body: _Body, asked: Asked, choice: Choice | None
+) -> Response:
+    """The completion in chunks, as it is written; in one where the model does not write token by token."""
+    info = context.model(body.model)
+
+    async def run(on_progress: Callable[[Progress], None]) -> Answered:
+        return (await conversation.answer(context, body, asked, choice, on_progress))[0]
+
+    followed = await Followed.begin(run)
+    chunks = _Chunks(request, info, with_usage=bool(body.stream_options and body.stream_options.include_usage))
+
+    async def events() -> AsyncIterator[str]:
+        yield chunks.make({"role": "assistant", "content": "", "refusal": None})
+        written = False
+        async for step in followed.progress():
+            written = True
+            scores = [conversation.token_log_probability(choice).model_dump() for choice in step.choices]
+            yield chunks.make({"content": step.text}, {"content": scores} if body.logprobs else None)
+        answered = await followed.answered()
+        start = perf_counter()
+        text = answered.output.texts[0]
+
+        def last() -> str:
+            said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
+            completion = _completion(request, body, asked, answered, text, info, said)
+            only, whole = completion.choices[0], ""
+            if not written:
+                scores = only.logprobs.model_dump() if only.logprobs else None
+                whole = chunks.make({"content": only.message.content}, scores)
+            extra = {"crosslook": completion.crosslook.model_dump()}
+            return whole + chunks.make({}, reason=only.finish_reason, extra=extra) + chunks.usage(completion.usage)
+
+        made = await wire.formatted(answered.output, last)
+        answered.stages.add("format", start, perf_counter())
+        context.headers(answered)  # for the metrics; those of the response are gone
+        yield made + event("[DONE]")
+
+    return respond(followed, events(), lambda error: error_event(error, request_id_of(request)))
+
+
+class _Chunks:
+    """The chunks of one completion."""
+
+    def __init__(self, request: Request, info: ModelInfo, *, with_usage: bool) -> None:
+        self._base: dict[str, Any] = {
+            "id": f"chatcmpl-{request_id_of(request)}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": info.id,
+        }
+        self._with_usage = with_usage
+
+    def make(
+        self,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        *,
+        reason: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> str:
+        """One chunk's event."""
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        usage = {"usage": None} if self._with_usage else {}
+        return event(self._base | {"choices": [choice]} | usage | (extra or {}))
+
+    def usage(self, usage: ChatUsage) -> str:
+        """The last chunk, for those who ask for it."""
+        return event(self._base | {"choices": [], "usage": usage.model_dump()}) if self._with_usage else ""
 
 
 def _completion(
@@ -217,29 +288,3 @@ def _completion(
         ),
         crosslook=conversation.native(body, asked, answered, info),
     )
-
-
-def _events(completion: ChatCompletion, *, with_usage: bool) -> str:
-    """The completion as server-sent events. It is complete before the first is sent, so errors have their status."""
-    choice = completion.choices[0]
-    base = {
-        "id": completion.id,
-        "object": "chat.completion.chunk",
-        "created": completion.created,
-        "model": completion.model,
-    }
-    logprobs = choice.logprobs.model_dump() if choice.logprobs else None
-    deltas = [
-        ({"role": "assistant", "content": "", "refusal": None}, None, None),
-        ({"content": choice.message.content}, logprobs, None),
-        ({}, None, choice.finish_reason),
-    ]
-    chunks: list[dict[str, Any]] = [
-        base | {"choices": [{"index": 0, "delta": delta, "logprobs": scores, "finish_reason": reason}]}
-        for delta, scores, reason in deltas
-    ]
-    chunks[-1]["crosslook"] = completion.crosslook.model_dump()
-    if with_usage:
-        chunks = [chunk | {"usage": None} for chunk in chunks]
-        chunks.append(base | {"choices": [], "usage": completion.usage.model_dump()})
-    return "".join(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"

@@ -25,6 +25,9 @@ class LoadRequest:
     device: torch.device
     dtype: torch.dtype
     allow_pickle: bool
+    image_bytes: int | None = None
+    """The most that an encoded image should take, in bytes: models that write keep its features in place of keys and
+    values that would take more. None: no limit."""
 
 
 class Loaded(NamedTuple):

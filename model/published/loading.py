@@ -73,11 +73,12 @@ def load(
     device: torch.device | str = "cpu",
     dtype: str = "auto",
     allow_pickle: bool = False,
+    image_bytes: int | None = None,
 ) -> PublishedFamily:
     """Load a published model.
 
     ``dtype`` ``auto`` is float32 on a CPU and float16 on a GPU. Weights are read from safetensors alone, unless
-    ``allow_pickle``; code that a folder brings is never run.
+    ``allow_pickle``; code that a folder brings is never run. ``image_bytes``: see `LoadRequest`.
 
     Raises ValueError or OSError where the folder does not hold a whole model of a known family.
     """
@@ -89,6 +90,8 @@ def load(
     if family not in FAMILIES:
         raise ValueError(f"{folder} holds a model of type {family!r}; known are {', '.join(FAMILIES)}")
     with _faults_of(folder):
-        request = LoadRequest(folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle)
+        request = LoadRequest(
+            folder, id, revision or revision_of(folder), place, DTYPES[kind], allow_pickle, image_bytes
+        )
         loaded: PublishedFamily = importlib.import_module(FAMILIES[family]).load(request)
     return loaded

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
+from model import progress
 from model.cross_attention import KeysValues
 from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
@@ -39,12 +40,13 @@ from model.interface import (
 )
 from model.published.attention import AttentionPass
 from model.published.causal.prompts import ChatPrompt
-from model.published.causal.stack import Prefix, TextStack
+from model.published.causal.stack import Prefix, TextStack, kv_bytes
 from model.published.causal.vision import Expansion, ImageTokens, Placement, tensors_of
 from model.published.checkpoint import LoadRequest
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer, WritingOptions
 from model.published.map_passes import map_info
+from model.published.streaming import RowWriting
 from model.published.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 128
@@ -96,20 +98,13 @@ class Asked:
 class CausalVLM(PublishedFamily):
     """A causal vision-language model. ``images`` says what is special to its family."""
 
-    def __init__(
-        self,
-        net: Any,
-        tokenizer: Tokenizer,
-        images: ImageTokens,
-        request: LoadRequest,
-        *,
-        image_bytes: int | None = None,
-    ) -> None:
-        """``image_bytes``: the most that an encoded image may take, in bytes: features are kept in place of keys and
-        values that would be larger (None: no limit)."""
+    def __init__(self, net: Any, tokenizer: Tokenizer, images: ImageTokens, request: LoadRequest) -> None:
         self.net = net.eval().requires_grad_(False)
-        self.tokenizer, self.images, self.image_bytes = tokenizer, images, image_bytes
+        self.tokenizer, self.images, self.image_bytes = tokenizer, images, request.image_bytes
         self.device = request.device
+        for layers in (module for module in net.modules() if isinstance(module, nn.ModuleList)):
+            for layer in layers:  # a large image takes a CPU a minute: it says layer by layer that it comes on
+                layer.register_forward_pre_hook(_came_on)
         self.stack = TextStack(net, tokenizer, _end_ids(net, tokenizer))
         self.prompt = ChatPrompt(
             request.folder,
@@ -135,6 +130,12 @@ class CausalVLM(PublishedFamily):
             max_tokens=min(MAX_QUESTION_TOKENS, self.context // 2),
             preprocess=images.preprocess,
             generation=GENERATION,
+            generation_defaults={
+                "max_new_tokens": MAX_NEW_TOKENS,
+                "temperature": 0.0,
+                "repetition_penalty": self.stack.repetition_penalty,
+            },
+            streams=True,
         )
 
     # -- images ---------------------------------------------------------------------------------------------------
@@ -149,18 +150,15 @@ class CausalVLM(PublishedFamily):
         features = self.images.features(pixels)
         light = replace(pixels, values=np.empty((0, 0, 3), np.uint8), tiles=None, detail=None)
         image = CausalImage(self.prompt.prefix(expansion.text), expansion.placement, light, features=features)
-        too_large = self.image_bytes is not None and self.prefix_bytes(len(image.ids)) > self.image_bytes
+        needed = self.prefix_bytes(len(image.ids))  # known before they are made
+        too_large = self.image_bytes is not None and needed > max(self.image_bytes, image.nbytes)
         if self.images.prefix_sees_question or too_large:
             return image
         return replace(image, prefix=self._read(image, image.ids)[0], features=None)
 
     def prefix_bytes(self, tokens: int) -> int:
         """The memory of a prefix's keys and values, in bytes, known before they are made."""
-        config = self.net.config.get_text_config()
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        layers: int = config.num_hidden_layers
-        return 2 * layers * int(heads) * int(head_dim) * tokens * int(self.net.dtype.itemsize)
+        return kv_bytes(self.net.config, tokens, self.net.dtype)
 
     def _read(
         self, image: CausalImage, ids: list[int], keep: Sequence[int] = (), tokens: slice = slice(None)
@@ -231,6 +229,10 @@ class CausalVLM(PublishedFamily):
                 asked.looked = _mean_map(running, keep, prefix, slice(None))[0]
             row.source, row.prompt, row.first = prefix, [], self.stack.head(last)
         row.seen = set(prefix.ids)
+
+    def writing(self) -> RowWriting[Asked]:
+        """Items answered token by token; see `model.interface.Writing`."""
+        return RowWriting(self)
 
     def batch(self) -> Batch:
         """A batch that rows of this model may join."""
@@ -373,6 +375,10 @@ class CausalVLM(PublishedFamily):
 
 
 _TOGETHER = 32  # candidates in one pass
+
+
+def _came_on(*_: object) -> None:
+    progress.step()
 
 
 def _fed(one: Asked) -> int:

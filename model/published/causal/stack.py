@@ -95,6 +95,14 @@ class TextStack:
         return Feed(torch.tensor(padded, device=self.device), lengths, rows, DynamicCache())
 
 
+def kv_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
+    """The memory of so many tokens' keys and values in all text layers of a model with this configuration, in bytes."""
+    text = config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * int(text.num_hidden_layers) * int(heads) * int(head_dim) * tokens * int(dtype.itemsize)
+
+
 def sources_of(rows: Sequence[Row]) -> list[Source]:
     """Rows of one prefix that stand side by side, as one source."""
     return [Source(prefix.layers, len(list(group))) for prefix, group in groupby(map(_prefix, rows))]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,9 +13,12 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+from fastapi import FastAPI
 from PIL import Image
 
+from app.engine.engine import ImageSource
 from crosslook.types import AnswerResponse
+from model.interface import Generation
 from tests.app.conftest import running
 from tests.model.published.causal.checkpoints import QUESTION, CausalPair
 from tests.model.published.checkpoints import make_image
@@ -22,9 +27,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def client(llava: CausalPair) -> AsyncIterator[httpx.AsyncClient]:
-    async with running(loader="model.registry:load_model", model=str(llava.folder), threads=1) as (_, client):
-        yield client
+async def service(llava: CausalPair) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    async with running(loader="model.registry:load_model", model=str(llava.folder), threads=1) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def client(service: tuple[FastAPI, httpx.AsyncClient]) -> httpx.AsyncClient:
+    return service[1]
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +130,79 @@ async def test_a_special_token_that_is_typed_is_text(client: httpx.AsyncClient, 
     result = (await post(client, "/v1/answer", body))["results"][0]
     joined = "".join(token["text"] for token in result["question_tokens"] if not token["special"])
     assert joined.replace(" ", "") == "is<image>the</s>cat?"
+
+
+def events_of(response: httpx.Response) -> list[tuple[str, Any]]:
+    """The names and contents of server-sent events."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found = []
+    for block in response.text.strip().split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.split("\n"))
+        found.append((lines.get("event", ""), lines["data"]))
+    return [(name, data if data == "[DONE]" else json.loads(data)) for name, data in found]
+
+
+async def test_a_native_stream_ends_with_the_whole_response(client: httpx.AsyncClient, data: str) -> None:
+    body = {"image": data, "questions": [QUESTION, "is it?"], "max_new_tokens": 7}
+    plain = await post(client, "/v1/answer", body)
+    *steps, (name, answer) = events_of(await client.post("/v1/answer", json={**body, "stream": True}))
+    assert (name, answer) == ("answer", plain)
+    assert {name for name, _ in steps} == {"token"}
+    for index, result in enumerate(plain["results"]):
+        own = [step for _, step in steps if step["question"] == index]
+        assert "".join(step["text"] for step in own) == result["answer"]
+        assert sum(len(step["tokens"]) for step in own) == 7
+        assert len(own) > 1
+
+
+async def test_chunks_of_a_completion_are_its_tokens(client: httpx.AsyncClient, data: str) -> None:
+    options = {"max_tokens": 7, "logprobs": True, "top_logprobs": 2, "maps": "float"}
+    plain = await post(client, "/v1/chat/completions", chat(data, **options))
+    streamed = chat(data, **options, stream=True, stream_options={"include_usage": True})
+    *chunks, (_, done) = events_of(await client.post("/v1/chat/completions", json=streamed))
+    assert done == "[DONE]"
+    first, *middle, last, usage = [chunk for _, chunk in chunks]
+    assert first["choices"][0]["delta"]["role"] == "assistant"
+    assert "".join(c["choices"][0]["delta"]["content"] for c in middle) == plain["choices"][0]["message"]["content"]
+    entries = [entry for c in middle for entry in c["choices"][0]["logprobs"]["content"]]
+    assert entries == plain["choices"][0]["logprobs"]["content"]
+    assert len(middle) > 1
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert last["crosslook"] == plain["crosslook"]
+    assert usage["usage"]["completion_tokens"] == 7
+
+
+async def test_errors_of_a_stream_have_their_status(client: httpx.AsyncClient, data: str) -> None:
+    response = await client.post("/v1/answer", json={"image": data, "questions": ["x" * 2000], "stream": True})
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "question_too_long"
+
+
+async def test_requests_that_come_and_go_say_what_each_says_alone(client: httpx.AsyncClient, data: str) -> None:
+    bodies = [
+        {"image": data, "questions": [text], "max_new_tokens": tokens}
+        for text, tokens in ((QUESTION, 40), ("is it?", 5), ("where is the dog?", 23), ("how many cat?", 11))
+    ]
+    alone = [await post(client, "/v1/answer", body) for body in bodies]
+    together = await asyncio.gather(*(post(client, "/v1/answer", body) for body in bodies))
+    for one, other in zip(alone, together, strict=True):
+        assert one["results"][0]["answer"] == other["results"][0]["answer"]
+
+
+async def test_writing_ends_when_nobody_waits(service: tuple[FastAPI, httpx.AsyncClient], data: str) -> None:
+    app, client = service
+    writers = app.state.engine.replicas[0].writers
+    image_id = (await post(client, "/v1/images", {"image": data}))["image"]["id"]
+    started = asyncio.Event()
+    source = ImageSource(image_id=image_id)
+    long = Generation(max_new_tokens=4000, stop=("never said",))
+    work = app.state.engine.run("answer", source, [QUESTION], generation=long, on_progress=lambda _: started.set())
+    task = asyncio.create_task(work)
+    await asyncio.wait_for(started.wait(), 60)
+    assert len(writers.running) == 1
+    task.cancel()
+    answered = await post(client, "/v1/answer", {"image_id": image_id, "questions": [QUESTION], "max_new_tokens": 2})
+    assert answered["results"]
+    assert not writers.running
+    assert task.cancelled()
