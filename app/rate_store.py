@@ -41,12 +41,13 @@ class SharedRateLimiter:
         try:  # imported only where it is used
             from redis.exceptions import RedisError
             from throttled.asyncio import Throttled, rate_limiter, store
+            from throttled.exceptions import StoreUnavailableError
         except ImportError as error:
             raise RuntimeError("CROSSLOOK_RATE_STORE needs the extra: pip install 'crosslook[redis]'") from error
         options: dict[str, Any] = {"SOCKET_TIMEOUT": _SECONDS, "SOCKET_CONNECT_TIMEOUT": _SECONDS}
         self.per_minute = per_minute
         self._own = own
-        self._failures = (RedisError, OSError, TimeoutError)
+        self._failures = (RedisError, StoreUnavailableError, OSError, TimeoutError)
         self._paused = 0.0
         self._store = store.RedisStore(server=url, options=options)
         self._throttle = Throttled(
