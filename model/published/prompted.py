@@ -33,6 +33,7 @@ from model.interface import (
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer
 from model.published.map_passes import map_info, to_maps
+from model.published.prompted_streaming import PromptedWriting
 from model.published.tokenizer import Tokenizer
 from model.published.writing import Session, start
 
@@ -126,6 +127,10 @@ class Prompted(PublishedFamily):
         texts_of = iter(self.outputs(task, rows, self._answers(rows), maps))
         info = self.map_info(maps)
         return [Output(tuple(next(texts_of) for _ in item.texts), info) for item in items]
+
+    def writing(self) -> PromptedWriting:
+        """Items answered token by token; see `model.interface.Writing`."""
+        return PromptedWriting(self)
 
     def asked(self, task: Task, item: Item) -> list[Asked]:
         """The item's texts with their prompts."""

@@ -103,6 +103,7 @@ class QueryWriter(Prompted):
             preprocess=loaded.resize,
             generation=FOLLOWED,
             generation_defaults={"max_new_tokens": self.limit},
+            streams=True,
         )
 
     @abstractmethod

@@ -75,6 +75,7 @@ class Idefics(CrossReader):
             preprocess=loaded.resize,
             generation=FOLLOWED,
             generation_defaults={"max_new_tokens": self.limit},
+            streams=True,
         )
 
     def head(self, states: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Mllama(CrossReader):
             preprocess=tiles,
             generation=FOLLOWED,
             generation_defaults={"max_new_tokens": self.limit},
+            streams=True,
         )
 
     def _prompt(self, task: Task, text: str) -> Prompt:
