@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ from tests.app import servers
 from tests.model.published import checkpoints
 from tests.model.published import hub as standin
 from tests.model.published.conftest import Pair
+from tests.model.published.vilt.conftest import ViltPair, published_vilt
 
 pytestmark = pytest.mark.long
 QUESTION = "what is the color of the cat?"
@@ -126,6 +129,38 @@ def test_clip_matches(tmp_path: Path, image: Image.Image, monkeypatch: pytest.Mo
     region = body.attention.region
     assert (region.top, region.bottom) == (0.0, 300.0)
     assert region.right - region.left == pytest.approx(300.0, abs=2.0)
+
+
+@torch.no_grad()
+def test_vilt_answers(tmp_path: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model that Hugging Face's task was answered by, in that task's shape and in ours."""
+    folder = published_vilt(tmp_path / "vilt-b32-finetuned-vqa")
+    with serving(folder, tmp_path / "log", monkeypatch) as client:
+        body = AnswerResponse.model_validate_json(post(client, "/v1/answer", image, question=QUESTION).content)
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        asked = {"image": base64.b64encode(file.getvalue()).decode(), "question": QUESTION}
+        task = client.post("/", json={"inputs": asked, "parameters": {"top_k": 3}}).json()
+    import transformers
+
+    theirs = transformers.ViltForQuestionAnswering.from_pretrained(folder).eval()
+    tokenizer = SimpleNamespace(hub=transformers.AutoTokenizer.from_pretrained(folder))
+    pair = ViltPair(SimpleNamespace(tokenizer=tokenizer), theirs, folder, short=384, divisor=32)
+    logits, attention = pair.ask(image, QUESTION)
+    best = logits.sigmoid().topk(3)
+    assert [one["answer"] for one in task] == [f"answer{i}" for i in best.indices.tolist()]
+    assert [one["score"] for one in task] == pytest.approx(best.values.tolist(), abs=1e-4)
+    result = body.results[0]
+    assert result.answer == task[0]["answer"]
+    assert result.rest is None
+    assert body.attention is not None
+    rows, columns = body.attention.grid.rows, body.attention.grid.columns
+    assert (rows, columns) == (12, 18)
+    tokens = len(result.question_tokens)
+    mean = torch.stack(attention).mean((0, 1))[:tokens, tokens + 1 :].numpy()
+    for token, row in zip(result.question_tokens, mean, strict=True):
+        found: Any = token.map
+        np.testing.assert_allclose(np.ravel(found.values), row, atol=1e-4)
 
 
 def test_a_hub_name_takes_the_same_path(

@@ -24,6 +24,8 @@ class ViltPair:
     ours: Any
     theirs: Any
     folder: Path
+    short: int = 48
+    divisor: int = 16
 
     def encode(self, *images: Image.Image) -> list[Any]:
         """The images, encoded by ours one by one."""
@@ -31,7 +33,8 @@ class ViltPair:
 
     def inputs(self, images: list[Image.Image], texts: list[str]) -> dict[str, Any]:
         """What transformers' own processor makes of them, padded."""
-        processor = checkpoints.image_processor("Vilt", size={"shortest_edge": 48}, size_divisor=16)
+        options = {"size": {"shortest_edge": self.short}, "size_divisor": self.divisor}
+        processor = checkpoints.image_processor("Vilt", **options)
         words = self.ours.tokenizer.hub(texts, padding=True, return_tensors="pt")
         return {**words, **processor(images, return_tensors="pt")}
 
@@ -77,6 +80,17 @@ def save_vilt(folder: Path, net: Any) -> Path:
     net.save_pretrained(folder)
     checkpoints.bert_tokenizer().save_pretrained(folder)
     checkpoints.image_processor("Vilt", size={"shortest_edge": 48}, size_divisor=16).save_pretrained(folder)
+    return folder
+
+
+def published_vilt(folder: Path) -> Path:
+    """Random weights at the configuration of ``dandelin/vilt-b32-finetuned-vqa``."""
+    answers = {i: f"answer{i}" for i in range(3129)}
+    config = transformers.ViltConfig(id2label=answers, label2id={answer: i for i, answer in answers.items()})
+    net = transformers.ViltForQuestionAnswering(config)
+    checkpoints.peaked(net, sharpness=4.0, sharp=("attention.query", "attention.key")).save_pretrained(folder)
+    checkpoints.bert_tokenizer(checkpoints.full_size_vocabulary()).save_pretrained(folder)
+    checkpoints.image_processor("Vilt", size={"shortest_edge": 384}, size_divisor=32).save_pretrained(folder)
     return folder
 
 
