@@ -278,7 +278,9 @@ class Prompted(PublishedFamily):
             torch.cat([answered.mean(0, keepdim=True), prompt, answered]), geometry, self.first_patch, whole=True
         )
         answer_map, asked, said = placed[0], placed[1 : 1 + size], placed[1 + size : 1 + size + len(found.ids)]
-        names = self.tokenizer.texts(found.ids)
+        answer = found.ranking[0].answer
+        pairs = zip(found.spans, self.tokenizer.texts(found.ids), strict=True)
+        names = [answer[span[0] : span[1]] if span else name for span, name in pairs]
         if task == "caption":
             text, start = self._caption(row, found)
             given = [i for i, span in enumerate(row.prompt.spans) if span is not None and self.continues]
@@ -292,7 +294,6 @@ class Prompted(PublishedFamily):
                 ),
                 answer_words=find_words(text, spans),
             )
-        answer = output.ranking[0].answer
         return replace(
             output,
             tokens=make_tokens(row.prompt.texts, row.prompt.spans, asked),
@@ -325,7 +326,8 @@ def templated(tokenizer: Tokenizer, template: str, text: str) -> Prompt:
         (max(a, len(before)) - len(before), min(b, end) - len(before)) if max(a, len(before)) < min(b, end) else None
         for a, b in encoding.offsets
     ]
-    return Prompt(encoding.ids, encoding.tokens, spans, before + text + after)
+    whole = before + text + after
+    return Prompt(encoding.ids, _names(encoding, whole), spans, whole)
 
 
 def _in_parts(tokenizer: Tokenizer, before: str, text: str, after: str) -> Prompt:
@@ -338,9 +340,14 @@ def _in_parts(tokenizer: Tokenizer, before: str, text: str, after: str) -> Promp
         finally:
             backend.encode_special_tokens = True
         found.ids.extend(encoding.ids)
-        found.texts.extend(encoding.tokens)
+        found.texts.extend(_names(encoding, part))
         found.spans.extend(encoding.offsets if own else [None] * len(encoding.ids))
     return found
+
+
+def _names(encoding: Any, text: str) -> list[str]:
+    """Each token as it stands in the text; the tokenizer's own name for one that does not."""
+    return [text[a:b] or name for (a, b), name in zip(encoding.offsets, encoding.tokens, strict=True)]
 
 
 def side_by_side(images: Sequence[EncodedImage]) -> list[tuple[Any, int]]:

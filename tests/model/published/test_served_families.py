@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ def test_it_is_served(name: str, tmp_path: Path) -> None:
     with servers.serving(tmp_path / "log", loader=None, model=folder) as server, server.client() as client:
         listed = client.get("/v1/models").json()["data"][0]
         native = client.post("/v1/answer", json={"image": data, "questions": [QUESTION]})
-        chat = _chat(client, data, listed["id"])
+        chat = _chat(client, data, listed["id"]).json()
         plain = client.post("/", json={"inputs": {"image": data, "question": QUESTION}})
+        streamed = client.post("/v1/answer", json={"image": data, "questions": [QUESTION], "stream": True})
+        chunks = _chat(client, data, listed["id"], stream=True).text.strip().split("\n\n")
         caption = client.post("/v1/caption", json={"image": data, "prompts": ["a photo"]})
     assert native.status_code == 200, native.text
     body = AnswerResponse.model_validate_json(native.content)
@@ -68,17 +71,30 @@ def test_it_is_served(name: str, tmp_path: Path) -> None:
     assert chat["choices"][0]["message"]["content"] == found.answer
     assert chat["crosslook"]["results"][0]["answer_map"] == native.json()["results"][0]["answer_map"]
     assert chat["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    assert chunks.pop() == "data: [DONE]"
+    deltas = [json.loads(chunk.removeprefix("data: "))["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("content") or "" for delta in deltas) == found.answer
+    if ours.info.streams:
+        *steps, last = [dict(_fields(block)) for block in streamed.text.strip().split("\n\n")]
+        assert "".join(json.loads(step["data"])["text"] for step in steps) == found.answer
+        assert len(steps) > 1
+        assert json.loads(last["data"])["results"] == native.json()["results"]
     assert plain.status_code == 200, plain.text
     assert plain.json()[0]["answer"] == found.answer
     assert caption.status_code == (200 if "caption" in ours.info.tasks else 422), caption.text
 
 
-def _chat(client: httpx.Client, data: str, model: str) -> Any:
+def _fields(block: str) -> list[list[str]]:
+    """The fields of a server-sent event."""
+    return [line.split(": ", 1) for line in block.split("\n")]
+
+
+def _chat(client: httpx.Client, data: str, model: str, **options: Any) -> httpx.Response:
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
         {"type": "text", "text": QUESTION},
     ]
-    body = {"model": model, "messages": [{"role": "user", "content": content}], "maps": "float"}
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "maps": "float", **options}
     response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
-    return response.json()
+    return response

@@ -98,8 +98,8 @@ def assert_batch_is_alone(ours: Any, images: Sequence[Any], maps: MapRequest | N
 
 
 def assert_spans(text: str, tokens: Sequence[Any]) -> None:
-    """Each token with a span stands there, spelled in bytes of which a blank is ``Ġ``."""
+    """Each token with a span is what stands there."""
     found = [token for token in tokens if token.span is not None]
     assert found
     for token in found:
-        assert text[slice(*token.span)].strip() == token.text.replace("Ġ", " ").strip()
+        assert text[slice(*token.span)].strip() == token.text.strip()
