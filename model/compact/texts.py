@@ -58,7 +58,7 @@ class Texts:
             return f"in {script}"
         if language_of(text) == "zh":
             return None if "zh" in self.languages else "in Chinese"
-        return "neither English nor another language that is read here" if is_foreign_latin(text, self._words) else None
+        return "not in English, as far as its words tell" if is_foreign_latin(text, self._words) else None
 
     def states(self, texts: Sequence[TokenizedText], *, length: int | None = None) -> tuple[Tensor, Tensor]:
         """Token states ``[texts, tokens, dim]`` and their mask; each text through the encoder of its language.
