@@ -28,7 +28,7 @@ class Case:
     what: str
     kind: str
     save: Callable[[Path], None]
-    inputs: Callable[[Any, Pixels, list[int]], dict[str, torch.Tensor]]
+    inputs: Callable[[Any, Pixels, list[int]], dict[str, Any]]
 
 
 def _saved(folder: Path, kind: str, config: Any, tokenizer: Any, processor: Any) -> None:
@@ -55,7 +55,7 @@ def _save_blip2(folder: Path) -> None:
     _saved(folder, "Blip2ForConditionalGeneration", config, tokenizer, processor)
 
 
-def _ask_blip2(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.Tensor]:
+def _ask_blip2(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
     image = [ours.net.config.image_token_index] * ours.net.config.num_query_tokens
     return {"pixel_values": _pixels(ours, pixels), "input_ids": _ids(ours, ids, *image)}
 
@@ -90,7 +90,7 @@ def _save_mllama(folder: Path) -> None:
     _saved(folder, "MllamaForConditionalGeneration", config, tokenizer, processor)
 
 
-def _ask_mllama(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.Tensor]:
+def _ask_mllama(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
     down, across = ours._arrangement(pixels)
     used = (torch.arange(4) < down * across).long()
     return {
@@ -124,7 +124,7 @@ def _save_idefics(folder: Path) -> None:
     _saved(folder, "IdeficsForVisionText2Text", config, tokenizer, processor)
 
 
-def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.Tensor]:
+def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
     fed = _ids(ours, ids)
     seen = (fed == ours.image_id).cumsum(1)[..., None]
     mask = torch.ones_like(fed)
@@ -133,6 +133,7 @@ def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, torch.T
         "input_ids": fed,
         "attention_mask": mask,
         "image_attention_mask": seen,
+        "bad_words_ids": [[token] for token in ours._banned],
     }
 
 
