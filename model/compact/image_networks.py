@@ -8,13 +8,13 @@ and for where the runtime is missing. A folder holds ``vision.*`` in ``model.saf
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
 import platform
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -127,7 +127,9 @@ def open_session(graph: bytes) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session._model_bytes = None  # kept for providers that fail later, of which there is none here: half of all memory
+    return session
 
 
 def choose(
@@ -145,7 +147,7 @@ def choose(
     if dtype == "torch" or torch.device(device).type != "cpu":
         return TorchNetworks(vision, detector, size)
     if not has_runtime():
-        logger.warning("onnxruntime is not installed: all goes through PyTorch, which takes longer")
+        logger.warning("onnxruntime is not installed or cannot be loaded: all goes through PyTorch, which takes longer")
         return TorchNetworks(vision, detector, size)
     if dtype not in ("auto", "int8"):
         return OnnxNetworks(vision, detector, size)
@@ -160,8 +162,12 @@ def choose(
 
 
 def has_runtime() -> bool:
-    """Whether ONNX Runtime is installed."""
-    return find_spec("onnxruntime") is not None
+    """Whether ONNX Runtime is installed and can be loaded on this machine."""
+    try:
+        importlib.import_module("onnxruntime")
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def load(folder: Path, device: torch.device | str = "cpu", dtype: str = "auto") -> ImageNetworks:

@@ -70,15 +70,15 @@ class Graph:
 
     def model(self, outputs: Sequence[str]) -> bytes:
         """The graph up to ``outputs`` as a serialised ``ModelProto``."""
-        parts = [
-            *(_field(1, _node(node)) for node in self.nodes),
-            _field(2, b"crosslook"),
-            *(_field(5, constant) for constant in self.constants.values()),
-            *(_field(11, given) for given in self.inputs.values()),
-            *(_field(12, _value(name, self.dtypes.get(name, np.float32))) for name in outputs),
-        ]
+        # Lists of parts, joined once: a graph may hold a hundred megabytes.
+        parts: list[bytes] = [_field(1, _node(node)) for node in self.nodes]
+        parts.append(_field(2, b"crosslook"))
+        for constant in self.constants.values():
+            parts += [_head(5, len(constant)), constant]
+        parts += [_field(11, given) for given in self.inputs.values()]
+        parts += [_field(12, _value(name, self.dtypes.get(name, np.float32))) for name in outputs]
         opsets = _field(8, _field(2, _OPSET)) + _field(8, _field(1, _CONTRIB.encode()) + _field(2, 1))
-        return _field(1, _IR) + _field(7, b"".join(parts)) + opsets
+        return b"".join([_field(1, _IR), _head(7, sum(map(len, parts))), *parts, opsets])
 
 
 def _node(node: Node) -> bytes:
@@ -117,7 +117,12 @@ def _field(number: int, value: bytes | int) -> bytes:
     """A field of a message: a whole number, or bytes (a string or another message)."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return _head(number, len(value)) + value
+
+
+def _head(number: int, length: int) -> bytes:
+    """What stands before a field of so many bytes."""
+    return _varint(number << 3 | 2) + _varint(length)
 
 
 def _varint(value: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -132,7 +133,7 @@ class TestChoice:
     ) -> None:
         monkeypatch.setattr(image_networks, "lacks_for_int8", lambda: "an old CPU" if lacks == "cpu" else None)
         if lacks == "runtime":
-            monkeypatch.setattr(image_networks, "find_spec", lambda name: None)
+            monkeypatch.setitem(sys.modules, "onnxruntime", None)
         with caplog.at_level(logging.WARNING):
             way = self.way(ranges=None if lacks == "calibration" else self.ranges)
         assert way == ("torch" if lacks == "runtime" else "float32")
