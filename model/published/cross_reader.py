@@ -23,19 +23,21 @@ from model.rows import Source, attend
 
 @dataclass(frozen=True, slots=True)
 class CrossImage:
-    """An encoded image: its keys and values ``[1, key heads, keys, head_dim]`` for every layer of cross-attention, and,
-    where keys are latents, where those looked: ``latent_map`` ``[latents, image keys]``."""
+    """An encoded image: its keys and values ``[1, key heads, keys, head_dim]`` for every layer of cross-attention; or,
+    where those would take too much, the ``features`` ``[1, keys, dim]`` that they are projected from. Where keys are
+    latents, ``latent_map`` ``[latents, image keys]`` is where those looked."""
 
     layers: list[KeysValues]
     geometry: Geometry
     batch_key: Hashable
     latent_map: Tensor | None = None
+    features: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """The memory of all tensors, in bytes."""
         own = sum(tensor.nbytes for layer in self.layers for tensor in layer)
-        return own + (0 if self.latent_map is None else self.latent_map.nbytes)
+        return own + sum(tensor.nbytes for tensor in (self.latent_map, self.features) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class CrossReader(Prompted):
         given = torch.tensor([prompt.ids for prompt in prompts], device=self.device)
         size, ids = given.shape[1], torch.cat([given, made], 1)
         seen = self.seen(ids)
-        found = self.stack.run(ids, sources_of(images), DynamicCache(), 0, seen=seen, need_maps=maps is not None)
+        found = self.stack.run(ids, self.sources(images), DynamicCache(), 0, seen=seen, need_maps=maps is not None)
         logits = self.head(found.states[:, size - 1 :])
         if maps is None:
             return Forced(logits)
@@ -150,6 +152,13 @@ class CrossReader(Prompted):
         chosen = [one for one, layer in zip(found.maps, self.stack.cross_layers, strict=True) if layer in wanted]
         rows = self.over_image(torch.stack(chosen).mean(0), images)
         return Forced(logits, rows[:, :size], rows[:, size - 1 :])
+
+    def sources(self, images: Sequence[EncodedImage]) -> list[Source]:
+        """Each image's keys and values, with the rows that ask it."""
+        return [
+            Source(image.layers if image.features is None else self.stack.project(image.features), rows)
+            for image, rows in side_by_side(images)
+        ]
 
     def seen(self, ids: Tensor) -> Tensor | None:
         """``[rows, tokens, 1]``: 1 from the image on, 0 before; None where no token comes before."""
@@ -168,7 +177,7 @@ class CrossReader(Prompted):
 class _CrossSession:
     def __init__(self, reader: CrossReader, ids: Tensor, images: Sequence[EncodedImage]) -> None:
         self._reader, self._cache, self._fed = reader, DynamicCache(), 0
-        self._sources: list[Source] = sources_of(images)
+        self._sources = reader.sources(images)
         self.logits = self._feed(ids, reader.seen(ids))
 
     def step(self, ids: Tensor) -> Tensor:
@@ -179,11 +188,6 @@ class _CrossSession:
         self._fed += ids.shape[1]
         logits: Tensor = self._reader.head(found.states[:, -1:])[:, -1]
         return logits
-
-
-def sources_of(images: Sequence[EncodedImage]) -> list[Source]:
-    """Each image with the rows that ask it."""
-    return [Source(image.layers, rows) for image, rows in side_by_side(images)]
 
 
 def with_cross_attention(theirs: Any, dim_kv: int, num_kv_heads: int | None = None) -> CrossAttention:

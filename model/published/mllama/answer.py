@@ -1,7 +1,8 @@
 """Llama 3.2 Vision (Mllama): `MllamaForConditionalGeneration`.
 
 A word looks at the image in the layers of cross-attention alone, so its raw map is their probabilities. An image is
-kept as the keys and values of those layers, for the tiles that it has.
+kept as the keys and values of those layers, for the tiles that it has; or, where those would take more than an image
+should (half of the cache), as the four times smaller features that they are projected from.
 
 One thing is put right that transformers does otherwise: tokens that stand before the image must get nothing from it.
 There, such a row attends to every key, those of empty tiles included, since its mask is multiplied away; in Meta's own
@@ -51,7 +52,7 @@ class Mllama(CrossReader):
         """``template``: see `chat_template`; None for a model that was not trained to chat."""
         self.net = net.eval().requires_grad_(False)
         self.tokenizer, self.device = tokenizer, request.device
-        self._tiles, self._normalization = tiles, normalization
+        self._tiles, self._normalization, self._image_bytes = tiles, normalization, request.image_bytes
         config = net.config
         image = tokenizer.texts([config.image_token_index])[0]
         self.image_id = config.image_token_index
@@ -101,11 +102,21 @@ class Mllama(CrossReader):
         found: list[EncodedImage] = []
         for image, own, count in zip(images, states, used, strict=True):
             keys = self.net.model.multi_modal_projector(own[:count]).flatten(0, 1)[None]
-            layers = self.stack.project(keys)
+            kind = ("mllama", keys.shape[1])
+            if self._too_large(keys):
+                found.append(CrossImage([], image.geometry, kind, features=keys.clone()))
+                continue
             # Cloned, so that an image does not keep more in memory than it needs.
-            kept = [KeysValues(k.clone(), v.clone()) for k, v in layers]
-            found.append(CrossImage(kept, image.geometry, ("mllama", keys.shape[1])))
+            kept = [KeysValues(k.clone(), v.clone()) for k, v in self.stack.project(keys)]
+            found.append(CrossImage(kept, image.geometry, kind))
         return found
+
+    def _too_large(self, features: Tensor) -> bool:
+        """Whether keys and values made of ``features`` ``[1, keys, dim]`` would take more than an image should, and
+        more than those."""
+        wide = sum(block.attention.wk.out_features + block.attention.wv.out_features for block in self.stack.blocks)
+        needed = wide * features.shape[1] * features.itemsize
+        return self._image_bytes is not None and needed > max(self._image_bytes, features.nbytes)
 
     def _arrangement(self, image: Pixels) -> tuple[int, int]:
         height, width = image.values.shape[:2]

@@ -165,6 +165,21 @@ def test_an_encoded_image_is_as_a_new_one(mllama: MllamaPair) -> None:
     assert kept[1].nbytes == held
 
 
+def test_an_image_that_would_be_too_large_keeps_its_features(mllama: MllamaPair) -> None:
+    """Keys and values are projected for each call then, and nothing else changes."""
+    ours = load(mllama.folder, id="small", image_bytes=1000)
+    ours.net.double()
+    pixels = [ours.info.preprocess(make_image(60, 30, seed=seed)) for seed in range(2)]
+    small, whole = ours.encode(pixels), mllama.ours.encode(pixels)
+    assert small[0].layers == []
+    assert small[0].nbytes == 10 * 32 * 8 < whole[0].nbytes
+    for one, other in zip(small, whole, strict=True):
+        expected = ask(mllama.ours, other, *QUESTIONS, maps=MapRequest(), generation=SHORT)
+        found = ask(ours, one, *QUESTIONS, maps=MapRequest(), generation=SHORT)
+        for a, b in zip(found.texts, expected.texts, strict=True):
+            assert_same(a, b)
+
+
 def test_what_is_said_of_maps(mllama: MllamaPair) -> None:
     [encoded] = mllama.encode(make_image(60, 30))
     output = ask(mllama.ours, encoded, QUESTIONS[0], maps=MapRequest(), generation=SHORT)
