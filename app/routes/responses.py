@@ -6,8 +6,10 @@ temperature, reasoning ..) is ignored.
 
 from __future__ import annotations
 
-import json
+import itertools
 import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
@@ -15,13 +17,18 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from app import conversation, wire
-from app.conversation import MOST_MESSAGES, MOST_PARTS, ConversationRequest, Received, TokenLogProb, Tokens
+from app.choices import Choice
+from app.conversation import MOST_MESSAGES, MOST_PARTS, Asked, ConversationRequest, Received, TokenLogProb, Tokens
 from app.dependencies import AskerDep
+from app.engine.engine import Answered
 from app.errors import TAG, RequestError, request_id_of
 from app.image_names import LONGEST_NAME
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, json_body
+from app.request_context import RequestContext
+from app.streaming import Followed, error_event, event, respond
 from crosslook.types import AnswerResponse
+from model.interface import ModelInfo, Progress
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -195,38 +202,124 @@ async def responses(request: Request, context: AskerDep) -> Response:
     choice = body.choice(wanted_format, "text.format")
     given = [Received(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     asked = await conversation.read(given, "input")
-    answered, text, info = await conversation.answer(context, body, asked, choice)
+    named = _Named(request_id_of(request), int(time.time()), wanted_format or {"type": "text"})
+    if body.stream:
+        return await _stream(context, body, asked, choice, named)
+    answered, _, info = await conversation.answer(context, body, asked, choice)
     start = perf_counter()
-    tokens = Tokens.of(answered, text)
-    wanted = body.top_logprobs is not None or _LOGPROBS in (body.include or ())
-    logprobs = conversation.log_probabilities(text, body.top_logprobs or 0) if wanted else []
-    name = request_id_of(request)
 
     def content() -> str:
-        said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
-        response = ModelResponse(
-            id=f"resp_{name}",
-            created_at=int(time.time()),
-            instructions=_short(body.instructions),
-            model=info.id,
-            output=[OutputMessage(id=f"msg_{name}", content=[OutputText(text=said, logprobs=logprobs)])],
-            text={"format": wanted_format or {"type": "text"}},
-            usage=ResponseUsage(
-                input_tokens=tokens.text + tokens.image,
-                input_tokens_details=InputTokens(
-                    text_tokens=tokens.text, image_tokens=tokens.image, cached_tokens=tokens.cached
-                ),
-                output_tokens=tokens.answer,
-                total_tokens=tokens.text + tokens.image + tokens.answer,
-            ),
-            crosslook=conversation.native(body, asked, answered, info),
-        )
-        return _events(response) if body.stream else response.model_dump_json()
+        return _response(body, asked, answered, info, choice, named).model_dump_json()
 
     made = await wire.formatted(answered.output, content)
     answered.stages.add("format", start, perf_counter())
-    kind = "text/event-stream" if body.stream else "application/json"
-    return Response(made, headers=context.headers(answered), media_type=kind)
+    return Response(made, headers=context.headers(answered), media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a response has from the start: the request's id, its time, and the format of its text."""
+
+    request_id: str | None
+    created: int
+    format: dict[str, Any]
+
+
+def _wants_logprobs(body: _Body) -> bool:
+    return body.top_logprobs is not None or _LOGPROBS in (body.include or ())
+
+
+def _response(
+    body: _Body, asked: Asked, answered: Answered, info: ModelInfo, choice: Choice | None, named: _Named
+) -> ModelResponse:
+    """The whole response."""
+    text = answered.output.texts[0]
+    tokens = Tokens.of(answered, text)
+    logprobs = conversation.log_probabilities(text, body.top_logprobs or 0) if _wants_logprobs(body) else []
+    said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
+    return ModelResponse(
+        id=f"resp_{named.request_id}",
+        created_at=named.created,
+        instructions=_short(body.instructions),
+        model=info.id,
+        output=[OutputMessage(id=f"msg_{named.request_id}", content=[OutputText(text=said, logprobs=logprobs)])],
+        text={"format": named.format},
+        usage=ResponseUsage(
+            input_tokens=tokens.text + tokens.image,
+            input_tokens_details=InputTokens(
+                text_tokens=tokens.text, image_tokens=tokens.image, cached_tokens=tokens.cached
+            ),
+            output_tokens=tokens.answer,
+            total_tokens=tokens.text + tokens.image + tokens.answer,
+        ),
+        crosslook=conversation.native(body, asked, answered, info),
+    )
+
+
+async def _stream(context: RequestContext, body: _Body, asked: Asked, choice: Choice | None, named: _Named) -> Response:
+    """The response's events, as the answer is written; in one piece where the model does not write token by token."""
+    info = context.model(body.model)
+
+    async def run(on_progress: Callable[[Progress], None]) -> Answered:
+        return (await conversation.answer(context, body, asked, choice, on_progress))[0]
+
+    followed = await Followed.begin(run)
+    known: dict[str, Any] = {
+        "id": f"resp_{named.request_id}",
+        "created_at": named.created,
+        "instructions": _short(body.instructions),
+        "model": info.id,
+        "output": [],
+        "text": {"format": named.format},
+    }
+    # What it has at the end alone, usage and `crosslook`, is not there yet.
+    begun = ModelResponse.model_construct(**known).model_dump() | {"status": "in_progress", "usage": None}
+    message: dict[str, Any] = OutputMessage(id=f"msg_{named.request_id}", content=[]).model_dump()
+    part: dict[str, Any] = OutputText(text="").model_dump()
+    item = {"output_index": 0, "item_id": message["id"], "content_index": 0}
+    numbers = itertools.count()
+
+    def one(kind: str, fields: dict[str, Any]) -> str:
+        whole = {"type": f"response.{kind}", "sequence_number": next(numbers), **fields}
+        return event(whole, f"response.{kind}")
+
+    async def events() -> AsyncIterator[str]:
+        yield one("created", {"response": begun}) + one("in_progress", {"response": begun})
+        yield one("output_item.added", {"output_index": 0, "item": message | {"status": "in_progress"}})
+        yield one("content_part.added", item | {"part": part})
+        written = False
+        async for step in followed.progress():
+            written = True
+            scores = [conversation.token_log_probability(c).model_dump() for c in step.choices]
+            yield one(
+                "output_text.delta", item | {"delta": step.text, "logprobs": scores if _wants_logprobs(body) else []}
+            )
+        answered = await followed.answered()
+        start = perf_counter()
+
+        def last() -> str:
+            done = _response(body, asked, answered, info, choice, named).model_dump()
+            said = done["output"][0]["content"][0]
+            text = {"text": said["text"], "logprobs": said["logprobs"]}
+            delta = (
+                ""
+                if written
+                else one("output_text.delta", item | {"delta": said["text"], "logprobs": said["logprobs"]})
+            )
+            return (
+                delta
+                + one("output_text.done", item | text)
+                + one("content_part.done", item | {"part": said})
+                + one("output_item.done", {"output_index": 0, "item": done["output"][0]})
+                + one("completed", {"response": done})
+            )
+
+        made = await wire.formatted(answered.output, last)
+        answered.stages.add("format", start, perf_counter())
+        context.headers(answered)  # for the metrics; those of the response are gone
+        yield made
+
+    return respond(followed, events(), lambda error: error_event(error, named.request_id, "error"))
 
 
 def _short(instructions: Any) -> str | None:
@@ -242,29 +335,3 @@ def _refuse(body: _Body) -> None:
     for name in _KEPT:
         if getattr(body, name) is not None:
             raise RequestError("invalid_request", f"{name}: this server keeps none; send all of it.", param=name)
-
-
-def _events(response: ModelResponse) -> str:
-    """The response as server-sent events. It is complete before the first is sent, so errors have their status."""
-    done = response.model_dump()
-    begun = {name: value for name, value in done.items() if name != "crosslook"}
-    begun |= {"status": "in_progress", "output": [], "usage": None}
-    message = done["output"][0]
-    part = message["content"][0]
-    item = {"output_index": 0, "item_id": message["id"], "content_index": 0}
-    events: list[tuple[str, dict[str, Any]]] = [
-        ("created", {"response": begun}),
-        ("in_progress", {"response": begun}),
-        ("output_item.added", {"output_index": 0, "item": message | {"status": "in_progress", "content": []}}),
-        ("content_part.added", item | {"part": part | {"text": "", "logprobs": []}}),
-        ("output_text.delta", item | {"delta": part["text"], "logprobs": part["logprobs"]}),
-        ("output_text.done", item | {"text": part["text"], "logprobs": part["logprobs"]}),
-        ("content_part.done", item | {"part": part}),
-        ("output_item.done", {"output_index": 0, "item": message}),
-        ("completed", {"response": done}),
-    ]
-    lines = []
-    for number, (kind, fields) in enumerate(events):
-        event = {"type": f"response.{kind}", "sequence_number": number, **fields}
-        lines.append(f"event: response.{kind}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n")
-    return "".join(lines)

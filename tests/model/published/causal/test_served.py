@@ -173,6 +173,27 @@ async def test_chunks_of_a_completion_are_its_tokens(client: httpx.AsyncClient, 
     assert usage["usage"]["completion_tokens"] == 7
 
 
+async def test_the_newer_route_streams_each_token(client: httpx.AsyncClient, data: str) -> None:
+    parts = [
+        {"type": "input_text", "text": QUESTION},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{data}"},
+    ]
+    body = {"input": [{"role": "user", "content": parts}], "max_output_tokens": 7, "top_logprobs": 1}
+    plain = await post(client, "/v1/responses", body)
+    events = events_of(await client.post("/v1/responses", json={**body, "stream": True}))
+    assert [one["sequence_number"] for _, one in events] == list(range(len(events)))
+    assert [name for name, _ in events] == [one["type"] for _, one in events]
+    deltas = [one for name, one in events if name == "response.output_text.delta"]
+    said = plain["output"][0]["content"][0]
+    assert len(deltas) > 1
+    assert "".join(one["delta"] for one in deltas) == said["text"]
+    assert [entry for one in deltas for entry in one["logprobs"]] == said["logprobs"]
+    name, last = events[-1]
+    assert name == "response.completed"
+    assert last["response"]["output"][0]["content"] == plain["output"][0]["content"]
+    assert last["response"]["crosslook"] == plain["crosslook"]
+
+
 async def test_errors_of_a_stream_have_their_status(client: httpx.AsyncClient, data: str) -> None:
     response = await client.post("/v1/answer", json={"image": data, "questions": ["x" * 2000], "stream": True})
     assert response.status_code == 422
