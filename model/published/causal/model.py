@@ -9,9 +9,8 @@ keeps queries and log-sum-exps, and from these come the rows of question and ans
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
 from model.interface import (
     EncodedImage,
-    Geometry,
     Item,
     ItemError,
     Map,
@@ -39,9 +37,10 @@ from model.interface import (
     TextOutput,
 )
 from model.published.attention import AttentionPass
+from model.published.causal.items import Asked, CausalImage
 from model.published.causal.prompts import ChatPrompt
 from model.published.causal.stack import Prefix, TextStack, kv_bytes
-from model.published.causal.vision import Expansion, ImageTokens, Placement, tensors_of
+from model.published.causal.vision import Expansion, ImageTokens
 from model.published.checkpoint import LoadRequest
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer, WritingOptions
@@ -53,46 +52,6 @@ MAX_NEW_TOKENS = 128
 """Tokens of an answer where a request names no limit."""
 MAX_QUESTION_TOKENS = 2048
 GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class CausalImage:
-    """An encoded image: the ``prefix`` that it stands in, or the projected ``features`` alone, where keys and values
-    would take too much or depend on the question. ``ids`` are the prefix's, ``pixels`` only what tells sizes."""
-
-    ids: list[int]
-    placement: Placement
-    pixels: Pixels
-    prefix: Prefix | None = None
-    features: Any = None
-    batch_key: Hashable = "causal"
-    lent: weakref.WeakValueDictionary[str, Prefix] = field(default_factory=weakref.WeakValueDictionary)
-    """The prefix of an image that keeps none, while a question needs it."""
-
-    @property
-    def geometry(self) -> Geometry:
-        """The grid that its tokens are placed on."""
-        return self.pixels.geometry
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of what is kept, in bytes."""
-        if self.prefix is not None:
-            return self.prefix.nbytes
-        return sum(tensor.nbytes for tensor in tensors_of(self.features))
-
-
-@dataclass(eq=False, slots=True)
-class Asked:
-    """One text of an item under way. ``looked``: attention of question tokens to the image ``[tokens, image tokens]``,
-    where it was kept as the prompt was read."""
-
-    row: Row
-    item: Item
-    text: str
-    tokens: TokenizedText
-    maps: MapRequest | None
-    looked: Tensor | None = None
 
 
 class CausalVLM(PublishedFamily):
