@@ -19,7 +19,7 @@ from model.compact.colours import COLOURS
 
 CLASSES = 80  # of COCO
 COUNTS = 11  # 0 to 10, where 10 stands for all above
-SLOTS = 32  # objects that are kept of an image
+SLOTS = 48  # objects that are kept of an image
 _LEAST = 0.04  # score of an object that is kept
 _SAME = 0.6  # overlap from which two boxes of a class are one object
 _CANDIDATES = 400

@@ -31,7 +31,8 @@ class TrainingBatch:
 
     ``words`` bool ``[images * rows, tokens]``: the tokens whose map is taught; ``boxes`` ``[images * rows, patches /
     4]``: the share of each coarse place that is a right place to look; nowhere is, where there is none.
-    ``counted`` ``[images * rows]``: how many objects are meant, 0 to 10; -1 where that is not known.
+    ``counted`` ``[images * rows, 11]``: how likely so many objects are meant; all 0 where that is not known.
+    ``weights`` ``[images * rows]``: how much an answer counts beside others.
     ``places`` ``[images * rows]``: which quarter of a collage the text is about; None where the images are no collages.
     """
 
@@ -44,6 +45,7 @@ class TrainingBatch:
     words: Tensor
     boxes: Tensor
     counted: Tensor
+    weights: Tensor
     places: Tensor | None = None
 
 
@@ -162,7 +164,7 @@ class Sampler:
         texts, examples_of = [], []
         places = seen.coarse.shape[-1] ** 2
         targets = torch.zeros(len(chosen) * rows, len(self.answers))
-        boxes, counted = torch.zeros(len(targets), places), torch.full((len(targets),), -1)
+        boxes, counted, weights = (torch.zeros(len(targets), *more) for more in ((places,), (COUNTS,), ()))
         for i, examples in enumerate(chosen):
             text = " ".join(" ".join((example.text.lower(), *example.targets)) for example in examples)
             mirrored = mirror and rng.random() < 0.5 and "left" not in text and "right" not in text
@@ -176,22 +178,21 @@ class Sampler:
                 if j >= len(examples):
                     continue
                 self._fill(targets[row], example)
+                weights[row] = example.weight
+                if example.counted is not None:
+                    counted[row, : len(example.counted)] = torch.tensor(example.counted)
                 if example.boxes is not None:
                     found = torch.tensor(example.boxes).view(-1, 4)
                     if mirrored:
                         found[:, [0, 2]] = 1 - found[:, [2, 0]]
                     boxes[row] = cover(found, seen.coarse.shape[-1]).sum(0).clamp_max(1)
-                    if example.counted is not None:
-                        counted[row] = min(example.counted, COUNTS - 1)
         states, mask = self.texts.take(texts)
         words = torch.zeros(mask.shape, dtype=torch.bool)
         for row, one in enumerate(examples_of):
             if one is not None and one.word is not None:
                 words[row, self.texts.tokens_of(one.text, one.word, mask.shape[1])] = True
-        where = self.device
-        return TrainingBatch(
-            seen, meaning, states, mask, targets.to(where), rows, words.to(where), boxes.to(where), counted.to(where)
-        )
+        told = (x.to(self.device) for x in (words, boxes, counted, weights))
+        return TrainingBatch(seen, meaning, states, mask, targets.to(self.device), rows, *told)
 
     def _fill(self, target: Tensor, example: Example) -> None:
         known = {answer: share for answer, share in example.targets.items() if answer in self.answers and share > 0}

@@ -164,7 +164,9 @@ def _key(data: DataSet, model: CompactModel, archive: str) -> str:
     place = (data.root / archive).resolve()
     about = f"{place.name} {place.stat().st_size}" if place.is_file() else str(place)
     config = model.net.config
-    way = f"{config.vision} {config.size} {config.pixels} {model.image_networks.way}"
+    way = f"{config.vision} {config.size} {config.pixels} {SLOTS} {model.image_networks.way}"
+    if model.image_networks.way == "int8":
+        way += json.dumps(sorted((model.ranges or {}).items()))
     digest = hashlib.sha256(f"{about} {way}".encode())
     for module in (model.net.vision, model.detector):
         for parameter in () if module is None else module.parameters():

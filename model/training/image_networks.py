@@ -26,6 +26,7 @@ from model.compact.model import EMBEDDED, load
 from model.compact.storage import save_small
 from model.evaluation.data import Captions, DataSet, Question, read_data
 
+_IN_FLOAT = frozenset({"vision.stem"})  # what it rounds away is a third of the error, and it takes 2.5 ms
 _SHA256 = "5d0e4f8c4eded666287330be03017d494787d35f523fd77ca23f59db984a4ad9"  # of nanodet.bin
 
 
@@ -79,6 +80,7 @@ def calibrate(folder: Path, data: DataSet, images: int) -> None:
     prepare = model.info.preprocess
     pixels = (prepare(data.open_image(ref)).values for ref in chosen)
     ranges = measure_ranges(model.net.vision, detector, model.net.config.size, pixels)
+    ranges = {name: bounds for name, bounds in ranges.items() if name not in _IN_FLOAT}
     save_ranges(folder / CALIBRATION, ranges, size=model.net.config.size, images=len(chosen))
 
 

@@ -38,13 +38,14 @@ def batch_loss(
         keep = torch.rand(images, keys, generator=rng) >= share
         keep[:, :FIRST_PATCH] = True
         patch_mask = keep.repeat_interleave(batch.rows, 0).to(state.meaning.device)
+        patch_mask[:, FIRST_PATCH:] |= _on_grid(batch.boxes, keys - FIRST_PATCH) > 0  # what is asked about stays
     taught = bool(batch.words.any()) and keys > FIRST_PATCH
     on_collage = batch.places is not None and keys > FIRST_PATCH
     fused = net.fuse_states(
         batch.states, batch.mask, [(state, batch.rows)], need_maps=on_collage or taught, patch_mask=patch_mask
     )
     log_probabilities = F.log_softmax(net.logits(fused.vector), -1)
-    weight = (batch.targets.sum(-1) > 0).float()
+    weight = (batch.targets.sum(-1) > 0).float() * batch.weights
     fit = -(batch.targets * log_probabilities).sum(-1)
     spread = -log_probabilities.mean(-1)
     loss = (weight * ((1 - smoothing) * fit + smoothing * spread)).sum() / weight.sum().clamp_min(1)
@@ -52,18 +53,25 @@ def batch_loss(
         loss = loss + miss(fused.maps[0], batch.mask, batch.places)
     if taught:
         loss = loss + map_weight * miss_boxes(fused.maps[0], batch.words, batch.boxes)
-    if fused.evidence is not None and (batch.counted >= 0).any():
-        loss = loss + count_weight * miscount(fused.evidence, batch.counted, batch.targets)
+    if fused.evidence is not None and batch.counted.any():
+        loss = loss + count_weight * miscount(fused.evidence, batch.counted)
     return loss
 
 
-def miscount(evidence: Evidence, counted: Tensor, targets: Tensor) -> Tensor:
-    """How unlikely the objects hold what is known: that there are any, and how many. ``counted`` ``[rows]``, -1 where
-    it is not known."""
-    rows = (counted >= 0).nonzero()[:, 0]
-    there = (counted[rows] > 0).float()
-    presence = F.binary_cross_entropy_with_logits(evidence.presence[rows], there)
-    return presence + F.nll_loss(evidence.counts[rows], counted[rows])
+def _on_grid(boxes: Tensor, patches: int) -> Tensor:
+    """Shares of coarse places ``[rows, places]`` at patches ``[rows, patches]``, of which each place has one or four."""
+    side, half = math.isqrt(patches), math.isqrt(boxes.shape[1])
+    square = boxes.view(-1, half, half).repeat_interleave(side // half, 1).repeat_interleave(side // half, 2)
+    return square.flatten(1)
+
+
+def miscount(evidence: Evidence, counted: Tensor) -> Tensor:
+    """How unlikely the objects hold what is known: that there are any, and how many. ``counted`` ``[rows, 11]`` as in
+    `TrainingBatch`."""
+    rows = counted.any(1).nonzero()[:, 0]
+    known = counted[rows] / counted[rows].sum(1, keepdim=True)
+    presence = F.binary_cross_entropy_with_logits(evidence.presence[rows], 1 - known[:, 0])
+    return presence - (known * evidence.counts[rows]).sum(1).mean()
 
 
 def miss_boxes(maps: Tensor, words: Tensor, boxes: Tensor) -> Tensor:

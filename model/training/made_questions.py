@@ -1,8 +1,9 @@
 """Questions whose answers a detector and the colours of pixels know, drawn anew for every step.
 
-A detector's word is taken only where it is sure: a class is there from a score of `SURE` on, and is not where no box of
-it has more than `HARDLY`; it is counted where no score lies between. What is not there is drawn by how often it comes
-together with what is, so that the scene alone does not tell. The boxes also teach maps where a word should look.
+A detector's word is taken only as far as it is sure: a class is there from a score of `SURE` on, and is not where no
+box of it has more than `HARDLY`; between, *yes* and *no* share the answer, and so do counts, by how often such a score
+was right. What is not there is drawn by how often it comes together with what is, so that the scene alone does not tell.
+The boxes also teach maps where a word should look.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.compact.colours import COLOURS
+from model.compact.objects import COUNTS
 from model.evaluation.objects import article, plural
 from model.training.tasks import Example
 
 SURE, HARDLY = 0.4, 0.1
-_COUNT_FROM = 0.35  # a box that is counted
-_MOST_COUNTED = 8
+_UNSURE_SHARE = 0.25  # of presence: what the detector doubts
+_RIGHT = (  # how often a class with this best score is there, where half of what is asked is; and a second one, a third
+    ((0.0, 0.08, 0.12, 0.16, 0.22, 0.27, 0.35, 0.45, 0.6), (0.04, 0.12, 0.3, 0.5, 0.55, 0.72, 0.87, 0.97, 1.0)),
+    ((0.08, 0.13, 0.18, 0.23, 0.28, 0.35, 0.42, 0.55, 0.65), (0.0, 0.06, 0.2, 0.35, 0.48, 0.58, 0.72, 0.9, 0.98)),
+)
+_SCORE_FROM = 0.25  # of what is asked how many it is
+_COUNT_FROM = 0.35  # a box that the word's map should lie on
 _BIG_ENOUGH = 0.015  # share of the image that a thing with a colour has
 _DOMINANT = 0.5  # share of a box's middle
 _NEUTRAL = frozenset({"black", "gray", "white", "brown"})
@@ -103,8 +110,7 @@ class QuestionMaker:
                 span = (start, text.index(value) + len(value))
         for other, filling in more.items():
             text = text.replace(f"{{{other}}}", filling)
-        counted = None if boxes is None or kind not in ("presence", "count") else len(boxes)
-        return Example(text, {answer: 1.0}, word=span, boxes=boxes, counted=counted)
+        return Example(text, {answer: 1.0}, word=span, boxes=boxes)
 
     def _called(self, index: int, rng: random.Random) -> str:
         name = CLASSES[index]
@@ -116,40 +122,49 @@ class QuestionMaker:
             group = rng.choice(list(_GROUPS))
             slots = np.flatnonzero(np.isin(found.objects[:, 0], _GROUPS[group]) & (found.objects[:, 1] >= SURE))
             if len(slots):
-                return self._ask("presence", rng, "yes", group, found.boxes(slots))
+                asked = self._ask("presence", rng, "yes", group, found.boxes(slots))
+                return replace(asked, counted=likely(found.objects[slots, 1]))
             hardly = best[_GROUPS[group]].max() <= HARDLY and not said
-            return self._ask("presence", rng, "no", group, ()) if hardly else None
+            return replace(self._ask("presence", rng, "no", group, ()), counted=(1.0,)) if hardly else None
+        unsure = np.flatnonzero((best > HARDLY) & (best < SURE))
+        if len(unsure) and rng.random() < _UNSURE_SHARE:
+            index = int(rng.choice(unsure.tolist()))
+            counted = likely(found.objects[found.of(index, 0.0), 1])
+            asked = self._ask("presence", rng, "yes", self._called(index, rng))
+            return replace(asked, targets={"yes": 1 - counted[0], "no": counted[0]}, word=None, counted=counted)
         there = np.flatnonzero(best >= SURE)
         if rng.random() < 0.5:
             if not len(there):
                 return None
             rare = 1 / np.sqrt(self.together[there, there] + 1)
             index = int(rng.choices(there.tolist(), rare.tolist())[0])
-            return self._ask("presence", rng, "yes", self._called(index, rng), found.boxes(found.of(index, 0.3)))
+            asked = self._ask("presence", rng, "yes", self._called(index, rng), found.boxes(found.of(index, 0.3)))
+            return replace(asked, counted=likely(found.objects[found.of(index, 0.0), 1]))
         absent = np.flatnonzero(best <= HARDLY)
         absent = absent[[not said.intersection(CLASSES[i].split()) for i in absent]] if said else absent
         if not len(absent):
             return None
-        likely = self.together[there].sum(0)[absent] if len(there) and rng.random() < 0.8 else np.ones(len(absent))
-        index = int(rng.choices(absent.tolist(), (np.sqrt(likely) + 0.5).tolist())[0])
-        return self._ask("presence", rng, "no", self._called(index, rng), ())
+        often = self.together[there].sum(0)[absent] if len(there) and rng.random() < 0.8 else np.ones(len(absent))
+        index = int(rng.choices(absent.tolist(), (np.sqrt(often) + 0.5).tolist())[0])
+        return replace(self._ask("presence", rng, "no", self._called(index, rng), ()), counted=(1.0,))
 
     def _count(self, found: Found, said: frozenset[str], rng: random.Random) -> Example | None:
         best = found.best()
-        there = np.flatnonzero(best >= SURE)
-        if rng.random() < 0.08:
+        there = np.flatnonzero(best >= _SCORE_FROM)
+        if rng.random() < 0.05:
             absent = np.flatnonzero(best <= HARDLY)
             index = int(rng.choice(absent.tolist())) if len(absent) else 0
-            return self._ask("count", rng, "0", self._called(index, rng), ()) if len(absent) and not said else None
+            asked = self._ask("count", rng, "0", self._called(index, rng), ())
+            return replace(asked, counted=(1.0,)) if len(absent) and not said else None
         if not len(there):
             return None
         counts = {int(index): len(found.of(int(index), _COUNT_FROM)) for index in there}
-        index = rng.choices(list(counts), [min(count, 5) for count in counts.values()])[0]
-        unsure = len(found.of(index, 0.22)) - counts[index]
-        if unsure > counts[index] // 3 or counts[index] > _MOST_COUNTED:
-            return None
-        boxes = found.boxes(found.of(index, _COUNT_FROM))
-        return self._ask("count", rng, str(counts[index]), self._called(index, rng), boxes)
+        index = rng.choices(list(counts), [min(max(count, 1), 4) ** 0.5 for count in counts.values()])[0]
+        counted = likely(found.objects[found.of(index, 0.0), 1])
+        some = {str(number): share / (1 - counted[0]) for number, share in enumerate(counted) if number and share > 0}
+        boxes = found.boxes(found.of(index, min(_COUNT_FROM, float(best[index]))))
+        asked = self._ask("count", rng, "", self._called(index, rng), boxes)
+        return replace(asked, targets=some, counted=counted)
 
     def _one(self, found: Found, rng: random.Random) -> int | None:
         """A slot whose class is there once, and is no person."""
@@ -243,6 +258,15 @@ class QuestionMaker:
         one, other = (CLASSES[int(found.objects[s, 0])] for s in slots[:2])
         answer = "yes" if sizes[0] > sizes[1] else "no"
         return self._ask("bigger", rng, answer, one, found.boxes(slots[:1]), other=other)
+
+
+def likely(scores: NDArray[np.float32]) -> tuple[float, ...]:
+    """How likely 0, 1, .. 10 things are there (10: or more), by the scores ``[n]`` of a class's boxes: the k-th best is
+    right as often as `_RIGHT` says, and there are k only where there are k - 1."""
+    ranked = np.sort(scores)[::-1][: COUNTS - 1]
+    right = [float(np.interp(score, *_RIGHT[min(k, 1)])) for k, score in enumerate(ranked)]
+    least = np.minimum.accumulate([1.0, *right, 0.0])
+    return tuple((least[:-1] - least[1:]).tolist())
 
 
 def count_together(objects: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ _NOT_THINGS = (
 _STOP = frozenset(_NOT_THINGS.split())
 _LONGEST_CAPTION = 14  # words; the rest is cut, so that nothing asked for lies behind what training reads
 _TRIES = 4
+_NUMBER_WEIGHT = 2.0  # of people's counts, beside made ones, whose answers are spread otherwise
 _STOCK = 4  # examples that are made from an image's captions
 _WORD = re.compile(r"[a-z]+")
 
@@ -40,13 +41,15 @@ _WORD = re.compile(r"[a-z]+")
 class Example:
     """One text and what it should be answered: answer -> share. ``word`` are the characters of the word whose map is
     taught, and ``boxes`` (left, top, right, bottom, as shares of the sides) where it should look: none of them,
-    nowhere; None: the map is not taught. ``counted``: how many objects are meant, where that is known."""
+    nowhere; None: the map is not taught. ``counted``: how likely it is that 0, 1, .. objects are meant, where that is
+    known. ``weight``: how much its answer counts beside others'."""
 
     text: str
     targets: dict[str, float]
     word: tuple[int, int] | None = None
     boxes: tuple[tuple[float, float, float, float], ...] | None = None
-    counted: int | None = None
+    counted: tuple[float, ...] | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ def question_examples(questions: Iterable[Question], statements: Iterable[Statem
     found = []
     for question in questions:
         targets = soft_targets(question.answers, question.source)
-        found.append((question, Example(question.question, targets)))
+        weight = _NUMBER_WEIGHT if question.kind == "number" else 1.0
+        found.append((question, Example(question.question, targets, weight=weight)))
     for statement in statements:
         question = statement.as_question()
         answer = {question.answers[0]: 1.0}

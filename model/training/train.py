@@ -96,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/compact"), help="the run's folder: %(default)s")
     parser.add_argument("--cache", type=Path, default=None, help="folder of cached features (default: runs/features)")
     parser.add_argument("--from", dest="start", default=None, help="start from this model (`compact` or a folder)")
-    parser.add_argument("--warm", help="a new model, but begin with what this one has learned (`compact` or a folder)")
+    parser.add_argument(
+        "--warm", nargs="+", help="a new model, but begin with what these have learned, evenly (`compact` or folders)"
+    )
     parser.add_argument("--blind", action="store_true", help="train the question-only twin")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=positive, default=None)
@@ -114,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = read_data(args.data)
     cache = args.cache or args.out.parent / "features"
     settings = replace(Settings(), **given)
-    train(data, args.out, cache, settings, device=device, start=args.start, warm=args.warm)
+    train(data, args.out, cache, settings, device=device, start=args.start, warm=args.warm or ())
     return 0
 
 
@@ -126,20 +128,21 @@ def train(
     *,
     device: torch.device,
     start: str | None = None,
-    warm: str | None = None,
+    warm: Sequence[str] = (),
 ) -> CompactModel:
     """Train to the last step and write the model to ``out/model``; goes on from ``out/checkpoint.pt`` if there.
 
     Raises DataError where no question of the train split has an answer that the model knows.
     """
     out.mkdir(parents=True, exist_ok=True)
-    about = {**asdict(settings), "start": start, "warm": warm}
+    about = {**asdict(settings), "start": start, "warm": list(warm)}
     (out / "settings.json").write_text(json.dumps(about, indent=1) + "\n")
     torch.manual_seed(settings.seed)
     parts = split_train(data, settings.tune_share)
     net, vocabulary, answers = _make_net(data, parts, settings, start)
-    if warm is not None and start is None:
-        take_over(net, answers, _load(warm))
+    if start is None:
+        for i, one in enumerate(warm):
+            take_over(net, answers, _load(one), 1 / (i + 1))
     folder = EMBEDDED if start in (None, "compact") else Path(start)  # whose detector and ranges no package has
     variant = net.config.detector
     model = CompactModel(

@@ -3,9 +3,10 @@
 import random
 
 import numpy as np
+import pytest
 
 from model.compact.colours import COLOURS
-from model.training.made_questions import CLASSES, Found, QuestionMaker, count_together
+from model.training.made_questions import CLASSES, Found, QuestionMaker, count_together, likely
 
 DOG, CAR = CLASSES.index("dog"), CLASSES.index("car")
 
@@ -30,10 +31,17 @@ def test_answers_follow_from_the_boxes() -> None:
     for _ in range(400):
         example = maker.draw(found, frozenset(), rng)
         assert example is not None
-        ((answer, share),) = example.targets.items()
-        assert share == 1
+        answer = max(example.targets, key=example.targets.__getitem__)
+        assert sum(example.targets.values()) == pytest.approx(1)
         assert "{" not in example.text
-        assert "cat" not in example.text.split(), "nothing is asked of what is doubtful"
+        if "cat" in example.text:
+            assert example.targets.keys() == {"yes", "no"}, "what is doubtful has both answers"
+            assert 0.4 < example.targets["yes"] < 0.6
+            assert example.word is None, "and teaches no map"
+            seen.add("doubtful")
+            continue
+        if "how many" not in example.text.lower() and "number" not in example.text:
+            assert example.targets[answer] == 1
         if example.word is not None and example.boxes is not None:
             word = example.text[slice(*example.word)]
             assert word
@@ -47,10 +55,20 @@ def test_answers_follow_from_the_boxes() -> None:
                 assert answer == "left"
             if not example.boxes:
                 assert answer in ("no", "0")
-                assert example.counted == 0
+                assert example.counted == (1,)
                 seen.add("absent")
             seen.add(answer)
-    assert seen >= {"yes", "no", "3", "red", "colour", "absent"}
+    assert seen >= {"yes", "no", "3", "red", "colour", "absent", "doubtful"}
+
+
+def test_what_scores_say_of_a_number() -> None:
+    assert likely(np.array([0.9, 0.9], np.float32))[:3] == pytest.approx((0, 0, 1), abs=0.03)
+    doubtful = likely(np.array([0.3, 0.9], np.float32))
+    assert sum(doubtful) == pytest.approx(1)
+    assert doubtful[0] == pytest.approx(0, abs=0.01)
+    assert 0.4 < doubtful[1] < 0.6
+    assert likely(np.zeros(4, np.float32))[0] > 0.9
+    assert likely(np.full(40, 0.95, np.float32))[10] == pytest.approx(1, abs=0.03), "as many as can be told apart"
 
 
 def test_wordings_are_held_out() -> None:
