@@ -50,14 +50,14 @@ _EXTRA_WORDS = "is this true? a photo image picture of the there any are how man
 class Settings:
     """Everything that a run depends on beside its data."""
 
-    steps: int = 1500
-    images: int = 32
+    steps: int = 1200
+    images: int = 24
     rows: int = 3
-    learning_rate: float = 8e-4
+    learning_rate: float = 4e-4
     answers_rate: float = 6e-5
     """Of the answers' vectors, which start from what the answers mean."""
     weight_decay: float = 0.05
-    warmup: int = 100
+    warmup: int = 40
     smoothing: float = 0.05
     dropout: float = 0.25
     caption_share_first: float = 0.2
@@ -65,13 +65,13 @@ class Settings:
     captioned_images: int = 2000
     """Of the images that have captions: what the texts of more cost in time is more than they teach."""
     turned_share: float = 0.0
-    made: int = 4
+    made: int = 3
     """Questions an image whose answers the detector knows."""
     map_weight: float = 0.3
     """Of the boxes that a made question's word should look at."""
     count_weight: float = 0.3
     """Of the objects that a made question means."""
-    collages: int = 5
+    collages: int = 4
     collage_stock: int = 4000
     collage_weight: float = 0.3
     """At the first step; it falls to ``collage_weight_last`` by the middle of the run and stays there: maps that point
@@ -85,6 +85,9 @@ class Settings:
     """Of the train images: to choose by and to fit the temperature on; dev is never touched."""
     coarse_share: float = 0.93
     """Of the steps: the first ones, which see a quarter of the patches and cost half."""
+    kept: float = 0.3
+    """Of the last model of ``--warm``, mixed in again when all steps are done: what it knew of people's answers and the
+    steps made it forget (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models")."""
     seed: int = 0
     blind: bool = False
 
@@ -184,10 +187,11 @@ def train(
     )
     _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
     if start is None:
+        if warm:
+            take_over(net, answers, _load(warm[-1]), settings.kept)
         if captions and not settings.blind:
             fit_match(model, captions, features, texts, seed=settings.seed)
-        if not net.config.detector:
-            fit_yes_no(model, parts.train, features, seed=settings.seed)
+        fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     if len(parts.tune) >= _ENOUGH_TO_FIT:
         net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
@@ -231,7 +235,8 @@ def _make_net(
     texts = [question.question for question, _ in (*parts.train, *parts.tune)]
     texts += [caption for record in data.captions if record.split == "train" for caption in record.captions]
     vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, *made_texts(), _EXTRA_WORDS])
-    config = CompactConfig(blind=settings.blind, detector="" if settings.blind else "nanodet")
+    seeing = {} if settings.blind else {"detector": "nanodet", "default_map_kind": "gradient"}
+    config = CompactConfig(blind=settings.blind, **seeing)  # type: ignore[arg-type]
     net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers), dropout=settings.dropout)
     start_from_pretrained(net, vocabulary, answers, texts[:_TEXTS_TO_CENTRE])
     return net, vocabulary, answers

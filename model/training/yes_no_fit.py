@@ -1,9 +1,10 @@
 """Learning *yes* from *no* anew, when all else is trained.
 
 The yes/no questions are too few for a network that learns all answers at once: it memorises them, and on new
-photographs does no better than always saying *yes*. Less input generalises better: the question's words, and how well
-the question fits the image, which counts more for some questions than for others (`AnswerHead.yes_score`). These two
-are learned here, for a few rounds. The network still says how likely the answer is either of the two, so the vectors of
+photographs does no better than always saying *yes*. Less input generalises better: the question's words, and how likely
+what it names is there or, without a detector, how well the question fits the image, either of which counts more for
+some questions than for others (`AnswerHead.yes_score`). These two are learned here, for a few rounds. (Both measures
+together are worse than what is there alone: benchmarks/results/training.md.) The network still says how likely the answer is either of the two, so the vectors of
 *yes* and *no* become one.
 """
 
@@ -40,8 +41,8 @@ def fit_yes_no(
     rounds: int = _ROUNDS,
     seed: int = 0,
 ) -> None:
-    """Learn ``yes_from_text`` and ``yes_from_fit`` of ``model.net.head`` anew, from the questions among ``pairs`` that
-    are answered yes or no."""
+    """Learn ``yes_from_text`` of ``model.net.head`` anew, with ``yes_from_objects`` or, without a detector,
+    ``yes_from_fit``, from the questions among ``pairs`` that are answered yes or no."""
     head, (yes, no) = model.net.head, (model.answers.index(answer) for answer in ("yes", "no"))
     asked = [(question.image_ref, example) for question, example in pairs if {"yes", "no"} & _positive(example.targets)]
     if len(asked) < _ENOUGH:
@@ -54,15 +55,14 @@ def fit_yes_no(
         for module in head.yes_from_text.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()
-        relied = [head.yes_from_fit] if known.presence is None else [head.yes_from_fit, head.yes_from_objects]
-        for linear in (head.yes_from_text[-1], *relied):
+        relied = head.yes_from_fit if known.presence is None else head.yes_from_objects
+        for linear in (head.yes_from_text[-1], head.yes_from_fit, relied):
             nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
         groups: list[dict[str, Any]] = [{"params": list(head.yes_from_text.train().requires_grad_(True).parameters())}]
         # The weights of the fit learn the slower, the wider it is spread.
-        slower = 0.3 / known.fit.std().clamp_min(0.3).item()
-        for linear, rate in zip(relied, (_RATE * slower, _RATE), strict=False):
-            groups.append({"params": list(linear.requires_grad_(True).parameters()), "lr": rate})
+        slower = 1.0 if known.presence is not None else 0.3 / known.fit.std().clamp_min(0.3).item()
+        groups.append({"params": list(relied.requires_grad_(True).parameters()), "lr": _RATE * slower})
         optimizer = torch.optim.AdamW(groups, _RATE, weight_decay=_DECAY)
         for _ in range(rounds):
             order = torch.randperm(len(known.asked)).to(known.asked.device)
@@ -74,8 +74,7 @@ def fit_yes_no(
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     head.yes_from_text.eval().requires_grad_(False)
-    for linear in relied:
-        linear.requires_grad_(False)
+    relied.requires_grad_(False)
     with torch.no_grad():
         for vectors in (head.answers, head.free, head.bias):
             vectors[[yes, no]] = vectors[[yes, no]].mean(0)
