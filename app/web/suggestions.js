@@ -3,32 +3,32 @@
 export const SUGGESTIONS = {
   "cat": [
     "What animal is this?",
-    "Are its eyes open?",
     "What color is the cat?",
     "Is it a cat or a dog?"
   ],
   "coffee": [
     "What is in the cup?",
+    "Is there a cup?",
     "Is there a dog?",
-    "What drink is this?",
-    "How many cups are there?"
+    "What drink is this?"
   ],
   "rocket": [
     "What color is the sky?",
     "Is there a cat?",
-    "Is there a car?"
+    "Is there a car?",
+    "Are the lights on?"
   ],
   "astronaut": [
-    "Is there a person?",
-    "Is she smiling?",
+    "What color is the jacket?",
     "Is there a dog?",
-    "How many people are there?"
+    "How many people are there?",
+    "What color is her hair?"
   ],
   "camera": [
-    "Is there a man?",
     "Is there a person?",
     "What color is his coat?",
-    "Is there a cat?"
+    "Is there a cat?",
+    "How many people are there?"
   ],
   "coins": [
     "How many coins are there?",
@@ -39,7 +39,38 @@ export const SUGGESTIONS = {
 };
 
 // In Chinese; none where the model does not read it.
-export const SUGGESTIONS_ZH = {};
+export const SUGGESTIONS_ZH = {
+  "cat": [
+    "这是什么动物？",
+    "猫的眼睛睁着吗？",
+    "这只猫是什么颜色？"
+  ],
+  "coffee": [
+    "杯子里是什么？",
+    "有狗吗？",
+    "这是什么饮料？",
+    "有几个杯子？"
+  ],
+  "rocket": [
+    "天空是什么颜色？",
+    "有猫吗？",
+    "照片里有汽车吗？"
+  ],
+  "astronaut": [
+    "有狗吗？",
+    "有几个人？"
+  ],
+  "camera": [
+    "他的外套是什么颜色？",
+    "有猫吗？",
+    "有几个人？"
+  ],
+  "coins": [
+    "有多少枚硬币？",
+    "有猫吗？",
+    "有狗吗？"
+  ]
+};
 
 // Suggested though the answer is wrong: to show what the model cannot do.
-export const FAILURES = ["coins: How many coins are there?"];
+export const FAILURES = ["coins: How many coins are there?", "coins: 有多少枚硬币？"];
