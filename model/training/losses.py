@@ -59,7 +59,7 @@ def batch_loss(
 
 
 def _on_grid(boxes: Tensor, patches: int) -> Tensor:
-    """Shares of coarse places ``[rows, places]`` at patches ``[rows, patches]``, of which each place has one or four."""
+    """Shares of coarse places ``[rows, places]`` at patches ``[rows, patches]``, where each place has one or four."""
     side, half = math.isqrt(patches), math.isqrt(boxes.shape[1])
     square = boxes.view(-1, half, half).repeat_interleave(side // half, 1).repeat_interleave(side // half, 2)
     return square.flatten(1)

@@ -2,8 +2,8 @@
 
 A detector's word is taken only as far as it is sure: a class is there from a score of `SURE` on, and is not where no
 box of it has more than `HARDLY`; between, *yes* and *no* share the answer, and so do counts, by how often such a score
-was right. What is not there is drawn by how often it comes together with what is, so that the scene alone does not tell.
-The boxes also teach maps where a word should look.
+was right. What is not there is drawn by how often it comes together with what is, so that the scene alone does not
+tell. The boxes also teach maps where a word should look.
 """
 
 from __future__ import annotations

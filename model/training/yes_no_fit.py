@@ -4,8 +4,8 @@ The yes/no questions are too few for a network that learns all answers at once: 
 photographs does no better than always saying *yes*. Less input generalises better: the question's words, and how likely
 what it names is there or, without a detector, how well the question fits the image, either of which counts more for
 some questions than for others (`AnswerHead.yes_score`). These two are learned here, for a few rounds. (Both measures
-together are worse than what is there alone: benchmarks/results/training.md.) The network still says how likely the answer is either of the two, so the vectors of
-*yes* and *no* become one.
+together are worse than what is there alone: benchmarks/results/training.md.) The network still says how likely the
+answer is either of the two, so the vectors of *yes* and *no* become one.
 """
 
 from __future__ import annotations
