@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from crosslook.errors import CODES, APIError, ConnectionFailed, CrosslookError
 
 _MOST_SECONDS = 1e9  # what no clock refuses to sleep
-_RETRY_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
+_RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class RetryPolicy:
     """How often and how patiently a request is repeated.
 
     What is repeated: failed connections, and errors whose code says that trying again may help (for errors of a
-    proxy, which have no code of ours: 408, 425, 429, 502, 503, 504). A response that takes too long is not repeated:
-    the server is at work, and asking again would only add to it.
+    proxy, which have no code of ours: 408, 425, 429, 500, 502, 503, 504; Ray's says 500 where a replica died). A
+    response that takes too long is not repeated: the server is at work, and asking again would only add to it.
 
     The wait doubles from ``first`` to ``ceiling`` seconds, less up to ``jitter`` of itself, so that many clients do not
     come back at once. ``Retry-After`` wins over it. A server that asks for more than ``longest`` seconds is not waited

@@ -67,7 +67,8 @@ def test_a_known_code_decides_whatever_the_status(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "retried"), [(408, True), (429, True), (502, True), (503, True), (504, True), (500, False), (403, False)]
+    ("status", "retried"),
+    [(408, True), (429, True), (502, True), (503, True), (504, True), (500, True), (501, False), (403, False)],
 )
 def test_without_a_known_code_the_status_decides(status: int, retried: bool) -> None:
     assert (RetryPolicy().wait(api_error(f"http_{status}", status), 0) is not None) == retried
