@@ -9,6 +9,8 @@ FROM ${PYTHON_IMAGE} AS build
 # needs of CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG GPU=
+# `--build-arg EXTRA=ray`: with Ray (deploy/ray); `redis`: with what CROSSLOOK_RATE_STORE needs; or both, with a space.
+ARG EXTRA=
 # pip's own settings, for builds behind a mirror.
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -22,7 +24,7 @@ RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} ${TORCH_INDEX}" \
       -r requirements/torch.txt
 # Left out of the image: what builds and tests torch extensions, other packages' own tests, and pip.
 RUN /opt/venv/bin/pip install --no-deps --only-binary=:all: --require-hashes -r requirements/base.txt \
-      ${GPU:+-r requirements/cuda.txt} \
+      ${GPU:+-r requirements/cuda.txt} $(for extra in ${EXTRA}; do printf -- '-r requirements/%s.txt ' "$extra"; done) \
  && { /opt/venv/bin/python -c "import torch" \
       || { echo "torch does not run here: TORCH_INDEX gave no wheel for the CPU, and GPU is not set" >&2; exit 1; }; } \
  && /opt/venv/bin/pip uninstall --yes pip \

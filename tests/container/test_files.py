@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from docker.sbom import document
-from docker.split_requirements import split
+from docker.split_requirements import beyond, split
 from tests.app.servers import ROOT
 
 FOLDER = ROOT / "docker" / "requirements"
@@ -34,7 +34,7 @@ LOCKED = {path.name: path.read_text() for path in FOLDER.glob("*.txt")}
 
 def test_every_package_has_hashes() -> None:
     """And nothing else stands there."""
-    assert set(LOCKED) == {"base.txt", "torch.txt", "cuda.txt"}
+    assert set(LOCKED) == {"base.txt", "torch.txt", "cuda.txt", "ray.txt", "redis.txt"}
     for text in LOCKED.values():
         first, *lines = text.splitlines()
         assert first.startswith("#")
@@ -50,7 +50,7 @@ def test_every_package_has_hashes() -> None:
 def test_the_pins_are_those_that_were_tested() -> None:
     """`scripts/lock` was run since constraints.txt changed."""
     tested = pins((ROOT / "constraints.txt").read_text())
-    locked = pins(LOCKED["base.txt"] + LOCKED["torch.txt"])
+    locked = pins("".join(LOCKED[f"{name}.txt"] for name in ("base", "torch", "ray", "redis")))
     assert {name: pin for name, pin in locked.items() if tested.get(name, pin) != pin} == {}
 
 
@@ -97,6 +97,13 @@ def test_the_files_are_split() -> None:
     assert files["torch.txt"] == "torch==2 \\\n    --hash=sha256:a \\\n    --hash=sha256:f\n"
     assert files["cuda.txt"] == "nvidia-x==1 ; sys_platform == 'linux' \\\n    --hash=sha256:b\n"
     assert files["base.txt"] == "numpy==3 \\\n    --hash=sha256:c \\\n    --hash=sha256:d\n"
+
+
+def test_what_an_extra_brings_is_apart() -> None:
+    """Only what the image has not anyway, and what Linux needs."""
+    known = "numpy==3 \\\n    --hash=sha256:c\n"
+    more = known + "ray==1 \\\n    --hash=sha256:a\ncolorama==1 ; sys_platform == 'win32' \\\n    --hash=sha256:e\n"
+    assert beyond(known, more) == "ray==1 \\\n    --hash=sha256:a\n"
 
 
 def test_the_bill_of_materials() -> None:
