@@ -18,6 +18,7 @@ from model.interface import Item, MapRequest, TextOutput
 from tests.model.tools import QUESTIONS, ask, encode, noise
 
 KINDS: list[Any] = [None, "raw", "gradient", "rollout"]
+ROUNDING = 5e-4  # of squared maps: with weights this loud PyTorch's own are off by 2e-4 from float64, these by 1e-4
 TEXTS = ["what is the cat?", "how many dogs are there in this?", "red"]
 
 
@@ -85,7 +86,7 @@ def test_answers_and_maps_are_pytorchs(
             assert [x.answer for x in text.ranking] == [x.answer for x in wanted.ranking]
             np.testing.assert_allclose([x.score for x in text.ranking], [x.score for x in wanted.ranking], atol=1e-4)
             if maps is not None:
-                np.testing.assert_allclose(squares(text), squares(wanted), atol=1e-5, rtol=1e-3)
+                np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -93,7 +94,7 @@ def test_matches_and_their_maps_are_pytorchs(both: tuple[CompactModel, CompactMo
     found, expected = (ask(model, images_of(model)[0], *TEXTS, task="match", maps=MapRequest(kind)) for model in both)
     for text, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(text.ranking[0].score, wanted.ranking[0].score, atol=1e-4)
-        np.testing.assert_allclose(squares(text), squares(wanted), atol=1e-5, rtol=1e-3)
+        np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING, rtol=1e-3)
 
 
 @pytest.mark.parametrize("task", ["answer", "match"])
