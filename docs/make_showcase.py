@@ -10,7 +10,7 @@ from PIL import Image
 from crosslook import Client
 
 ROOT = Path(__file__).parents[1]
-SHOWN = [("cat", "What animal is this?"), ("coffee", "What is in the cup?"), ("astronaut", "Is she smiling?")]
+SHOWN = [("cat", "What animal is this?"), ("coffee", "What is in the cup?"), ("camera", "Is there a person?")]
 _SIZE = (400, 266)
 
 
