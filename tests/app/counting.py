@@ -18,6 +18,7 @@ def load(name: str, **options: Any) -> CompactModel:
     """`tiny`, which appends to the file ``name``."""
     model = load_model("tiny", **options)
     assert isinstance(model, CompactModel)
+    model.use_kernel("reference")  # by the modules, where it can be seen
 
     def note(line: str) -> None:
         with Path(name).open("a") as file:
