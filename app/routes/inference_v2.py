@@ -157,32 +157,41 @@ async def server_ready(engine: EngineDep) -> dict[str, bool]:
     return {"live": True, "ready": True}
 
 
-_ERRORS = errors(401, 404, 503, envelope=InferenceError, wrap=plain_error)
+_ERRORS = errors(401, 404, 422, 503, envelope=InferenceError, wrap=plain_error)
 
 
-# The lowest is asked first, and a model's name may have slashes.
+# The longest first: a model's name may have slashes.
+@router.get("/models/{model_name:path}/versions/{version}/ready", responses=_ERRORS, summary="Is that version ready?")
+async def version_ready(model_name: ModelName, version: str, context: AskerDep) -> dict[str, Any]:
+    """200 when that version of the model can answer now."""
+    return _ready(context, _info(context, model_name, version))
+
+
 @router.get("/models/{model_name:path}/ready", responses=_ERRORS, summary="Is the model ready?")
-@router.get(
-    "/models/{model_name:path}/versions/{version}/ready",
-    responses=_ERRORS,
-    name="version_ready",
-    summary="Is that version ready?",
-)
-async def model_ready(model_name: ModelName, context: AskerDep, version: str | None = None) -> dict[str, Any]:
+async def model_ready(model_name: ModelName, context: AskerDep) -> dict[str, Any]:
     """200 when the model can answer now."""
-    info = _info(context, model_name, version)
+    return _ready(context, _info(context, model_name))
+
+
+def _ready(context: RequestContext, info: ModelInfo) -> dict[str, Any]:
     if not context.engine.ready:
         raise RequestError("not_ready", "No worker is ready.", retry_after=5.0)
     return {"name": info.id, "ready": True}
 
 
+@router.get("/models/{model_name:path}/versions/{version}", responses=_ERRORS, summary="A version's metadata")
+async def version_metadata(model_name: ModelName, version: str, context: AskerDep) -> ModelMetadata:
+    """The tensors that this version of the model takes and gives."""
+    return _metadata(_info(context, model_name, version))
+
+
 @router.get("/models/{model_name:path}", responses=_ERRORS, summary="Model metadata")
-@router.get(
-    "/models/{model_name:path}/versions/{version}", responses=_ERRORS, name="version_metadata", summary="A version's"
-)
-async def model_metadata(model_name: ModelName, context: AskerDep, version: str | None = None) -> ModelMetadata:
+async def model_metadata(model_name: ModelName, context: AskerDep) -> ModelMetadata:
     """The tensors that the model takes and gives. Lengths that depend on the request are -1."""
-    info = _info(context, model_name, version)
+    return _metadata(_info(context, model_name))
+
+
+def _metadata(info: ModelInfo) -> ModelMetadata:
     known = {"rows": info.rows, "columns": info.columns, "one": 1, "edges": 4}
     return ModelMetadata(
         name=info.id,
@@ -219,20 +228,23 @@ _INFER: dict[str, Any] = {
 }
 
 
+@router.post("/models/{model_name:path}/versions/{version}/infer", summary="The same, of a version", **_INFER)
+async def version_infer(request: Request, model_name: ModelName, version: str, context: AskerDep) -> Response:
+    """Answer as that version of the model does, or not at all."""
+    return await _infer(request, context, _info(context, model_name, version))
+
+
 @router.post("/models/{model_name:path}/infer", summary="Questions about an image, as tensors", **_INFER)
-@router.post(
-    "/models/{model_name:path}/versions/{version}/infer",
-    name="version_infer",
-    summary="The same, of a version",
-    **_INFER,
-)
-async def infer(request: Request, model_name: ModelName, context: AskerDep, version: str | None = None) -> Response:
+async def infer(request: Request, model_name: ModelName, context: AskerDep) -> Response:
     """Answer. `image` is the file's bytes (binary), or base64, a data URI or a URL (JSON); an `image_id` tensor may
     stand in its place. Maps come with the parameter `maps` and as outputs `answer_map` and `question_map` (padded with
     zeros to the longest question); `result` is the body of `POST /v1/answer`.
     """
+    return await _infer(request, context, _info(context, model_name))
+
+
+async def _infer(request: Request, context: RequestContext, info: ModelInfo) -> Response:
     asked = _Asked.read(*await _parts(request))
-    info = _info(context, model_name, version)
     options = asked.options
     context.check_texts(asked.questions, field="question")
     maps = map_request(options, info)
@@ -262,7 +274,7 @@ async def infer(request: Request, model_name: ModelName, context: AskerDep, vers
     return Response(made, headers=context.headers(answered), media_type="application/json")
 
 
-def _info(context: RequestContext, name: str, version: str | None) -> ModelInfo:
+def _info(context: RequestContext, name: str, version: str | None = None) -> ModelInfo:
     """The model, if it is the one named.
 
     Raises: `RequestError` ``model_not_found``, ``not_ready``.

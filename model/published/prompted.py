@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,57 +28,16 @@ from model.interface import (
     Ranked,
     Task,
     TextOutput,
-    TokenChoice,
 )
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer
 from model.published.map_passes import map_info, to_maps
 from model.published.prompted_streaming import PromptedWriting
+from model.published.prompts import Asked, Forced, Found, Prompt
 from model.published.tokenizer import Tokenizer
 from model.published.writing import Session, start
 
 _SCORED_AT_ONCE = 2048  # tokens of candidates and their prompts; bounds the memory of their logits
-
-
-class Prompt(NamedTuple):
-    """What is fed for a text: its tokens, those around it included. ``spans`` are places in the text as it was sent,
-    None for what surrounds it; ``whole`` is the prompt as it reads."""
-
-    ids: list[int]
-    texts: list[str]
-    spans: list[Span | None]
-    whole: str
-
-
-class Forced(NamedTuple):
-    """A pass over prompts ``[rows, n]`` and given answers ``[rows, m]``."""
-
-    logits: Tensor
-    """``[rows, 1 + m, vocabulary]``: of each of the answer's tokens, and of what comes after them."""
-    prompt_maps: Tensor | None = None
-    """``[rows, n, keys]``: where each token of the prompt looked."""
-    answer_maps: Tensor | None = None
-    """``[rows, 1 + m, keys]``: of the token before the answer, and of each of the answer's."""
-
-
-class Asked(NamedTuple):
-    """One text of an item, and its prompt."""
-
-    item: Item
-    text: str
-    prompt: Prompt
-
-
-class Found(NamedTuple):
-    """A ranking, and its best answer as it was written, or as it would be: tokens, and where they stand in it."""
-
-    ranking: tuple[Ranked, ...]
-    ids: tuple[int, ...]
-    spans: list[Span | None]
-    rest: float | None = None
-    candidates: bool = False
-    choices: tuple[TokenChoice, ...] = ()
-    finish: Literal["stop", "length"] = "stop"
 
 
 class Prompted(PublishedFamily):

@@ -7,17 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
-from model.interface import Item, ItemError, MapRequest, Output, Progress, Task, Written
+from model.family import TokenizedText
+from model.interface import Item, ItemError, MapInfo, MapRequest, Output, Progress, Task, TextOutput, Written
 from model.published.generation import Batch, Row
+from model.published.prompts import Asked, Found
 
-if TYPE_CHECKING:
-    from model.published.prompted import Asked, Prompted
+Results = dict[int, Written | ItemError | Exception]
 
-Found = dict[int, Written | ItemError | Exception]
+
+class WritesTexts(Protocol):
+    """What is needed of a model: its checks (`model.family.Family`), its prompts, and what comes of them; see
+    `model.published.prompted.Prompted`."""
+
+    def _check(self, task: Task, item: Item) -> list[TokenizedText] | ItemError: ...
+
+    def _resolve(self, maps: MapRequest | None) -> MapRequest | None: ...
+
+    def asked(self, task: Task, item: Item) -> list[Asked]:
+        """An item's texts with their prompts."""
+
+    def start(self, rows: Sequence[Asked]) -> tuple[list[Row], Batch]:
+        """Prompts of one length read, and the first token of each written."""
+
+    def written(self, row: Row) -> Found:
+        """What a finished row wrote."""
+
+    def rank(self, row: Asked) -> Found:
+        """Its candidates, ranked."""
+
+    def outputs(
+        self, task: Task, rows: Sequence[Asked], found: Sequence[Found], maps: MapRequest | None
+    ) -> list[TextOutput]:
+        """What came of texts that are answered, with their maps."""
+
+    def map_info(self, maps: MapRequest | None) -> MapInfo | None:
+        """How maps are made."""
 
 
 @dataclass(eq=False, slots=True)
@@ -36,18 +64,18 @@ class _Member:
 class PromptedWriting:
     """A `model.interface.Writing`."""
 
-    def __init__(self, model: Prompted) -> None:
+    def __init__(self, model: WritesTexts) -> None:
         self._model = model
         self._members: dict[int, _Member] = {}
         self._batches: list[Batch] = []
 
     @torch.no_grad()
-    def advance(self, join: Sequence[tuple[int, Task, Item]], leave: Sequence[int]) -> Found:
+    def advance(self, join: Sequence[tuple[int, Task, Item]], leave: Sequence[int]) -> Results:
         """One step; see `model.interface.Writing.advance`. An item on which the model fails gets the exception; where
         it fails on a batch, all that are in it do."""
         for key in leave:
             self._forget(key)
-        failed: Found = {}
+        failed: Results = {}
         for batch in list(self._batches):
             try:
                 batch.step()
@@ -56,7 +84,7 @@ class PromptedWriting:
                 hit = [key for key, one in self._members.items() if any(row in batch.rows for row in one.rows.values())]
                 failed.update(dict.fromkeys(hit, error))
         failed.update(self._join(join))
-        found: Found = {}
+        found: Results = {}
         for key, member in self._members.items():
             try:
                 found[key] = failed.get(key) or self._report(member)
@@ -68,9 +96,9 @@ class PromptedWriting:
         self._batches = [batch for batch in self._batches if batch.rows]
         return failed | found
 
-    def _join(self, join: Sequence[tuple[int, Task, Item]]) -> Found:
+    def _join(self, join: Sequence[tuple[int, Task, Item]]) -> Results:
         """Read the prompts of new items; what failed."""
-        failed: Found = {}
+        failed: Results = {}
         together: dict[Hashable, list[tuple[_Member, int]]] = {}
         for key, task, item in join:
             try:
@@ -89,7 +117,7 @@ class PromptedWriting:
             failed.update(self._start(texts))
         return failed
 
-    def _start(self, texts: Sequence[tuple[_Member, int]]) -> Found:
+    def _start(self, texts: Sequence[tuple[_Member, int]]) -> Results:
         """Read these texts' prompts in one pass; where that fails, item by item. What failed."""
         owners = list(dict.fromkeys(member.key for member, _ in texts))
         try:

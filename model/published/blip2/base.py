@@ -22,7 +22,8 @@ from model.published.blip2.language import LanguageModel
 from model.published.blip2.qformer import QFormer
 from model.published.checkpoint import Loaded
 from model.published.family import to_input
-from model.published.prompted import Forced, Prompt, Prompted, ends_of, side_by_side, templated
+from model.published.prompted import Prompted, ends_of, side_by_side, templated
+from model.published.prompts import Forced, Prompt
 from model.published.writing import FOLLOWED, Session
 from model.rows import Source
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
-from model.published.prompted import Forced
+from model.published.prompts import Forced
 from model.published.writing import Session
 
 

@@ -23,7 +23,8 @@ from model.published.cross_reader import CrossImage, CrossReader
 from model.published.family import to_input
 from model.published.idefics.resampler import Resampler
 from model.published.idefics.text_stack import IdeficsStack
-from model.published.prompted import Prompt, ends_of, templated
+from model.published.prompted import ends_of, templated
+from model.published.prompts import Prompt
 from model.published.writing import FOLLOWED
 
 LIMIT = 50  # tokens of an answer where neither request nor folder says

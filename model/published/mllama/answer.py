@@ -25,7 +25,8 @@ from model.published.family import to_input
 from model.published.mllama.text_stack import MllamaStack
 from model.published.mllama.tiles import Tiles
 from model.published.preprocess import Normalization
-from model.published.prompted import Prompt, ends_of, templated
+from model.published.prompted import ends_of, templated
+from model.published.prompts import Prompt
 from model.published.tokenizer import Tokenizer
 from model.published.writing import FOLLOWED
 

@@ -400,7 +400,7 @@ def qwen3_vl(folder: Path) -> CausalPair:
     text = text_sizes(vocab_size=len(tokenizer), head_dim=8, rope_parameters=rope)
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = transformers.Qwen3VLConfig(vision_config=vision, text_config=text, **qwen_ids(tokenizer))
-    net = peaked(transformers.Qwen3VLForConditionalGeneration(config))
+    net = peaked(transformers.Qwen3VLForConditionalGeneration(config), sharpness=4.5)
     images = image_processor("Qwen2VL", patch_size=4, merge_size=2, size={"shortest_edge": 256, "longest_edge": 2400})
     chat = QWEN_CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     processor = without_videos(transformers.Qwen3VLProcessor, images, tokenizer, chat_template=chat)
