@@ -8,6 +8,7 @@ thousand small operations, and for maps into keeping a graph of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -60,8 +61,8 @@ class OnnxQuestions:
         return _Passes(there, open_session(back.model(products)), fused, maps, kept, read, products)
 
     def __deepcopy__(self, memo: dict[int, object]) -> OnnxQuestions:
-        """Itself: nothing in it can change, and sessions cannot be copied."""
-        return self
+        """Of the copy of the net, whose weights may change before it is used."""
+        return OnnxQuestions(deepcopy(self._net, memo))
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """`TextEncoder.forward`: ``[rows, tokens]`` -> ``[rows, tokens, dim]``."""

@@ -52,6 +52,10 @@ class PaddleReader:
         self.threads = threads
         self._engine: Any = None
 
+    def __deepcopy__(self, memo: dict[int, object]) -> PaddleReader:
+        """Another that loads its own: sessions cannot be copied."""
+        return PaddleReader(self.threads)
+
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Line, ...]:
         """The lines of a grey image ``[height, width]``, in reading order."""
         if self._engine is None:

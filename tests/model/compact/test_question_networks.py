@@ -14,6 +14,7 @@ from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.network import Fused
 from model.compact.question_networks import OnnxQuestions
 from model.compact.text import pad_ids
+from model.evaluation.map_controls import with_shuffled_attention
 from model.interface import Item, MapRequest, TextOutput
 from tests.model.tools import QUESTIONS, ask, encode, noise
 
@@ -111,6 +112,20 @@ def test_the_gradient_of_the_odds_is_autograds(task: Any, candidates: Any) -> No
         materialize_grads=True,
     )
     torch.testing.assert_close(space.log_odds_gradient(fused, choices), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_copy_has_its_own_weights(both: tuple[CompactModel, CompactModel]) -> None:
+    """As the control of maps is made: copied after its first answer, then changed."""
+    found = []
+    for model in both:
+        ask(model, images_of(model)[0], TEXTS[0], maps=MapRequest("gradient"))
+        shuffled = with_shuffled_attention(model)
+        assert isinstance(shuffled, CompactModel)
+        (text,) = ask(shuffled, images_of(shuffled)[0], TEXTS[0], maps=MapRequest("raw"))
+        found.append(squares(text))
+    np.testing.assert_allclose(found[0], found[1], atol=ROUNDING)
+    (text,) = ask(both[0], images_of(both[0])[0], TEXTS[0], maps=MapRequest("raw"))
+    assert np.abs(found[0] - squares(text)).max() > 10 * ROUNDING
 
 
 def test_a_kernel_that_is_asked_for_is_used(both: tuple[CompactModel, CompactModel], monkeypatch: Any) -> None:
