@@ -175,3 +175,13 @@ async def test_every_error_has_the_protocols_envelope() -> None:
         error(await client.get("/v2/health/ready"), "not_ready")
         native = await client.get("/v1/models")
         assert native.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_elements_of_a_binary_tensor_are_bounded(colours: httpx.AsyncClient) -> None:
+    """Empty ones cost four bytes each: a megabyte of them is a quarter of a million texts."""
+    size = 1 << 20
+    head = {"name": "question", "datatype": "BYTES", "shape": [size // 4], "parameters": {"binary_data_size": size}}
+    body = json.dumps({"inputs": [head]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(body))}
+    response = await colours.post(INFER, content=body + bytes(size), headers=headers)
+    assert "more than 1000 elements" in error(response, "invalid_request")
