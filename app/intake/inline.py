@@ -69,6 +69,8 @@ def _decoded(plain: str) -> bytes:
     """Undo base64. Raises ValueError for what is none."""
     if 0 <= plain.find("=") < len(plain) - 2:  # at the end of a piece it would pass
         raise ValueError("padding in the middle")
+    if len(plain) % 4:  # padding that nothing needs would pass at the end of one piece, and not as a piece of its own
+        raise ValueError("padding of the wrong length")
     return b"".join(
         binascii.a2b_base64(plain[start : start + PIECE], strict_mode=True) for start in range(0, len(plain), PIECE)
     )
