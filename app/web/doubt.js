@@ -23,7 +23,8 @@ export function questionKind(text) {
 export function weakness(model, text) {
   if (!model?.reliability || !patterns.length || !text.trim()) return null;
   const kind = questionKind(text);
-  const bands = model.reliability.filter((band) => band.kind === kind);
+  const language = /\p{Script=Han}/u.test(text) ? "zh" : undefined; // English bands name none
+  const bands = model.reliability.filter((band) => band.kind === kind && band.language === language);
   const count = bands.reduce((sum, band) => sum + band.count, 0);
   const share = bands.reduce((sum, band) => sum + band.count * band.right, 0) / count;
   return count && kind !== NO_KIND && share < BAD ? { kind, share } : null;

@@ -13,10 +13,11 @@ from crosslook.types.results import Reliability
 
 class ReliabilityBand(Reliability):
     """A row of a model's table of reliability: it holds for scores from ``low`` up to ``high``, which is outside but
-    for 1."""
+    for 1. ``language``, that of the questions, is there only where it is not English (ISO 639-1)."""
 
     low: float
     high: float
+    language: str | None = Field(None, exclude_if=is_none)
 
 
 class ModelLimits(WireModel):

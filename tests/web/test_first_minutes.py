@@ -107,7 +107,7 @@ def test_without_figures_nothing_is_claimed(server: Server, opened: Visit) -> No
 def test_the_page_tells_kinds_as_the_model_does(server: Server, opened: Visit) -> None:
     questions = [
         "Is it red?", "Is it red or blue?", "How many  dogs?", "What color is the car?", "What does the sign say?",
-        "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
+        "有几只猫？", "是猫还是狗？", "有猫吗？", "牌子上写着什么？", "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
     ]  # fmt: skip
     code = """async questions => {
       const doubt = await import("/web/doubt.js");
