@@ -25,7 +25,6 @@ from numpy.typing import ArrayLike, NDArray
 from model.evaluation.ask import REFUSED, BestAnswer, ask_images
 from model.evaluation.data import DataError, DataSet, ImageRef, Question, read_data
 from model.evaluation.evaluate import evaluate
-from model.evaluation.in_chinese import read_questions
 from model.evaluation.judging import accuracy
 from model.evaluation.options import positive
 from model.interface import Model, QuestionKind, ReliabilityBand
@@ -68,6 +67,8 @@ def bands_by_kind(
 
 def chinese_bands(model: Model, data: DataSet) -> list[ReliabilityBand]:
     """The bands of questions in Chinese; none where the data lacks one of their photographs or questions."""
+    from model.evaluation.in_chinese import read_questions  # which needs torch
+
     try:
         questions = read_questions(data)
     except DataError:
