@@ -86,7 +86,8 @@ def _html(answer: ShownAnswer, image: Image) -> str:
     worth = f"; when it was tested, {measured.right:.0%} of such answers were right" if measured else ""
     return (
         f'<style>{_style(name, size[0], len(maps))}</style><section class="{name}">{_words(answer)}<br>'
-        f"{doubt}<b>{html.escape(answer.answer)}</b> {answer.score:.1%}{worth}<br><small>{then and 'then ' + then}</small>"
+        f"{doubt}<b>{html.escape(answer.answer)}</b> {answer.score:.1%}{worth}<br>"
+        f"<small>{then and 'then ' + then}</small>"
         f'<div><img alt="{html.escape(answer.question)}" src="{photograph}">{masks}</div></section>'
     )
 

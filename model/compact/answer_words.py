@@ -19,7 +19,7 @@ _WIDE = 50  # of so many answers the wordings are told apart: several English on
 
 
 def asks_whether_there(text: str) -> bool:
-    """Whether a Chinese question asks if something is there, and so is answered with 有 or 没有, not with 是 or 不是."""
+    """Whether a Chinese question asks if something is there: the answer is 有 or 没有 then, not 是 or 不是."""
     return _IS_THERE.search(text) is not None
 
 

@@ -79,7 +79,10 @@ def chinese_bands(model: Model, data: DataSet) -> list[ReliabilityBand]:
     texts = {ref: [chinese for _, chinese in pairs] for ref, pairs in asked.items()}
     found = ask_images(model, data.open_image, texts, progress="Chinese")
     answered: list[tuple[Question, str, BestAnswer]] = [
-        (*pair, answer) for ref in asked for pair, answer in zip(asked[ref], found[ref], strict=True) if answer != REFUSED
+        (*pair, answer)
+        for ref in asked
+        for pair, answer in zip(asked[ref], found[ref], strict=True)
+        if answer != REFUSED
     ]
     bands = bands_by_kind(
         [question_kind(chinese) for _, chinese, _ in answered],

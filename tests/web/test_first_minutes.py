@@ -78,8 +78,8 @@ def test_the_page_doubts_as_the_client_does(server: Server, opened: Visit) -> No
         for other in (0.1, 0.3)
     ]  # fmt: skip
     answers = read_answers(AnswerResponse.model_validate(body | {"results": cases}), None)
-    code = 'async cases => { const { doubt } = await import("/web/doubt.js"); return cases.map((c) => doubt(c).unsure); }'
-    told = opened(server.url).page.evaluate(code, cases)
+    code = 'async cases => { const { doubt } = await import("/web/doubt.js"); return cases.map((c) => doubt(c)); }'
+    told = [each["unsure"] for each in opened(server.url).page.evaluate(code, cases)]
     assert told == [answer.unsure for answer in answers]
     assert set(told) == {True, False}
 
@@ -107,7 +107,8 @@ def test_without_figures_nothing_is_claimed(server: Server, opened: Visit) -> No
 def test_the_page_tells_kinds_as_the_model_does(server: Server, opened: Visit) -> None:
     questions = [
         "Is it red?", "Is it red or blue?", "How many  dogs?", "What color is the car?", "What does the sign say?",
-        "有几只猫？", "是猫还是狗？", "有猫吗？", "牌子上写着什么？", "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
+        "有几只猫？", "是猫还是狗？", "有猫吗？", "牌子上写着什么？",
+        "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
     ]  # fmt: skip
     code = """async questions => {
       const doubt = await import("/web/doubt.js");
