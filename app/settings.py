@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         "there are two cores.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
-    decode_threads: int | None = Field(None, ge=1, description="Images decoded at once; absent: one per core.")
+    decode_threads: int | None = Field(
+        None, ge=1, description="Images decoded at once, large ones aside; absent: one per core."
+    )
 
     cache_bytes: int = Field(
         256 * MiB, ge=0, description="Encoded images kept, in bytes, over all workers; 0 keeps none."

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from app import connections
 from app.engine.engine import Engine
-from app.intake import bodies
+from app.intake import bodies, decode
 from app.metrics import Metrics
 from app.routes import health, metrics
 from app.settings import Settings
@@ -119,6 +119,11 @@ def limits() -> str:
         ("questions", setting("questions", "question_characters"), "calls of the model that take too long"),
         ("candidates", "200 of 200 characters; 200 characters cost as a question", "the same"),
         ("image", setting("image_bytes", "image_pixels", "image_side"), "decoders' time and memory"),
+        (
+            "large images",
+            f"one at a time, or one for every four cores; large: 1/{decode.LARGE_SHARE} of the pixels in memory",
+            "the same, and images of others that would wait",
+        ),
         ("image URL", setting("url_seconds", "url_redirects"), "hosts that are slow or send in circles"),
         ("queue", setting("queue_items", "queue_seconds"), "waiting for an answer that would come too late"),
         ("rate of a key", setting("rate_per_minute"), "a caller that takes what is there for all"),

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,6 +15,7 @@ from time import perf_counter
 from app.engine.admission import Admission
 from app.engine.batcher import GATHER
 from app.engine.cache import Entry
+from app.engine.decoders import Decoders
 from app.engine.devices import default_workers, device_environment
 from app.engine.local import LocalWorker
 from app.engine.messages import Load, RunItem, cost_of
@@ -74,7 +74,7 @@ class Engine:
         self.info: ModelInfo | None = None
         self.admission = Admission(settings.queue_items, settings.queue_bytes, settings.queue_seconds, replicas=workers)
         self._observer = observer or Observer()
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self._decoders = Decoders(decoders)
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         arguments = {
@@ -168,7 +168,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
 
     # -- requests -------------------------------------------------------------------------------------------------
 

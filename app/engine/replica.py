@@ -18,6 +18,7 @@ from typing import Literal
 from app.engine.admission import Admission
 from app.engine.batcher import Batcher
 from app.engine.cache import Entry, ImageCache
+from app.engine.decoders import Decoders, Later
 from app.engine.jobs import Batch, EncodeJob, Job, RunJob
 from app.engine.messages import Encoded, Reply, RunItem
 from app.engine.options import Observer, ReplicaOptions
@@ -44,7 +45,7 @@ class Replica:
     make_worker: Callable[[int], Worker]
     options: ReplicaOptions
     admission: Admission
-    decoders: Executor
+    decoders: Decoders
     observer: Observer
     on_change: Callable[[], None]
     state: State = "starting"
@@ -335,22 +336,30 @@ class Replica:
     async def _load(self, entry: Entry, load: Callable[[], Pixels], stages: Stages) -> None:
         arrival = perf_counter()
         try:
-            async with self._ahead:
-                self.decoding += 1
-                start = perf_counter()
-                try:
-                    pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, load)
-                finally:
-                    self.decoding -= 1
-                stages.add("decode", start, perf_counter())
-                job = EncodeJob(entry, pixels, arrival, asyncio.get_running_loop().create_future(), stages)
-                self.batcher.put(job)
-                await job.future
+            try:
+                async with self._ahead:
+                    await self._load_in(self.decoders.most, entry, load, stages, arrival)
+            except Later as later:  # it waits for its like, and for no place that others need
+                await self._load_in(self.decoders.large, entry, later.load, stages, arrival)
         except BaseException as error:
             self.cache.drop(entry)  # who comes next tries again
             self.batcher.drop(entry, entry.error or error)
             self.writers.drop(entry, entry.error or error)
             raise
+
+    async def _load_in(
+        self, threads: Executor, entry: Entry, load: Callable[[], Pixels], stages: Stages, arrival: float
+    ) -> None:
+        self.decoding += 1
+        start = perf_counter()
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(threads, load)
+        finally:
+            self.decoding -= 1
+        stages.add("decode", start, perf_counter())
+        job = EncodeJob(entry, pixels, arrival, asyncio.get_running_loop().create_future(), stages)
+        self.batcher.put(job)
+        await job.future
 
     async def run(
         self,

@@ -41,14 +41,15 @@ def open_apart(data: bytes, bounds: ImageLimits) -> RenderedImage:
         )
     except subprocess.TimeoutExpired:
         raise TooLarge(f"The image took more than {2 * SECONDS} s to decode.") from None
-    head, _, pixels = done.stdout.partition(b"\n")
-    if done.returncode or not head:
+    end = done.stdout.find(b"\n")
+    if done.returncode or end < 0:
         logger.info("image refused: its decoder ended with %s", done.returncode)
         if done.returncode < 0 and b"memory" not in done.stderr.lower():  # a signal: SIGXCPU, SIGKILL, SIGSEGV
             raise DamagedData("The image is damaged, or takes too long to decode.")
         raise TooLarge("The image does not fit in memory.")
-    answer = json.loads(head)
+    answer = json.loads(done.stdout[:end])
     if "error" in answer:
         error: type[DecodingError] = getattr(limits, answer["error"])
         raise error(answer["message"], **answer["detail"])
+    pixels = memoryview(done.stdout)[end + 1 :]  # no copy: they are many
     return RenderedImage(Image.frombytes("RGB", tuple(answer["size"]), pixels), answer["width"], answer["height"])

@@ -1,7 +1,7 @@
 """Untrusted bytes to a verified image. Everything that a client sends as an image passes here.
 
 `open_image` makes bytes a fully decoded, upright RGB image, by `crosslook.decoding`, which the client has too; text
-becomes bytes in `app.intake.inline`.
+becomes bytes in `app.intake.inline`. Images that take much memory are decoded few at once: see `use_image`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from PIL import Image
 
+from app.engine.decoders import large_places
 from app.errors import RequestError
 from app.intake.apart import KINDS, open_apart
 from crosslook.decoding import (
     DecodingError,
     ImageLimits,
+    Large,
     RenderedImage,
     TooLarge,
     TooSmall,
@@ -25,9 +30,24 @@ from crosslook.decoding import (
 )
 from crosslook.decoding.kinds import kind_of
 
-__all__ = ["ImageLimits", "RenderedImage", "check_bytes", "configure", "digest", "open_image", "too_many_bytes"]
+__all__ = [
+    "ImageLimits",
+    "RenderedImage",
+    "check_bytes",
+    "configure",
+    "digest",
+    "open_image",
+    "too_many_bytes",
+    "use_image",
+]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LARGE_SHARE = 4
+"""An image is large that holds more than this part of the pixels allowed: 12.5 million by default, a telephone's
+photograph not among them."""
 
 _CODES: tuple[tuple[type[DecodingError], str], ...] = (
     (UnsupportedFormat, "unsupported_image"),
@@ -65,12 +85,43 @@ def open_image(
 ) -> RenderedImage:
     """Decode an image completely, as `crosslook.decoding.decode_image` does.
 
-    Raises: `RequestError` ``unsupported_image``, ``image_broken``, ``image_too_large``, ``image_too_small``.
+    Raises: `RequestError` ``unsupported_image``, ``image_broken``, ``image_too_large``, ``image_too_small``; `Large`
+    where the limits have it.
     """
     try:
         return open_apart(data, limits) if kind_of(data) in KINDS else decode_image(data, limits, side=side)
+    except Large:
+        raise
     except DecodingError as error:
         if error.__cause__ is not None:
             logger.info("image refused: %s", type(error.__cause__).__name__)
         code = next((code for kind, code in _CODES if isinstance(error, kind)), "image_broken")
         raise RequestError(code, str(error), param=param, detail=error.detail or None) from error.__cause__
+
+
+def use_image(
+    data: bytes,
+    limits: ImageLimits,
+    use: Callable[[RenderedImage], T],
+    *,
+    side: int | None = None,
+    param: str | None = "image",
+    later: Callable[[Callable[[], T]], T] = lambda work: work(),
+) -> T:
+    """What ``use`` makes of the decoded image, which it must not keep. The work for a large image waits for one of
+    `large_places`; ``later`` is given that work.
+
+    Raises: as `open_image`, and what ``use`` and ``later`` raise.
+    """
+
+    def large() -> T:
+        with large_places:
+            return use(open_image(data, limits, side=side, param=param))
+
+    try:
+        opened = open_image(data, replace(limits, large=limits.pixels // LARGE_SHARE), side=side, param=param)
+    except Large:
+        pass
+    else:
+        return use(opened)
+    return later(large)

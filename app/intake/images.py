@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from app.engine.decoders import Later
 from app.engine.engine import ImageSource
 from app.errors import RequestError
 from app.intake import decode
-from app.intake.decode import ImageLimits
+from app.intake.decode import ImageLimits, RenderedImage
 from model.interface import Geometry, Pixels, Preprocess, Region
 
 _DECODE_SIDE = 1024  # for a preprocessing that does not tell its size
@@ -27,16 +28,23 @@ def from_bytes(data: bytes, limits: ImageLimits, *, scope: str = "", param: str 
 
 def loader(data: bytes, limits: ImageLimits) -> Callable[[Preprocess], Pixels]:
     """Decode, verify and preprocess: the work of a decoder thread. Its errors name no field (see `image_at`): requests
-    that send the same bytes in different fields share them."""
+    that send the same bytes in different fields share them. For a large image it raises `Later`."""
 
     def load(preprocess: Preprocess) -> Pixels:
         size = getattr(preprocess, "size", None)
         side = 2 * size if isinstance(size, int) else _DECODE_SIDE  # the model's own resize does the rest
-        image = decode.open_image(data, limits, side=side, param=None)
-        pixels = preprocess(image.image)
-        return replace(pixels, geometry=in_original(pixels.geometry, image.width, image.height))
+
+        def use(image: RenderedImage) -> Pixels:
+            pixels = preprocess(image.image)
+            return replace(pixels, geometry=in_original(pixels.geometry, image.width, image.height))
+
+        return decode.use_image(data, limits, use, side=side, param=None, later=_later)
 
     return load
+
+
+def _later(load: Callable[[], Pixels]) -> Pixels:
+    raise Later(load)
 
 
 def in_original(geometry: Geometry, width: int, height: int) -> Geometry:

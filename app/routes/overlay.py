@@ -70,11 +70,14 @@ async def overlay(request: Request, context: AskerDep, drawing: DrawingDep) -> R
             message = f"The question has {len(answer.words)} words, counted from 0."
             raise RequestError("invalid_request", message, param="word", detail={"words": len(answer.words)})
 
+        def fit(opened: decode.RenderedImage) -> Image.Image:
+            image = opened.image
+            if image.size == size:
+                return image
+            return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)  # the whole one is let go of
+
         def draw() -> Image.Image:
-            image = decode.open_image(data, context.limits, side=min(size)).image
-            if image.size != size:
-                image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)  # the whole one is let go of
-            return _draw(image, answer, body)
+            return _draw(decode.use_image(data, context.limits, fit, side=min(size)), answer, body)
 
         png = await context.in_time(drawing.draw(draw))
     answered.stages.add("format", start, perf_counter())

@@ -10,7 +10,7 @@ from PIL import Image, ImageMath
 
 from crosslook.decoding.bmp_runs import unpack
 from crosslook.decoding.limits import DamagedData, Decoded, ImageLimits, UnsupportedFormat
-from crosslook.decoding.rendering import STRIP, strips
+from crosslook.decoding.rendering import strips
 
 _RGB, _RLE8, _RLE4, _FIELDS, _JPEG, _PNG, _ALPHA_FIELDS = range(7)
 _RLE24 = -24  # OS/2's number for it is Windows' for JPEG
@@ -129,20 +129,17 @@ def _field(words: Image.Image, mask: int) -> Image.Image:
 
 
 def _from_runs(data: bytes, header: _Header) -> Image.Image:
-    """On white, in strips: the runs are laid out already, and a copy of the whole would be one too many."""
-    width, height, each = header.width, header.height, 3 if header.bits == 24 else 1
-    pixels, drawn = unpack(data, header.pixels, width, height, header.bits)
+    """On white, strip by strip: the runs of all would be a copy of the whole."""
+    width, height = header.width, header.height
     image = Image.new("RGB", (width, height), "white")
-    for top in range(0, height, STRIP):
-        rows = min(STRIP, height - top)
-        part = slice(top * width, (top + rows) * width)
-        colours = bytes(memoryview(pixels)[part.start * each : part.stop * each])
-        if each == 3:
-            strip = Image.frombytes("RGB", (width, rows), colours, "raw", "BGR")
+    for top, pixels, drawn in unpack(data, header.pixels, width, height, header.bits):
+        rows = len(drawn) // width
+        if header.bits == 24:
+            strip = Image.frombytes("RGB", (width, rows), bytes(pixels), "raw", "BGR")
         else:
-            strip = Image.frombytes("P", (width, rows), colours)
+            strip = Image.frombytes("P", (width, rows), bytes(pixels))
             strip.putpalette(header.palette.ljust(768, b"\0"))
-        mask = Image.frombytes("L", (width, rows), bytes(memoryview(drawn)[part]))
+        mask = Image.frombytes("L", (width, rows), bytes(drawn))
         if header.upwards:
             strip, mask = (layer.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for layer in (strip, mask))
         image.paste(strip.convert("RGB"), (0, height - top - rows if header.upwards else top), mask)

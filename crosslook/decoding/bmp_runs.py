@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from crosslook.decoding.limits import DamagedData, too_many
+from crosslook.decoding.rendering import STRIP
 
 MOST_RUNS = 1 << 20
 """Codes of an image, some 0.5 s; an image of 1,000 x 1,000 pixels of noise has 8,000 rows of pixels as they are."""
 
 
-def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[bytearray, bytearray]:
-    """The pixels, a byte each (24 bits: three), in the order of the file's rows, and 255 for each that was drawn.
+def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> Iterator[tuple[int, bytearray, bytearray]]:
+    """Strips of up to `STRIP` rows, in the order of the file's rows: the first row, the pixels, a byte each (24 bits:
+    three), and 255 for each that was drawn. A strip in which nothing is drawn may be left out.
 
     Raises: `DamagedData` where the data end before the image; `TooLarge` for more than `MOST_RUNS` codes.
     """
     each = 3 if bits == 24 else 1
-    pixels, drawn = bytearray(width * height * each), bytearray(width * height)
-    x = y = 0
+    x = y = top = 0
+    end, pixels, drawn = 0, bytearray(), bytearray()  # no strip yet
     for _ in range(MOST_RUNS):
-        if y >= height:
-            return pixels, drawn
+        if y >= end:
+            if end:
+                yield top, pixels, drawn
+            if y >= height:
+                return
+            top = y - y % STRIP
+            end = min(top + STRIP, height)
+            pixels, drawn = bytearray((end - top) * width * each), bytearray((end - top) * width)
         if len(data) < at + 2:
             raise DamagedData("The image is truncated.")
         count, code = data[at], data[at + 1]
@@ -35,7 +45,8 @@ def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[by
             x, y = 0, y + 1
             continue
         elif code == 1:  # the end of the image
-            return pixels, drawn
+            yield top, pixels, drawn
+            return
         elif code == 2:  # on by some columns and rows
             if len(data) < at + 2:
                 raise DamagedData("The image is truncated.")
@@ -51,7 +62,7 @@ def unpack(data: bytes, at: int, width: int, height: int, bits: int) -> tuple[by
             if bits == 4:
                 run = bytes(nibble for byte in run for nibble in (byte >> 4, byte & 15))[:code]
         room = max(0, min(len(run) // each, width - x))
-        start = y * width + x
+        start = (y - top) * width + x
         pixels[start * each : (start + room) * each] = run[: room * each]
         drawn[start : start + room] = b"\xff" * room
         x += room

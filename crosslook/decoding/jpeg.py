@@ -30,6 +30,7 @@ _VARIETIES = {0xC3: "a lossless", 0xC5: "a hierarchical", 0xC6: "a hierarchical"
               0xCB: "a lossless", 0xCD: "a hierarchical", 0xCE: "a hierarchical", 0xCF: "a hierarchical",
               0xF7: "a lossless (JPEG-LS)"}  # fmt: skip
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+_PROGRESSIVE = (0xC2, 0xCA)
 _TABLES = (0xC4, 0xCC, 0xDB, 0xDD)
 # Data that might follow, and the same with every bit turned: one of the two differs from what is missing at once.
 _FILLING = bytes((73 * n * n + 29 * n + 0xB5) % 254 + 1 for n in range(2048))
@@ -38,19 +39,22 @@ _FILLINGS = (_FILLING, bytes(255 - byte for byte in _FILLING))
 
 @dataclass(slots=True)
 class _Head:
-    """What stands before the first scan, and where that begins."""
+    """What stands before the first scan, and where that begins. ``whole``: the decoder holds all of the image's
+    coefficients, for it comes in several scans."""
 
     segments: list[bytes] = field(default_factory=list)
     exif: bytes = b""
     profile: dict[int, bytes] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
+    channels: int = 0
+    whole: bool = False
     scan: int = 0
 
 
 def read(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
     """The image, decoded at 1/2, 1/4 or 1/8 where its shorter side stays at least ``side`` pixels."""
     head = _head(data)
-    limits.check(*head.size)
+    limits.check(*head.size, held=_held(head, side))
     tables = b"\xff\xd8" + b"".join(head.segments)
     end = _end_of_image(data, head.scan)
     if end is not None:
@@ -73,6 +77,7 @@ def _head(data: bytes) -> _Head:
             if head.size == (0, 0):
                 raise DamagedData("The image is damaged: its header is unreadable.")
             head.scan = start
+            head.whole |= data[found.end() + 2 : found.end() + 3] != bytes([head.channels])
             return head
         at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
         _keep(head, marker, data[start:at])
@@ -94,13 +99,23 @@ def _keep(head: _Head, marker: int, segment: bytes) -> None:
         if body[5] not in (1, 3, 4):
             message = f"The image is a JPEG of {body[5]} channels; those of 1, 3 and 4 are supported."
             raise UnsupportedFormat(message)
-        head.size = int.from_bytes(body[3:5]), int.from_bytes(body[1:3])
+        head.size, head.channels = (int.from_bytes(body[3:5]), int.from_bytes(body[1:3])), body[5]
+        head.whole = marker in _PROGRESSIVE
     if marker in (*_FRAMES, *_TABLES) or (marker == 0xE0 and body[:4] == b"JFIF") or body[:5] == b"Adobe":
         head.segments.append(segment)
     elif marker == 0xE1 and body[:6] == b"Exif\0\0" and not head.exif:
         head.exif = body
     elif marker == 0xE2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
         head.profile.setdefault(body[12], body[14:])  # 255 parts at most
+
+
+def _held(head: _Head, side: int | None) -> int:
+    """Pixels in memory: those of the decoder's own scaling, unless it holds the whole."""
+    width, height = head.size
+    if head.whole or side is None:
+        return width * height
+    scale = next((scale for scale in (8, 4, 2) if min(width, height) >= scale * side), 1)
+    return width * height // scale**2
 
 
 def _end_of_image(data: bytes, at: int) -> int | None:

@@ -39,19 +39,29 @@ class TooSmall(DecodingError):
     """A side of too few pixels."""
 
 
+class Large(DecodingError):
+    """Within the limits, but larger than `ImageLimits.large`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image may be: bytes of its file, and pixels and sides as its header gives them."""
+    """What an image may be: bytes of its file, and pixels and sides as its header gives them.
+
+    ``large``: of images that hold more pixels in memory `Large` is raised, for a caller who decodes few of these at
+    once; None: of none.
+    """
 
     file_bytes: int
     pixels: int
     side: int
     min_side: int
+    large: int | None = None
 
-    def check(self, width: int, height: int, *, of: str = "image", share: int = 1) -> None:
-        """Raise unless an image of this size is allowed; ``share`` divides the pixels for a costly format.
+    def check(self, width: int, height: int, *, of: str = "image", share: int = 1, held: int | None = None) -> None:
+        """Raise unless an image of this size is allowed; ``share`` divides the pixels for a costly format. ``held``:
+        pixels that are in memory at once, where these are fewer than all.
 
-        Raises: `TooLarge`, `TooSmall`, `DamagedData` (no pixels at all).
+        Raises: `TooLarge`, `TooSmall`, `DamagedData` (no pixels at all), `Large`.
         """
         if width <= 0 or height <= 0:
             raise DamagedData("The image is damaged: its header gives it no size.")
@@ -63,6 +73,8 @@ class ImageLimits:
         if min(width, height) < self.min_side:
             message = f"The image is {width}x{height} pixels; both sides must have at least {self.min_side}."
             raise TooSmall(message, width=width, height=height, min_side=self.min_side)
+        if self.large is not None and share * (width * height if held is None else held) > self.large:
+            raise Large(f"The {of} holds more than {self.large // share} pixels.")
 
 
 UNLIMITED = ImageLimits(file_bytes=1 << 40, pixels=1 << 40, side=1 << 30, min_side=1)

@@ -39,7 +39,7 @@ async def test_a_broken_image_is_named_by_each_requests_own_field(image_bytes: b
     async with running(decode_threads=1) as (app, client):
         engine: Engine = app.state.engine
         hold = threading.Event()
-        engine._decoders.submit(hold.wait)  # so that all of them come before it is decoded
+        engine._decoders.most.submit(hold.wait)  # so that all of them come before it is decoded
 
         async def send(dialect: str) -> Any:
             path, content = body(dialect, image)

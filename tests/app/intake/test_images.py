@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.engine.decoders import Later
 from app.errors import RequestError
-from app.intake.decode import ImageLimits
+from app.intake.decode import ImageLimits, RenderedImage, use_image
 from app.intake.images import from_bytes, in_original, loader
 from model.interface import Geometry, Pixels, Region
 from tests.app.conftest import encoded
@@ -71,3 +72,39 @@ def test_each_axis_has_its_own_scale() -> None:
     small = Geometry(101, 50, 2, 2, Region(-10.1, 5.0, 50.5, 60.0), cells)
     assert in_original(small, 202, 200) == Geometry(202, 200, 2, 2, Region(-20.2, 20.0, 101.0, 240.0), cells)
     assert in_original(small, 101, 50) is small
+
+
+def test_a_large_image_is_loaded_later() -> None:
+    """One that holds more than a quarter of the pixels allowed: then as any other, and with the same errors."""
+    data = encoded(Image.new("RGB", (50, 20), "red"))
+    limits = ImageLimits(100_000, 4000, 1000, 8)
+    at_once = loader(data, limits)(Halves())
+    with pytest.raises(Later) as caught:
+        loader(data, ImageLimits(100_000, 3999, 1000, 8))(Halves())
+    later = caught.value.load()
+    assert later.geometry == at_once.geometry
+    assert np.array_equal(later.values, at_once.values)
+    with pytest.raises(Later) as caught:
+        loader(data[:-30], ImageLimits(100_000, 3999, 1000, 8))(Halves())
+    with pytest.raises(RequestError) as broken:
+        caught.value.load()
+    assert (broken.value.code, broken.value.param) == ("image_broken", None)
+
+
+def test_errors_come_at_once_where_an_image_is_used() -> None:
+    """What is refused by its header waits for nothing; what ``use`` raises is not taken for a large image."""
+    data = encoded(Image.new("RGB", (50, 20)))
+    with pytest.raises(RequestError) as caught:
+        use_image(data, ImageLimits(100_000, 900, 1000, 8), lambda image: image.width, param="x", later=_never)
+    assert (caught.value.code, caught.value.param) == ("image_too_large", "x")
+
+    def use(image: RenderedImage) -> int:
+        raise KeyError(image.width)
+
+    with pytest.raises(KeyError, match="50"):
+        use_image(data, LIMITS, use, later=_never)
+    assert use_image(data, ImageLimits(100_000, 1000, 1000, 8), lambda image: image.width) == 50
+
+
+def _never(work: object) -> int:
+    raise AssertionError

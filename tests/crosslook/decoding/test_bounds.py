@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -15,6 +17,7 @@ from crosslook.decoding import (
     DamagedData,
     DecodingError,
     ImageLimits,
+    Large,
     TooLarge,
     UnsupportedFormat,
     bmff,
@@ -22,6 +25,7 @@ from crosslook.decoding import (
     colour,
     decode_image,
 )
+from tests.app.servers import ROOT
 from tests.crosslook.decoding import made, profiles
 from tests.crosslook.decoding.made import RGB, chunk, iccp, png, saved
 from tests.crosslook.decoding.made_bmp import bmp
@@ -84,9 +88,87 @@ def test_the_runs_of_a_bmp_cost_by_their_number() -> None:
 
 
 def _runs(body: bytes, width: int, height: int) -> bytes:
-    data = bytearray(bmp(body, 8, kind=1, palette=np.array([[1, 2, 3]], np.uint8)))
+    palette = np.array([[1, 2, 3], [200, 100, 50]], np.uint8)
+    data = bytearray(bmp(body, 8, kind=1, palette=palette))
     data[18:26] = struct.pack("<ii", width, height)
     return bytes(data)
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_runs_of_several_strips(upwards: bool) -> None:
+    """A run in each of some rows, among them the last and first ones of strips, and rows left out between them."""
+    drawn = [0, 1, 127, 128, 129, 255, 256, 700, 701, 767]  # of 768 rows; a jump goes 255 on at most
+    body, row = b"", 0
+    for n, wanted in enumerate(drawn):
+        while row < wanted:
+            step = min(255, wanted - row)
+            body += bytes([0, 2, 0, step])
+            row += step
+        body += bytes([n % 20 + 1, 1]) + b"\0\0"
+        row += 1
+    expected = np.full((768, 24, 3), 255, np.uint8)
+    for n, wanted in enumerate(drawn):
+        expected[wanted, : n % 20 + 1] = (200, 100, 50)
+    for end in (b"\0\1", b""):  # the last row is the image's last: nothing need say so
+        image = decode_image(_runs(body + end, 24, 768 if upwards else -768), LIMITS).image
+        assert np.array_equal(np.asarray(image), expected[::-1] if upwards else expected)
+    image = decode_image(_runs(body[:-4] + b"\0\1", 24, 768), LIMITS).image
+    expected[767] = 255
+    assert np.array_equal(np.asarray(image), expected[::-1])
+
+
+def test_runs_take_no_copy_of_the_image() -> None:
+    """Four bytes a pixel, those of the image itself; in a process of its own, for its peak is what counts."""
+    code = """if True:
+        import resource
+        from crosslook.decoding import decode_image
+        from tests.crosslook.decoding.test_bounds import _runs
+        data = _runs(b"\\1\\0\\0\\0" * 4000 + b"\\0\\1", 4000, 4000)
+        decode_image(_runs(b"\\1\\0\\0\\0" * 9 + b"\\0\\1", 9, 9))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        decode_image(data)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 4000**2)
+    """
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 5
+
+
+@pytest.mark.parametrize(
+    ("data", "large"),
+    [
+        (saved(RGB, "PNG"), True),
+        (saved(RGB, "GIF"), True),
+        (saved(RGB, "BMP"), True),
+        (saved(RGB, "TIFF"), True),
+        (saved(RGB, "WEBP"), True),
+        (saved(RGB, "JPEG"), False),
+        (saved(RGB, "JPEG", progressive=True), True),
+    ],
+    ids=["PNG", "GIF", "BMP", "TIFF", "WebP", "JPEG", "progressive JPEG"],
+)
+def test_a_large_image_is_told_before_it_is_decoded(data: bytes, large: bool) -> None:
+    """By what is in memory at once: an eighth of a JPEG's sides, unless it comes in several scans."""
+    limits = ImageLimits(1 << 20, 1920, 100, 1, large=959)  # 40 x 24 pixels, of WebP twice as many
+    if large:
+        with pytest.raises(Large):
+            decode_image(data, limits, side=3)
+    else:
+        assert decode_image(data, limits, side=3).image.size == (5, 3)
+        with pytest.raises(Large):
+            decode_image(data, limits)
+        with pytest.raises(Large):
+            decode_image(data, ImageLimits(1 << 20, 1920, 100, 1, large=14), side=3)  # 5 x 3
+    assert decode_image(data, ImageLimits(1 << 20, 1920, 100, 1, large=1920)).width == 40
+
+
+def test_a_jpeg_whose_channels_come_one_after_the_other_is_held_whole() -> None:
+    """Without being progressive: its first scan has one channel of three."""
+    data = saved(RGB, "JPEG")
+    at = data.index(b"\xff\xda")
+    (length,) = struct.unpack_from(">H", data, at + 2)
+    scan = b"\xff\xda" + struct.pack(">HBBB", 8, 1, 1, 0) + b"\0\x3f\0"
+    with pytest.raises(Large):
+        decode_image(data[:at] + scan + data[at + 2 + length :], ImageLimits(1 << 20, 960, 100, 1, large=959), side=3)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
