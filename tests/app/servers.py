@@ -55,14 +55,17 @@ def wait_for(condition: object, seconds: float = _START) -> bool:
 
 
 @contextmanager
-def serving(log: Path, *, loader: str | None = standin.LOADER, **settings: object) -> Iterator[Server]:
-    """A server that is ready. ``loader`` None serves what ``settings`` name, as the command line does."""
+def serving(
+    log: Path, *, loader: str | None = standin.LOADER, before: str = "", **settings: object
+) -> Iterator[Server]:
+    """A server that is ready. ``loader`` None serves what ``settings`` name, as the command line does; else ``before``
+    is run in the server's process first."""
     environment = {**os.environ, "CROSSLOOK_PORT": "0", "CROSSLOOK_LOG_FORMAT": "text", "PYTHONPATH": str(ROOT)}
     environment |= {f"CROSSLOOK_{name.upper()}": str(value) for name, value in {"workers": 1, **settings}.items()}
     command = [sys.executable, "-m", "app.cli", "serve"]
     if loader is not None:
         start = f"import sys, app.cli, app.settings; sys.exit(app.cli.run(app.settings.Settings(), loader={loader!r}))"
-        command = [sys.executable, "-c", start]
+        command = [sys.executable, "-c", f"{before}\n{start}"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     try:

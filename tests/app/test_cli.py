@@ -15,10 +15,16 @@ from app import cli
 from tests.app.servers import ROOT, serving
 from tests.fakes import model as standin
 
+SAY_AT_ITS_END = """if True:
+    import atexit, gc, sys
+    atexit.register(lambda: print("frozen:", gc.get_freeze_count() > 10_000, "turn:", sys.getswitchinterval()))
+"""
+
 
 def test_a_real_server_answers_the_real_client(tmp_path: Path) -> None:
-    """Ready, one question through the SDK, the printed example, and a clean end on SIGTERM."""
-    with serving(tmp_path / "log") as server:
+    """Ready, one question through the SDK, the printed example, and a clean end on SIGTERM. Its modules were not
+    searched for garbage, and no thread of Python kept it from its event loop for long."""
+    with serving(tmp_path / "log", before=SAY_AT_ITS_END) as server:
         with crosslook.Client(server.url) as client:
             answer = client.answer(ROOT / "examples" / "cat.jpg", "how bright?")
             assert answer.answer.isdigit()
@@ -27,6 +33,7 @@ def test_a_real_server_answers_the_real_client(tmp_path: Path) -> None:
         assert '"results":[{"question":"What animal is this?"' in result.stdout
         assert server.terminate() == 0
         assert "Traceback" not in server.log.read_text()
+        assert "frozen: True turn: 0.001" in server.log.read_text()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
