@@ -82,7 +82,7 @@ async def parts(request: Request) -> tuple[InferenceRequest, bytes]:
 
     Raises: `RequestError` ``malformed_request``, ``invalid_request``.
     """
-    body = await request.body()
+    body = await bodies.whole(request)
     length = request.headers.get(_JSON_LENGTH)
     if length is None:
         return await bodies.validated(body, InferenceRequest), b""

@@ -109,7 +109,12 @@ async def read_json(request: Request, kind: type[M]) -> M:
 
 
 async def _json(request: Request, kind: type[M]) -> M:
-    return await validated(await request.body(), kind)
+    return await validated(await whole(request), kind)
+
+
+async def whole(request: Request) -> bytes:
+    """The body, which `Request.body` would keep for as long as the request lasts, beside what is made of it."""
+    return b"".join([piece async for piece in request.stream()])
 
 
 async def validated(data: bytes, kind: type[M]) -> M:

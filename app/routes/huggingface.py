@@ -137,7 +137,7 @@ async def hugging_face(request: Request, context: AskerDep) -> Response:
     kind = bodies.media_type(request)
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
         _check_captions(context)
-        data = await request.body()
+        data = await bodies.whole(request)
         return await _image_to_text(context, await context.by_value(data, param="inputs"))
     body = await bodies.read_json(request, HuggingFaceRequest)
     context.model(None)

@@ -159,6 +159,18 @@ async def test_a_bound_is_what_is_still_taken(of: str, more: int) -> None:
         assert bodies._validated(data, Anything).x
 
 
+async def test_a_body_is_not_kept() -> None:
+    """What is made of it is enough: a request that waits for its answer would hold both."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"x": 1}', "more_body": False}
+
+    request = Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}, receive)
+    assert (await bodies.read_json(request, Anything)).x == 1
+    with pytest.raises(RuntimeError, match="consumed"):
+        await request.body()
+
+
 def listening(gone: asyncio.Event) -> Request:
     """A request whose client leaves with ``gone``, after something that is no leaving."""
     messages = iter(["http.request"])
