@@ -3,7 +3,8 @@
 The service at its default settings is measured alone first (its capacity, closed loop). Then good requests come at half
 of that, at random times, while hostile clients send without rest: requests made up over all routes
 (`tests.faults.requests_made_up`) and floods of every kind that once was a fault: heads and trailers without end, lists
-by the hundred thousand, answers that nobody reads, long candidates, 32 questions with maps, whitespace for base64.
+by the hundred thousand, answers that nobody reads, long candidates, 32 questions with maps, whitespace for base64,
+images of 50 million pixels in a few kB and of millions of chunks.
 
 Reported: good requests by what came of them (right: the answer that the server gives before the attack), their
 latency, that of ``GET /health/live`` for another client (a process of its own), the parent's memory and the workers
@@ -17,18 +18,22 @@ import base64
 import json
 import random
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from benchmarks.clients import ROOT
 from benchmarks.load import Outcome, Plan
 from benchmarks.machine import append_result, describe_machine, load_average, table
 from tests.app.servers import serving, wait_for
+from tests.faults.hostile import png
 from tests.faults.requests_made_up import Sent, request, send
 from tests.faults.test_hostile import memory
 
@@ -45,6 +50,23 @@ while time.monotonic() < end:
     time.sleep(0.02)
 print(json.dumps(sorted(waited)))
 """
+
+
+@cache
+def images() -> dict[str, bytes]:
+    """Files that once held a decoder for seconds, or took a gigabyte."""
+    width, height = 16_384, 3051
+    runs = b"\1\0\0\0" * height + b"\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    bmp = b"BM" + struct.pack("<IHHI", 1078 + len(runs), 0, 0, 1078) + header + bytes(1024) + runs
+    rows = zlib.compressobj(1)
+    pixels = b"".join(rows.compress(bytes(4 * 7000 + 1)) for _ in range(7000)) + rows.flush()
+    chunk = b"\0\0\0\0abCd" + struct.pack("!I", zlib.crc32(b"abCd"))
+    return {
+        "a BMP of 50 million pixels": bmp,
+        "a PNG of 49 million pixels with alpha": png(7000, 7000, pixels, colour=6),
+        "a PNG of 1.7 million chunks": png(64, 64, zlib.compress(bytes(64 * 193)), extra=chunk * 1_700_000),
+    }
 
 
 def floods(rng: random.Random) -> Iterator[tuple[str, Sent]]:
@@ -74,6 +96,9 @@ def floods(rng: random.Random) -> Iterator[tuple[str, Sent]]:
     )
     many = json.dumps({"image": image, "questions": ["what?"], "candidates": candidates}).encode()
     yield "long candidates", Sent("json", post("/v1/answer", many))
+    for name, data in images().items():
+        text = base64.b64encode(data + rng.randbytes(8))
+        yield name, Sent("json", post("/v1/answer", b'{"questions":["what?"],"maps":"none","image":"' + text + b'"}'))
 
 
 def attack(address: tuple[str, int], end: float, seed: int, kind: Callable[[random.Random], Iterator[Sent]]) -> None:

@@ -1,4 +1,5 @@
-"""Hostile requests over all routes, made from a seed: sizes, types, encodings and timing, sound ones among them."""
+"""Hostile requests over all routes, made from a seed: sizes, types, encodings, images and timing, sound ones among
+them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import base64
 import json
 import random
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from typing import Any
 from PIL import Image
 
 from tests.app.conftest import encoded
+from tests.faults import hostile
 
 PNG = encoded(Image.new("RGB", (24, 16), (9, 8, 7)))
 TEXT = base64.b64encode(PNG).decode()
+IMAGES = [*hostile.seeds().values()]
+INFER = "/v2/models/stand-in/infer"
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/answer": {"image": TEXT, "questions": ["what?"], "candidates": ["a", "b"], "layers": [0], "maps": "u8"},
@@ -39,6 +44,15 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "/v1/responses": {"input": "what?", "instructions": "be brief", "include": []},
     "/": {"inputs": TEXT, "question": "what?", "parameters": {"top_k": 2}},
+    "/v1/embeddings": {"input": ["a", {"image": TEXT}], "encoding_format": "base64"},
+    INFER: {
+        "inputs": [
+            {"name": "image", "shape": [1], "datatype": "BYTES", "data": [TEXT]},
+            {"name": "question", "shape": [2], "datatype": "BYTES", "data": ["a?", "b?"]},
+        ],
+        "parameters": {"maps": "float", "candidates": "a,b"},
+        "outputs": [{"name": "answer"}],
+    },
 }
 OTHERS = (
     "/health/live",
@@ -48,7 +62,20 @@ OTHERS = (
     "/docs",
     "/web/main.js",
     "/v1/models",
+    "/v1/models/stand-in",
+    "/v2",
+    "/v2/health/ready",
+    "/v2/models/stand-in/versions/1",
     "/no/route",
+)
+
+
+ODD_HEADERS = (
+    *(b"Expect: 100-continue", b"Content-Encoding: gzip", b"Accept: application/x-npz", b"Accept: \xff"),
+    *(b"Range: bytes=9-1", b"Content-Length: 7", b"Transfer-Encoding: chunked, identity", b"If-None-Match: *"),
+    *(b"X-Forwarded-For: ' OR 1=1", b"X-Forwarded-Proto: javascript", b"traceparent: 00-x", b"X-Request-ID: a\x7f"),
+    *(b"Origin: null", b"X-HTTP-Method-Override: DELETE", b": no name", b" folded", b"X\x00: y"),
+    b"Cookie: " + b"a=b; " * 2000,
 )
 
 
@@ -79,8 +106,14 @@ def values(rng: random.Random) -> Any:
             lambda: [[]] * size,
             lambda: {f"k{n}": n for n in range(min(size, 20_000))},
             lambda: rng.choice(("http://xn--a/", "http://127.0.0.1/", "file:///etc/passwd", "http://[::1")),
+            lambda: base64.b64encode(image(rng)).decode(),
         )
     )()
+
+
+def image(rng: random.Random) -> bytes:
+    """An image of any format, broken more often than not."""
+    return hostile.mutated(rng.choice(IMAGES), rng, rng.choice((32, 200, 10**6)))
 
 
 def mutated(body: Any, rng: random.Random) -> Any:
@@ -130,6 +163,12 @@ def request(rng: random.Random) -> Sent:
         head[0] = b"GET /%b HTTP/1.1" % (rng.choice((b"a", b"%0a", b"%ff", b"../")) * rng.choice((10, 2000, 5000)))
     elif odd == 4:
         head.append(b"Authorization: " + rng.choice((b"Bearer ", b"Basic x", b"Bearer " + b"\xff" * 900)))
+    elif odd == 5:
+        head.append(rng.choice(ODD_HEADERS))
+    if path == INFER and rng.random() < 0.5:
+        at = rng.choice((len(content), 0, 10**9, rng.randrange(len(content) + 1)))
+        head.append(b"Inference-Header-Content-Length: %d" % at)
+        content += rng.choice((b"", struct.pack("<I", len(PNG)) + PNG, bytes(40_000), rng.randbytes(100)))
     if body is not None and rng.random() < 0.2:
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in pieces(content, 700))
         trailers = b"a: b\r\n" * rng.choice((0, 1, 500))
@@ -152,7 +191,7 @@ def form(body: dict[str, Any], rng: random.Random) -> tuple[bytes, str]:
     head = 'Content-Disposition: form-data; name="{}"'
     parts = [head.format(name) + f"\r\n\r\n{value}\r\n" for name, value in fields]
     parts.append(head.format("image") + f'; filename="{rng.choice(("a.png", "../x", ""))}"\r\n\r\n')
-    text = "".join(f"--B\r\n{part}" for part in parts).encode() + rng.choice((PNG, b"", rng.randbytes(300)))
+    text = "".join(f"--B\r\n{part}" for part in parts).encode() + rng.choice((PNG, b"", rng.randbytes(300), image(rng)))
     return text + b"\r\n--B--\r\n", rng.choice(("multipart/form-data; boundary=B",) * 5 + ("multipart/form-data",))
 
 
