@@ -149,7 +149,7 @@ def test_answers_that_nobody_reads(tmp_path: Path) -> None:
             received = 0
             while data := slow.recv(65536):
                 received += len(data)
-                time.sleep(0.02)
+                time.sleep(0.01)
             assert received > 1_000_000
         assert wait_for(lambda: server.log.read_text().count("does not read its answer") == 8, 20.0)
         for connection in deaf:

@@ -127,7 +127,7 @@ def test_clients_that_leave(log: Path) -> None:
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(cut)
         assert ask(server, "warm?") == "ok"
-        busy = pool.submit(ask, server, "!slow 10")
+        busy = pool.submit(ask, server, "!slow 6")
         assert wait_for(lambda: figure(server, "queue_items") == 1 and figure(server, "queue_texts") == 0)
         leaving = [socket.create_connection((host, int(port))) for _ in range(10)]
         for shade, connection in enumerate(leaving, start=2):

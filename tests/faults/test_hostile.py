@@ -95,7 +95,7 @@ def intake_survives(data: bytes) -> str:
     return "ok"
 
 
-@pytest.mark.parametrize("seconds", [5.0, pytest.param(600.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(600.0, marks=pytest.mark.long)])
 def test_fuzzing_of_intake_finds_nothing(seconds: float) -> None:
     """Mutations of every format and mode; the seed of a finding is in the message."""
     decode.configure(LIMITS)

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ from tests.app.servers import Server, serving
 from tests.faults.test_faults import body
 
 HEAD = b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n"
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that waits for half a second for a head."""
+    with serving(tmp_path_factory.mktemp("server") / "log", header_seconds=0.5) as server:
+        yield server
 
 
 def connect(server: Server) -> socket.socket:
@@ -52,8 +60,8 @@ def is_incomplete(response: bytes) -> bool:
 
 def test_a_body_that_does_not_come(tmp_path: Path) -> None:
     """Announced and not sent, sent in a trickle, and with a deadline of the client's own: 408, then the end."""
-    with serving(tmp_path / "log", request_seconds=3.0) as server:
-        for header, low, high in ((b"", 2.7, 10.0), (b"X-Request-Timeout: 0.6\r\n", 0.5, 2.7)):
+    with serving(tmp_path / "log", request_seconds=2.0) as server:
+        for header, low, high in ((b"", 1.7, 10.0), (b"X-Request-Timeout: 0.6\r\n", 0.5, 1.7)):
             with connect(server) as connection:
                 connection.sendall(HEAD + header + b"\r\n{")
                 response, seconds = until_closed(connection)
@@ -72,25 +80,25 @@ def test_a_body_that_does_not_come(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", HEAD[:20], HEAD])
-def test_a_head_that_does_not_come(tmp_path: Path, sent: bytes) -> None:
+def test_a_head_that_does_not_come(impatient: Server, sent: bytes) -> None:
     """Nothing, half a line, headers without their end."""
-    with serving(tmp_path / "log", header_seconds=0.5) as server, connect(server) as connection:
+    with connect(impatient) as connection:
         connection.sendall(sent)
         assert until_closed(connection)[1] < 8.0  # 10 unless it is set
 
 
-def test_the_rest_of_a_refused_body(tmp_path: Path) -> None:
+def test_the_rest_of_a_refused_body(impatient: Server) -> None:
     """It is not awaited for ever either."""
-    with serving(tmp_path / "log", header_seconds=0.5) as server, connect(server) as connection:
+    with connect(impatient) as connection:
         connection.sendall(HEAD.replace(b"application/json", b"text/plain") + b"\r\n{")
         assert b" 415 " in connection.recv(65536)
         connection.sendall(b"{")
         assert until_closed(connection)[1] < 8.0  # 10 unless it is set
 
 
-def test_connections_that_are_kept_alive_are_left_alone(tmp_path: Path) -> None:
+def test_connections_that_are_kept_alive_are_left_alone(impatient: Server) -> None:
     """Longer than a head may take, between requests and within a slow one."""
-    with serving(tmp_path / "log", header_seconds=0.5) as server, connect(server) as connection:
+    with connect(impatient) as connection:
         for question in ("a?", "!slow 1", "b?"):
             data = json.dumps(body(question)).encode()
             head = HEAD.replace(b"5000", str(len(data)).encode())
@@ -98,4 +106,4 @@ def test_connections_that_are_kept_alive_are_left_alone(tmp_path: Path) -> None:
             time.sleep(0.1)
             connection.sendall(head[30:] + b"\r\n" + data)
             assert one_response(connection).startswith(b"HTTP/1.1 200")
-            time.sleep(1.0)
+            time.sleep(0.8)

@@ -70,7 +70,7 @@ def processes(server: Server) -> list[float]:
     return [memory(pid) for pid in (server.process.pid, *server.workers())]
 
 
-@pytest.mark.parametrize("minutes", [0.2, pytest.param(30.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("minutes", [0.1, pytest.param(30.0, marks=pytest.mark.long)])
 def test_soak(tmp_path: Path, minutes: float) -> None:
     """The short form runs the stand-in and checks that nothing fails and the cache stays within its bound; the long one
     runs the default model and fits a line through the memory: under 1 MiB a minute."""
@@ -83,7 +83,7 @@ def test_soak(tmp_path: Path, minutes: float) -> None:
     }
     with serving(tmp_path / "log", loader=LOADER if long else standin.LOADER, **settings) as server:
         assert wait_for(lambda: len(server.workers()) == settings["workers"])
-        capacity = closed_loop(server, 60.0 if long else 3.0)
+        capacity = closed_loop(server, 60.0 if long else 2.0)
         while cached(server, "images") < 15 or not cached(server, "evictions_total"):
             assert one(server) == 200
         samples: list[tuple[float, list[float]]] = []
