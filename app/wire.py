@@ -127,12 +127,16 @@ def attention(
 
 
 def reliability(info: model.ModelInfo, question: str, text: model.TextOutput) -> wire.Reliability | None:
-    """What such a score to such a question has meant; None where that was not measured, as for given candidates and for
-    questions in Chinese."""
-    if not info.reliability or text.score_over == "candidates" or has_han(question):
+    """What such a score to such a question has meant; None where that was not measured, as for given candidates."""
+    if not info.reliability or text.score_over == "candidates":
         return None
-    band = find_band(info.reliability, question_kind(question), text.ranking[0].score)
+    language = "zh" if has_han(question) else "en"
+    band = find_band(info.reliability, question_kind(question), text.ranking[0].score, language)
     return None if band is None else wire.Reliability(kind=band.kind, right=band.right, count=band.count)
+
+
+def _band(band: model.ReliabilityBand) -> wire.ReliabilityBand:
+    return wire.ReliabilityBand(**asdict(band) | {"language": None if band.language == "en" else band.language})
 
 
 def answer_result(
@@ -259,7 +263,7 @@ def model_card(info: model.ModelInfo, limits: wire.ModelLimits, created: int) ->
         grid=wire.Grid(rows=info.rows, columns=info.columns),
         limits=limits,
         default_layers=None if info.default_layers is None else list(info.default_layers),
-        reliability=[wire.ReliabilityBand(**asdict(band)) for band in info.reliability] or None,
+        reliability=[_band(band) for band in info.reliability] or None,
         generation=dict(info.generation_defaults) or None,
         languages=list(info.languages),
         answer_languages=list(info.answer_languages),

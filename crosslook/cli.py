@@ -214,6 +214,7 @@ _WORDS = {
         "sequence": " (of this wording)",
         "text": " (read)",
         "doubt": "not sure: ",
+        "near": "another answer is nearly as likely",
         "tested": "when it was tested, {right:.0%} of such answers were right ({count} questions)",
         "rest": "all others {rest:.1%}",
         "then": "then: {others}",
@@ -226,6 +227,7 @@ _WORDS = {
         "sequence": "（这一说法）",
         "text": "（读出的文字）",
         "doubt": "不太确定：",
+        "near": "另一个答案几乎同样可能",
         "tested": "测试时，这样的答案有 {right:.0%} 是对的（{count} 个问题）",
         "rest": "其他所有答案 {rest:.1%}",
         "then": "其次：{others}",
@@ -240,9 +242,12 @@ def _print(answer: Answer) -> None:
     words = _WORDS.get(answer.raw.language or "en", _WORDS["en"])
     print(answer.question)
     print(f"  {answer.answer}  {answer.score:.1%}{words[answer.score_over]}")
+    doubt = words["doubt"] if answer.unsure else ""
     if answer.reliability:
         right, count = answer.reliability.right, answer.reliability.count
-        print(f"  {words['doubt'] if right < 0.5 else ''}{words['tested'].format(right=right, count=count)}")
+        print(f"  {doubt}{words['tested'].format(right=right, count=count)}")
+    elif doubt:
+        print(f"  {doubt}{words['near']}")
     others = [f"{other.answer} {other.score:.1%}" for other in answer.ranking if other.answer != answer.answer]
     unknown = [ranked.answer for ranked in answer.ranking if ranked.in_vocabulary is False]
     if answer.rest is not None and answer.score_over == "vocabulary":

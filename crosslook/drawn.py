@@ -84,5 +84,9 @@ class ShownAnswer(DrawnAnswer, Protocol):
         """What such a score has meant."""
 
     @property
+    def unsure(self) -> bool:
+        """Whether to doubt it."""
+
+    @property
     def source(self) -> Any:
         """The image that was asked about; None where it is not here."""

@@ -82,11 +82,12 @@ def _html(answer: ShownAnswer, image: Image) -> str:
     photograph = _address(_encoded(image.resize(size), "JPEG"), "jpeg")
     masks = "".join(f'<img class="m{i}" alt="" src="{_mask(each, size)}">' for i, each in enumerate(maps))
     then = ", ".join(f"{html.escape(each.answer)} {each.score:.1%}" for each in answer.ranking[1:4])
-    measured = answer.reliability
+    measured, doubt = answer.reliability, "not sure: " if answer.unsure else ""
     worth = f"; when it was tested, {measured.right:.0%} of such answers were right" if measured else ""
     return (
         f'<style>{_style(name, size[0], len(maps))}</style><section class="{name}">{_words(answer)}<br>'
-        f"<b>{html.escape(answer.answer)}</b> {answer.score:.1%}{worth}<br><small>{then and 'then ' + then}</small>"
+        f"{doubt}<b>{html.escape(answer.answer)}</b> {answer.score:.1%}{worth}<br>"
+        f"<small>{then and 'then ' + then}</small>"
         f'<div><img alt="{html.escape(answer.question)}" src="{photograph}">{masks}</div></section>'
     )
 

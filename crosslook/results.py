@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from crosslook.overlay import Style
 
+_LEAST = {"yes/no": 0.6}  # of two answers a guess is right half of the time
+_HALF = 0.5
+_NEAR = 0.75  # a runner-up with so much of the best score is a tie
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Result:
@@ -87,6 +91,15 @@ class Answer(Result):
 
     def __str__(self) -> str:
         return self.answer
+
+    @property
+    def unsure(self) -> bool:
+        """Whether to doubt it: such answers were right too seldom when the model was tested (`reliability`: less than
+        half of them, of yes/no questions less than 60%), or a runner-up has nearly the same score."""
+        seldom = self.reliability is not None and self.reliability.right < _LEAST.get(self.reliability.kind, _HALF)
+        best, *others = self.ranking
+        near = self.score_over != "sequence" and any(other.score >= _NEAR * best.score for other in others)
+        return seldom or near
 
     def __repr__(self) -> str:
         return f"Answer({self.answer!r}, score={self.score:.3g}, question={self.question!r})"

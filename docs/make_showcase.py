@@ -10,7 +10,7 @@ from PIL import Image
 from crosslook import Client
 
 ROOT = Path(__file__).parents[1]
-SHOWN = [("cat", "What animal is this?"), ("coffee", "What is in the cup?"), ("camera", "Is there a person?")]
+SHOWN = [("cat", "What animal is this?"), ("coffee", "What is in the cup?"), ("raccoon", "What color are the leaves?")]
 _SIZE = (400, 266)
 
 
@@ -22,7 +22,7 @@ def main(url: str) -> None:
             drawn = answer.overlay(style="spotlight", opacity=0.8)
             scale = max(_SIZE[0] / drawn.width, _SIZE[1] / drawn.height)
             drawn = drawn.resize((round(drawn.width * scale), round(drawn.height * scale)), Image.Resampling.LANCZOS)
-            left, top = (drawn.width - _SIZE[0]) // 2, (drawn.height - _SIZE[1]) // 4
+            left, top = (drawn.width - _SIZE[0]) // 2, (drawn.height - _SIZE[1]) // 2
             drawn = drawn.crop((left, top, left + _SIZE[0], top + _SIZE[1]))
             drawn.save(ROOT / "docs" / "images" / f"show-{name}.jpg", quality=85)
             print(f"{name}: {question} {answer} {answer.score:.0%}")  # noqa: T201

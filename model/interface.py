@@ -307,13 +307,15 @@ class ItemError(Exception):
 @dataclass(frozen=True, slots=True)
 class ReliabilityBand:
     """Answers to questions of ``kind`` with a score from ``low`` up to ``high`` (which is outside, but for 1): of
-    ``count`` of them the share ``right`` was right, both scores and shares from 0 to 1."""
+    ``count`` of them the share ``right`` was right, both scores and shares from 0 to 1. The questions were in
+    ``language`` (ISO 639-1)."""
 
     kind: QuestionKind
     low: float
     high: float
     count: int
     right: float
+    language: str = "en"
 
 
 @dataclass(frozen=True, slots=True)

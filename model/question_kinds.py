@@ -23,6 +23,15 @@ PATTERNS: tuple[tuple[QuestionKind, str], ...] = (
         r"\bwhat time\b|\bwhat (?:brand|street|company|airline|team)\b|\bname (?:of|on)\b|"
         r"\blicen[cs]e plate\b|\blogo\b|\bread(?:s)?\b",
     ),
+    # The same in Chinese; 还是 is "or".
+    ("yes/no", "^(?!.*还是).*(?:吗|有没有|是不是|是否|能不能|会不会)"),
+    ("count", "几(?!点|岁|号|路)|多少(?!钱|岁|号|路)|数量"),
+    ("colour", "(?:什么|哪种|何种|哪些)颜色|颜色(?:是什么|有哪些)"),
+    (
+        "reading",
+        "写(?:着|了|的)|什么字|哪些字|什么单词|几点|几号|什么数字|数字是什么|什么(?:牌子|品牌|街|路)|车牌|"
+        "(?:叫|是)什么名字|号码|(?:标志|牌子)上是|什么时间|哪[家个]公司|标识",
+    ),
 )
 """The first that is found in a question, in lower case and with single blanks, tells its kind. The page has them from
 here, so they are written in what Python and JavaScript have in common."""

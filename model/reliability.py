@@ -51,7 +51,10 @@ def load_table(folder: Path) -> ReliabilityTable | None:
     return table
 
 
-def find_band(bands: Sequence[ReliabilityBand], kind: QuestionKind, score: float) -> ReliabilityBand | None:
-    """The band of an answer to a question of ``kind`` with ``score``; None where nothing of the kind was measured."""
-    own = [band for band in bands if band.kind == kind]
+def find_band(
+    bands: Sequence[ReliabilityBand], kind: QuestionKind, score: float, language: str = "en"
+) -> ReliabilityBand | None:
+    """The band of an answer to a question of ``kind`` with ``score``; None where nothing of the kind was measured in
+    this ``language``."""
+    own = [band for band in bands if (band.kind, band.language) == (kind, language)]
     return next((band for band in own if band.low <= score < band.high), own[-1] if own and score >= 1 else None)

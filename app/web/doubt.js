@@ -1,8 +1,9 @@
 // How far an answer may be trusted, by the model's own figures on photographs that were kept from its training.
 
-const HALF = 0.5; // right less often than that: "not sure"
+const LEAST = { "yes/no": 0.6 }; // right less often than that: "not sure". Of two answers a guess is right half of the time
+const HALF = 0.5; // the same for all other kinds
 const NEAR = 0.75; // a runner-up with so much of the best score: a tie
-const BAD = 1 / 3; // of all questions of a kind: what the model is bad at
+const BAD = 0.4; // right less often than that among all questions of a kind: what the model is bad at
 const NO_KIND = "other"; // too many things to warn of
 
 let patterns = [];
@@ -22,16 +23,17 @@ export function questionKind(text) {
 export function weakness(model, text) {
   if (!model?.reliability || !patterns.length || !text.trim()) return null;
   const kind = questionKind(text);
-  const bands = model.reliability.filter((band) => band.kind === kind);
+  const language = /\p{Script=Han}/u.test(text) ? "zh" : undefined; // English bands name none
+  const bands = model.reliability.filter((band) => band.kind === kind && band.language === language);
   const count = bands.reduce((sum, band) => sum + band.count, 0);
   const share = bands.reduce((sum, band) => sum + band.count * band.right, 0) / count;
   return count && kind !== NO_KIND && share < BAD ? { kind, share } : null;
 }
 
-// Whether to say "not sure", and what else the answer may be.
+// Whether to say "not sure" (as crosslook/results.py does), and what else the answer may be.
 export function doubt({ ranking, reliability, score_over: over }) {
   const [best, ...others] = ranking;
   const close = others.filter((other) => other.score >= NEAR * best.score);
-  const unsure = (reliability ? reliability.right < HALF : false) || (close.length > 0 && over !== "sequence");
+  const unsure = (reliability ? reliability.right < (LEAST[reliability.kind] ?? HALF) : false) || (close.length > 0 && over !== "sequence");
   return { unsure, instead: unsure ? (close.length ? close : others.slice(0, 2)).slice(0, 3).map(({ answer }) => answer) : [] };
 }

@@ -46,6 +46,8 @@ function openImage(file, example = null) {
 
 async function openExample(name) {
   if (!isExample(name)) return;
+  const before = images.find((which) => which.example === name);
+  if (before) return showImage(before);
   try {
     openImage(await exampleFile(name), name);
   } catch {
@@ -357,7 +359,7 @@ async function loadModel() {
 function retell() {
   speak();
   showOptions(heatmap.view, model);
-  for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(picture.dataset.name);
+  for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(`example_${picture.dataset.name}`);
   $("error").hidden = true;
   warn();
   showGallery(images, image, showImage);

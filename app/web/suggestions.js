@@ -30,11 +30,11 @@ export const SUGGESTIONS = {
     "Is there a cat?",
     "How many people are there?"
   ],
-  "coins": [
-    "How many coins are there?",
-    "Is there a cat?",
-    "Are there coins?",
-    "Is there a dog?"
+  "raccoon": [
+    "What animal is this?",
+    "What color are the leaves?",
+    "What color is the animal?",
+    "Is there an animal?"
   ]
 };
 
@@ -65,12 +65,13 @@ export const SUGGESTIONS_ZH = {
     "有猫吗？",
     "有几个人？"
   ],
-  "coins": [
-    "有多少枚硬币？",
-    "有猫吗？",
-    "有狗吗？"
+  "raccoon": [
+    "这是什么动物？",
+    "叶子是什么颜色？",
+    "这只动物是什么颜色？",
+    "它的眼睛睁着吗？"
   ]
 };
 
 // Suggested though the answer is wrong: to show what the model cannot do.
-export const FAILURES = ["coins: How many coins are there?", "coins: 有多少枚硬币？"];
+export const FAILURES = ["raccoon: What animal is this?", "raccoon: 这是什么动物？"];

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from model.languages import has_han, language_of
 
 TABLE = "answers.zh.tsv"
 _READING = {NO_TEXT: "没有找到文字", CANNOT_READ: "无法读取文字"}
+_THERE = {"yes": "有", "no": "没有"}
+_IS_THERE = re.compile(r"有没有|^[^是]*(?<![所没只])有(?![机关名]).*吗")  # 所有, 没有, 只有, 有机 .. are other words
 _WIDE = 50  # of so many answers the wordings are told apart: several English ones may be one Chinese one
+
+
+def asks_whether_there(text: str) -> bool:
+    """Whether a Chinese question asks if something is there: the answer is 有 or 没有 then, not 是 or 不是."""
+    return _IS_THERE.search(text) is not None
 
 
 class AnswerWords:
@@ -29,6 +37,8 @@ class AnswerWords:
         for answer in answers:  # the commonest first: it is what a Chinese wording of several stands for
             if answer in self._chinese:
                 self._english.setdefault(self._chinese[answer].casefold(), answer)
+        for answer in _THERE.keys() & self._chinese.keys():
+            self._english.setdefault(_THERE[answer], answer)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -57,22 +67,22 @@ class AnswerWords:
         if isinstance(output, ItemError):
             return output
         texts = [
-            self._translate(found, item)
+            self._translate(found, item, self._chinese | _THERE if asks_whether_there(text) else self._chinese)
             if self.language(item, text) == "zh"
             else _cut(found, found.ranking, item.top_k)
             for text, found in zip(item.texts, output.texts, strict=True)
         ]
         return replace(output, texts=tuple(texts))
 
-    def _translate(self, found: TextOutput, item: Item) -> TextOutput:
+    def _translate(self, found: TextOutput, item: Item, words: Mapping[str, str]) -> TextOutput:
         ranking: dict[str, Ranked] = {}
         for ranked in found.ranking:
             if item.candidates is not None:  # they are said as they were given
                 known = self.in_english(ranked.answer)
                 ranking[ranked.answer] = replace(ranked, english=None if known == ranked.answer else known)
                 continue
-            answer = self._chinese.get(ranked.answer, ranked.answer)
-            english = ranked.answer if ranked.answer in self._chinese else None
+            answer = words.get(ranked.answer, ranked.answer)
+            english = ranked.answer if ranked.answer in words else None
             first = ranking.setdefault(answer, replace(ranked, answer=answer, english=english, score=0.0))
             ranking[answer] = replace(first, score=first.score + ranked.score)
         ordered = sorted(ranking.values(), key=lambda ranked: -ranked.score)

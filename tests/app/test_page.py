@@ -56,16 +56,19 @@ def test_nothing_is_inline_or_from_elsewhere() -> None:
 
 def test_every_text_is_there_in_both_languages() -> None:
     source = (WEB / "i18n.js").read_text()
-    english, chinese = (
-        set(re.findall(r"(?:^|,)\s*(\w+): \"", re.search(rf"const {name} = {{(.*?)^}};", source, re.S | re.M)[1], re.M))
+    names = [
+        re.findall(r"(?:^|,)\s*(\w+): \"", re.search(rf"const {name} = {{(.*?)^}};", source, re.S | re.M)[1], re.M)
         for name in ("ENGLISH", "CHINESE")
-    )
+    ]
+    assert [len(each) for each in names] == [len(set(each)) for each in names], "no name is there twice"
+    english, chinese = map(set, names)
     assert english == chinese
     html = (WEB / "index.html").read_text()
     asked = set(re.findall(r"data-i18n(?:-label|-placeholder)?=\"(\w+)\"", html))
     for script in WEB.glob("*.js"):
         asked |= set(re.findall(r"\bt\(\"(\w+)\"", script.read_text()))
     asked |= {f"{name}_{kind}" for kind in get_args(MapKind) for name in ("kind", "explain")}
+    asked |= {f"example_{path.stem}" for path in (ROOT / "examples").glob("*.jpg")}
     asked |= {f"weak_{kind.replace('/', '_')}" for kind in QUESTION_KINDS if kind != "other"}
     assert asked <= english
 

@@ -173,6 +173,23 @@ def test_reliability_goes_by_kind_and_score_and_not_with_candidates() -> None:
     assert wire.model_card(info(), limits, 0).reliability is None
 
 
+def test_reliability_of_a_question_in_chinese_is_that_of_such_questions() -> None:
+    bands = (ReliabilityBand("count", 0.0, 1.0, 50, 0.6), ReliabilityBand("count", 0.0, 1.0, 20, 0.4, "zh"))
+    made = output(2, 1)
+    questions = ["How many cats?", "有几只猫？"]
+    response = wire.answer_response(replace(info(), reliability=bands), "img", GEOMETRY, questions, made, "none")
+    assert [result.reliability for result in response.results] == [
+        Reliability(kind="count", right=0.6, count=50),
+        Reliability(kind="count", right=0.4, count=20),
+    ]
+    response = wire.answer_response(replace(info(), reliability=bands[:1]), "img", GEOMETRY, questions, made, "none")
+    assert response.results[1].reliability is None
+    limits = ModelLimits(**dict.fromkeys(ModelLimits.model_fields, 1))
+    card = wire.model_card(replace(info(), reliability=bands), limits, 0)
+    assert [band.language for band in card.reliability or ()] == [None, "zh"]
+    assert card.model_dump_json().count('"language":') == 1
+
+
 def test_an_answer_in_chinese_has_its_english_beside_it() -> None:
     text = replace(output(1, 0).texts[0], ranking=(Ranked("猫", 0.5, english="cat"),), language="zh")
     result = wire.answer_result(replace(info(), answer_languages=("en", "zh")), "这是什么？", text, "float")

@@ -35,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
             body = golden("answer_chinese")
         elif asked["questions"] == ["这是kitty-cat吗？"]:
             body["results"][0]["language"] = "zh"
+        if asked["questions"] == ["nearly?"]:
+            body["results"][0]["ranking"] = [{"answer": "yes", "score": 0.4}, {"answer": "no", "score": 0.39}]
         if body["attention"]:
             body["attention"]["kind"] = asked.get("map_kind", "raw")
         if type(self).failure:
@@ -84,6 +86,11 @@ def test_ask_prints_answers_and_where_each_word_looked(
         "    kitty-cat     226    263  28.7%",
     ]
     assert Handler.asked[0]["top_k"] == 2
+
+
+def test_a_tie_is_told(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", str(image), "nearly?", "--url", server]) == 0
+    assert "\n  not sure: another answer is nearly as likely\n  then: no 39.0%" in capsys.readouterr().out
 
 
 def test_an_answer_in_chinese_is_told_in_chinese(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,20 @@ def test_a_short_repr() -> None:
     assert repr(caption).startswith(f"Caption({caption.caption!r}, score=")
 
 
+def test_doubt() -> None:
+    def measured(kind: str, right: float) -> dict[str, Any]:
+        return {"reliability": {"kind": kind, "right": right, "count": 40}}
+
+    near = [{"answer": "yes", "score": 0.4}, {"answer": "no", "score": 0.31}]
+    assert not answer().unsure
+    assert [answer(**measured("other", right)).unsure for right in (0.49, 0.5)] == [True, False]
+    assert [answer(**measured("yes/no", right)).unsure for right in (0.59, 0.6)] == [True, False]
+    assert answer(ranking=near).unsure
+    assert answer(ranking=near, **measured("other", 0.9)).unsure
+    assert not answer(ranking=near, score_over="sequence").unsure
+    assert "not sure: <b>yes</b>" in (answer(np.zeros((300, 451, 3), np.uint8), ranking=near)._repr_html_() or "")
+
+
 def sources(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     with Image.open(path) as opened:

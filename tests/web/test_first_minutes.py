@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crosslook.results import read_answers
+from crosslook.types import AnswerResponse
 from model.compact.model import load, tiny
 from model.interface import ReliabilityBand
 from model.question_kinds import question_kind
 from model.reliability import ReliabilityTable
 from tests.app.servers import Server, serving
+from tests.crosslook.conftest import golden
 from tests.web.conftest import EXAMPLES, Watched
 
 pytestmark = pytest.mark.long
@@ -65,6 +68,22 @@ def test_doubt_is_shown_by_the_models_own_figures(measured: Server, opened: Visi
     assert page.is_visible(".unsure")
 
 
+def test_the_page_doubts_as_the_client_does(server: Server, opened: Visit) -> None:
+    body = golden("answer_one")
+    (result,) = body["results"]
+    cases = [
+        result | {"score_over": over, "reliability": {"kind": kind, "right": right, "count": 40}}
+        | {"ranking": [{"answer": "a", "score": 0.4}, {"answer": "b", "score": other}]}
+        for over in ("vocabulary", "sequence") for kind in ("yes/no", "other") for right in (0.4, 0.55, 0.6)
+        for other in (0.1, 0.3)
+    ]  # fmt: skip
+    answers = read_answers(AnswerResponse.model_validate(body | {"results": cases}), None)
+    code = 'async cases => { const { doubt } = await import("/web/doubt.js"); return cases.map((c) => doubt(c)); }'
+    told = [each["unsure"] for each in opened(server.url).page.evaluate(code, cases)]
+    assert told == [answer.unsure for answer in answers]
+    assert set(told) == {True, False}
+
+
 def test_what_it_is_bad_at_is_said_while_it_is_typed(measured: Server, opened: Visit) -> None:
     view = opened(measured.url)
     page = view.page
@@ -88,6 +107,7 @@ def test_without_figures_nothing_is_claimed(server: Server, opened: Visit) -> No
 def test_the_page_tells_kinds_as_the_model_does(server: Server, opened: Visit) -> None:
     questions = [
         "Is it red?", "Is it red or blue?", "How many  dogs?", "What color is the car?", "What does the sign say?",
+        "有几只猫？", "是猫还是狗？", "有猫吗？", "牌子上写着什么？",
         "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
     ]  # fmt: skip
     code = """async questions => {
@@ -184,8 +204,9 @@ def test_several_images_keep_their_questions(server: Server, opened: Visit, tmp_
     assert page.is_visible("#examples")
     assert page.is_hidden("#question")
     assert "#" not in page.url
-    page.click("#gallery li:first-child button")
+    view.open_example("cat")  # again: it keeps what was asked about it
     assert page.inner_text("#words") == "Is the cat sleeping?"
+    assert page.locator("#gallery button").count() == 2
     assert page.is_hidden("#drop")
 
 

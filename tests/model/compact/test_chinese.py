@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.compact.answer_words import TABLE
+from model.compact.answer_words import TABLE, asks_whether_there
 from model.compact.chinese import (
     VOCABULARY,
     WEIGHTS,
@@ -180,6 +180,24 @@ def test_answers_are_in_the_language_of_the_question(model: CompactModel) -> Non
     assert {r.answer for r in chinese.ranking} == {"是", "不是", "猫", "狗", "红色", "1", "2"}
     assert all(r.english for r in chinese.ranking)
     assert all(r.english is None for r in english.ranking)
+
+
+def test_which_questions_ask_whether_something_is_there() -> None:
+    for text in ("有猫吗？", "图里有没有猫？", "照片里有汽车吗？", "桌上有几只猫在睡觉吗？"):
+        assert asks_whether_there(text), text
+    for text in ("这是猫吗？", "所有的猫都醒着吗？", "这是有机的吗？", "没有人吗？", "有几只猫？", "里面有什么？"):
+        assert not asks_whether_there(text), text
+
+
+@pytest.mark.parametrize(("question", "yes"), [("有猫吗？", "有"), ("图里有冰淇淋吗？", "有"), ("这是猫吗？", "是")])
+def test_whether_something_is_there_is_answered_in_its_words(model: CompactModel, question: str, yes: str) -> None:
+    (image,) = encode(model, noise())
+    (found,) = ask(model, image, question, top_k=8)
+    told = {r.answer: r.english for r in found.ranking}
+    assert told[yes] == "yes"
+    assert told["没有" if yes == "有" else "不是"] == "no"
+    (chosen,) = ask(model, image, question, candidates=("有", "没有"))
+    assert {(r.answer, r.in_vocabulary) for r in chosen.ranking} == {("有", True), ("没有", True)}
 
 
 def test_what_is_one_answer_in_chinese_has_the_scores_of_both(model: CompactModel) -> None:

@@ -9,7 +9,6 @@ from PIL import Image
 from model.compact.model import tiny
 from model.evaluation.data import Box, DataError, ImageRef, Objects, read_data
 from model.evaluation.objects import article, measure_objects, object_questions, plural
-from model.question_kinds import question_kind
 
 
 def test_as_much_is_asked_that_is_not_there_as_is() -> None:
@@ -62,11 +61,3 @@ def test_a_model_is_measured_on_boxes(tmp_path: Path) -> None:
 def test_boxes_that_are_none_are_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(DataError, match=r"boxes.jsonl, line 1: `objects`"):
         read_data(boxes(tmp_path, **wrong))
-
-
-def test_kinds_of_questions() -> None:
-    kinds = {
-        "Is there a dog?": "yes/no", "Is it red or blue?": "other", "how many dogs are there": "count",
-        "What color is the bus?": "colour", "What does the sign say?": "reading", "What is this?": "other",
-    }  # fmt: skip
-    assert {text: question_kind(text) for text in kinds} == kinds

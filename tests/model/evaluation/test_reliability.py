@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from model.compact.model import load, tiny
-from model.evaluation.reliability import GROUP, bands_of, main
+from model.evaluation import in_chinese
+from model.evaluation.data import DataSet
+from model.evaluation.reliability import GROUP, bands_of, chinese_bands, main
 from model.interface import ReliabilityBand
 from model.reliability import RELIABILITY, find_band, load_table
 from tests.fakes.colour_model import write_toy_data
@@ -43,6 +45,23 @@ def test_the_band_of_a_score() -> None:
     bands = [ReliabilityBand("count", 0.0, 0.4, 20, 0.1), ReliabilityBand("count", 0.4, 1.0, 30, 0.6)]
     assert [find_band(bands, "count", score) for score in (0.0, 0.3999, 0.4, 1.0)] == [bands[i] for i in (0, 0, 1, 1)]
     assert find_band(bands, "colour", 0.5) is None
+    chinese = ReliabilityBand("count", 0.0, 1.0, 20, 0.3, "zh")
+    assert find_band([*bands, chinese], "count", 0.5, "zh") == chinese
+    assert find_band([*bands, chinese], "count", 0.5) == bands[1]
+    assert find_band(bands, "count", 0.5, "zh") is None
+
+
+def test_bands_of_questions_in_chinese(toy: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [question for question in toy.questions if question.split == "dev"][:8]
+    rows = [{"image": q.image_ref.name, "question": q.question, "chinese": q.question} for q in asked]
+    path = tmp_path / "dev.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.setattr(in_chinese, "QUESTIONS", path)
+    bands = chinese_bands(tiny(), toy)
+    assert {band.language for band in bands} == {"zh"}
+    assert sum(band.count for band in bands) == len(asked)
+    path.write_text(json.dumps(rows[0] | {"image": "nowhere.jpg"}) + "\n", encoding="utf-8")
+    assert chinese_bands(tiny(), toy) == []
 
 
 def test_the_command_stores_a_table_that_belongs_to_its_weights(
