@@ -106,20 +106,32 @@ print(json.dumps({"answer": answer, "shape": outputs["answer_map"].shape, "name"
 Run = Callable[..., str]
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The interpreter of an environment with one package and what it needs, made once each."""
+    folder = tmp_path_factory.mktemp("environments")
+
+    def of(package: str) -> Path:
+        python = folder / package / "bin" / "python"
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", str(folder / package)], check=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary"]
+            installed = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
+            if installed.returncode:
+                pytest.skip(f"{package} cannot be installed here: {installed.stderr[-300:]}")
+        return python
+
+    return of
+
+
 @pytest.fixture
-def run(tmp_path: Path, red: bytes) -> Run:
-    """Runs a program in a fresh environment with one package; returns what it prints."""
+def run(tmp_path: Path, red: bytes, environment: Callable[[str], Path]) -> Run:
+    """Runs a program where one package is; returns what it prints."""
 
     def in_environment(package: str, program: str, *arguments: str, cwd: Path = tmp_path) -> str:
-        environment = tmp_path / "venv"
-        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        installed = subprocess.run([*pip, package], capture_output=True, text=True, check=False)
-        if installed.returncode:
-            pytest.skip(f"{package} cannot be installed here: {installed.stderr[-300:]}")
         (tmp_path / "program.py").write_text(program, "utf-8")
         (tmp_path / "red.png").write_bytes(red)
-        command = [str(environment / "bin" / "python"), str(tmp_path / "program.py"), *arguments]
+        command = [str(environment(package)), str(tmp_path / "program.py"), *arguments]
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

@@ -1,7 +1,8 @@
 """A local Ray with crosslook on it, told what to do by lines of JSON on stdin; each gets a line of JSON back.
 
 A process of its own: Ray's workers, warnings and signal handlers stay out of the tests'. ``{"do": "deploy", "options":
-{..}}``, ``"replicas"``, ``"kill"``, ``"delete"``.
+{..}}``, ``"apply"`` (an application of Serve's configuration), ``"replicas"``, ``"kill"``, ``"delete"``, and ``"join"``
+and ``"lose"``: a second node of this cluster, as another machine would be one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from app.ray_serve import Options, build
 
-ROOT = Path(__file__).resolve().parents[2]
+OBJECTS = 100_000_000  # bytes of each node's store
 
 
 def replicas() -> int:
@@ -37,13 +40,16 @@ def actors() -> list[str]:
     return sorted(name for name in named if name.startswith("SERVE_REPLICA::crosslook#"))
 
 
-def do(command: dict[str, Any]) -> dict[str, Any]:
+def do(command: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
     """Carry out one command."""
     what = command["do"]
     if what == "deploy":
         options = Options(**command["options"])
         serve.run(build(options), name="crosslook", route_prefix="/", blocking=False)
         return {"replicas": replicas()}
+    if what == "apply":  # as the operator of KubeRay and `serve deploy` do, which need Ray's dashboard for it
+        _get_global_client().deploy_apps(ServeDeploySchema(applications=[command["options"]]))
+        return {"applied": True}
     if what == "replicas":
         return {"replicas": replicas()}
     if what == "kill":
@@ -53,6 +59,19 @@ def do(command: dict[str, Any]) -> dict[str, Any]:
     if what == "delete":
         serve.delete("crosslook")
         return {"deleted": True}
+    if what == "join":
+        cluster.add_node(num_cpus=8, object_store_memory=OBJECTS)
+        return {"nodes": len(ray.nodes())}
+    if what == "lose":
+        (node,) = cluster.worker_nodes
+        names = {*actors()}
+        there = [
+            each["Name"]
+            for each in ray._private.state.actors().values()
+            if each["Address"]["NodeID"] == node.node_id and each["Name"] in names
+        ]
+        cluster.remove_node(node, allow_graceful=False)
+        return {"lost": there}
     raise ValueError(what)
 
 
@@ -63,24 +82,25 @@ def main(port: int) -> None:
     environment = {
         name: value for name, value in os.environ.items() if name == "PYTHONPATH" or name.startswith("CROSSLOOK_")
     }
+    head = {"num_cpus": 8, "include_dashboard": False, "object_store_memory": OBJECTS}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(
-        num_cpus=8,
-        include_dashboard=False,
+        address=cluster.address,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        object_store_memory=100_000_000,
         runtime_env={"env_vars": environment},
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 60.0})
     try:
         for line in sys.stdin:
             began = time.monotonic()
-            answer = do(json.loads(line))
+            answer = do(json.loads(line), cluster)
             out.write(json.dumps({**answer, "seconds": round(time.monotonic() - began, 2)}) + "\n")
             out.flush()
     finally:
         serve.shutdown()
         ray.shutdown()
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
