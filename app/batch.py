@@ -1,4 +1,4 @@
-"""``crosslook-server batch``: answers a file of requests, in its own process or by a server.
+"""``crosslook-server batch``: answers a file of requests, in its own process, by a server or on Ray.
 
 A line of the input is a JSON object, in the form of OpenAI's batches (``{"custom_id", "method", "url", "body"}``) or
 the body of ``POST /v1/answer`` alone. A line of the output has ``custom_id`` (the number of the input's line where it
@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,15 @@ class Progress:
         rate = self.done / seconds if seconds > 0 else 0.0
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.done} of {self.total}, {rate:.1f} a second{failed}"
+
+    def count(self, made: dict[str, Any]) -> None:
+        """One more line of the output."""
+        self.done += 1
+        self.failed += made["response"] is None or made["response"]["status_code"] >= 400
+
+    def end(self, before: int) -> str:
+        """The last line for people; ``before`` had been done by earlier runs."""
+        return f"{self.done - before} answered now, {before} before, {self.failed} with errors, of {self.total}"
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -119,6 +128,17 @@ def keep_answered(path: Path) -> set[str]:
         fresh.write_text("".join(f"{line}\n" for line in kept.values()), encoding="utf-8")
         os.replace(fresh, path)
     return set(kept)
+
+
+def begin(source: Path, target: Path) -> tuple[list[Line], Progress]:
+    """What is still to be asked, and how much that is of all.
+
+    Raises: `BadInput`, OSError.
+    """
+    lines = read_lines(source)
+    known = keep_answered(target)
+    left = [line for line in lines if line.custom_id not in known]
+    return left, Progress(len(lines), len(lines) - len(left))
 
 
 def with_files(body: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -196,8 +216,7 @@ async def answer_all(
             made = await answer(client, line, folder)
             output.write(json.dumps(made, ensure_ascii=False) + "\n")
             output.flush()
-            progress.done += 1
-            progress.failed += made["response"] is None or made["response"]["status_code"] >= 400
+            progress.count(made)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
@@ -220,10 +239,7 @@ async def run(
 
     Raises: `BadInput`, OSError, RuntimeError.
     """
-    lines = read_lines(source)
-    known = keep_answered(target)
-    left = [line for line in lines if line.custom_id not in known]
-    progress = Progress(len(lines), len(lines) - len(left))
+    left, progress = begin(source, target)
     began, before = time.monotonic(), progress.done
 
     async def report() -> None:
@@ -244,8 +260,7 @@ async def run(
                 await answer_all(client, left, output, source.parent, concurrency=concurrency, progress=progress)
         finally:
             reporting.cancel()
-    said = f"{progress.done - before} answered now, {before} before, {progress.failed} with errors, of {progress.total}"
-    print(said, file=sys.stderr)
+    print(progress.end(before), file=sys.stderr)
     return 1 if progress.failed else 0
 
 
@@ -257,6 +272,7 @@ class Arguments:
     target: Path
     url: str | None
     concurrency: int
+    ray: int | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -265,32 +281,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, help="JSONL of answers; a run that was broken off goes on in it")
     parser.add_argument("--url", help="ask this server, in place of a model in this process (key: CROSSLOOK_API_KEY)")
     parser.add_argument("--concurrency", type=int, default=16, help="requests under way at once (16)")
+    parser.add_argument("--ray", type=int, metavar="N", help="on N actors of Ray (RAY_ADDRESS: of a cluster)")
     parser.add_argument("--model", help="compact, tiny, a folder or a hub name")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
 
 
 def take_arguments(options: dict[str, Any]) -> Arguments:
     """The command's own out of ``options``; what is left are settings."""
-    return Arguments(**{name: options.pop(name) for name in ("source", "target", "url", "concurrency")})
+    return Arguments(**{name: options.pop(name) for name in ("source", "target", "url", "concurrency", "ray")})
 
 
 def main(settings: Settings, arguments: Arguments, **options: Any) -> int:
-    """Run the command; returns the exit status: 2 for what cannot be read."""
-    if arguments.concurrency < 1:
-        print("crosslook: --concurrency must be at least 1", file=sys.stderr)
-        return 2
-    key = os.environ.get("CROSSLOOK_API_KEY")
-    work = run(
-        settings,
-        arguments.source,
-        arguments.target,
-        url=arguments.url,
-        key=key,
-        concurrency=arguments.concurrency,
-        **options,
-    )
+    """Run the command; returns the exit status."""
+
+    def work() -> int:
+        key = os.environ.get("CROSSLOOK_API_KEY")
+        source, target, url = arguments.source, arguments.target, arguments.url
+        return asyncio.run(
+            run(settings, source, target, url=url, key=key, concurrency=arguments.concurrency, **options)
+        )
+
+    return status_of(arguments, work)
+
+
+def status_of(arguments: Arguments, work: Callable[[], int]) -> int:
+    """What ``work`` returns; 2, and a message, for arguments or files that cannot be used."""
     try:
-        return asyncio.run(work)
+        for name, count in (("concurrency", arguments.concurrency), ("ray", arguments.ray)):
+            if count is not None and count < 1:
+                raise BadInput(f"--{name} must be at least 1")
+        if arguments.ray is not None and arguments.url is not None:
+            raise BadInput("--url asks a server, --ray asks none: give one of them")
+        return work()
     except (BadInput, OSError, RuntimeError) as error:
         print(f"crosslook: {error}", file=sys.stderr)
         return 2

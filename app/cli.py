@@ -73,8 +73,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"crosslook: {message}", file=sys.stderr)
     if batched is not None:
         configure_logging("warning", settings.log_format)
-        return batch.main(settings, batched)
+        return _batch_on_ray(settings, batched) if batched.ray is not None else batch.main(settings, batched)
     return run(settings)
+
+
+def _batch_on_ray(settings: Settings, arguments: batch.Arguments) -> int:
+    try:
+        from app import ray_batch  # an extra, and seconds to import
+    except ImportError as error:
+        print(f"crosslook: --ray needs the extra ray-data: {error}", file=sys.stderr)
+        return 2
+    return ray_batch.main(settings, arguments)
 
 
 def _print_key(name: str) -> int:

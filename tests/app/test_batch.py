@@ -128,3 +128,13 @@ def test_a_file_that_is_no_output_is_left_alone(
     assert target.read_text() == "my notes\n"
     assert cli.main(["batch", str(tmp_path / "none"), str(target)]) == 2
     assert cli.main(["batch", str(source), str(target), "--concurrency", "0"]) == 2
+
+
+@pytest.mark.parametrize(("ray", "url", "said"), [(0, None, "at least 1"), (2, "http://127.0.0.1:1", "one of them")])
+def test_arguments_that_make_no_sense(
+    ray: int, url: str | None, said: str, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is read or asked."""
+    arguments = batch.Arguments(source, source, url, 2, ray)
+    assert batch.status_of(arguments, lambda: pytest.fail("ran")) == 2
+    assert said in capsys.readouterr().err
