@@ -245,8 +245,13 @@ def map_request(options: MapOptions, info: ModelInfo) -> MapRequest | None:
     if options.layers is not None and not set(options.layers) <= set(info.layers):
         message = f"{info.id} has the layers {list(info.layers)}."
         raise RequestError("map_not_supported", message, param="layers", detail={"layers": list(info.layers)})
-    layers = None if options.layers is None else tuple(sorted(set(options.layers)))
-    return MapRequest(kind, layers)
+    if options.heads is not None and (kind != "raw" or not set(options.heads) <= set(range(info.heads))):
+        message = (
+            f"{info.id} makes raw maps of single heads of {info.heads}." if info.heads else "No single heads here."
+        )
+        raise RequestError("map_not_supported", message, param="heads", detail={"heads": info.heads})
+    layers, heads = (None if n is None else tuple(sorted(set(n))) for n in (options.layers, options.heads))
+    return MapRequest(kind, layers, heads)
 
 
 def generation_of(

@@ -50,7 +50,8 @@ class RequestedOutput(BaseModel):
 
 class InferenceRequest(BaseModel):
     """The protocol's request. ``parameters`` are those of ``POST /v1/answer``: ``top_k``, ``maps``, ``map_kind``,
-    ``layers`` and ``candidates`` (these two also as a text with commas, for a parameter may be no list), ``points``."""
+    ``layers``, ``heads`` and ``candidates`` (these also as a text with commas, for a parameter may be no list),
+    ``points``."""
 
     id: str | None = None
     parameters: dict[str, Any] | None = None
@@ -157,7 +158,7 @@ def _options(parameters: Mapping[str, Any], wanted: frozenset[str] | None) -> An
     """The options of the native route among the parameters. Others are the protocol's or another server's, and make no
     difference. Maps are made where an output is asked for that is one."""
     given = {name: parameters[name] for name in AnswerOptions.model_fields if name in parameters and name != "model"}
-    for name in ("candidates", "layers"):
+    for name in ("candidates", "layers", "heads"):
         if isinstance(value := given.get(name), str):
             given[name] = (
                 [part.strip() for part in value.split(",")] if not value.startswith("[") else _list(value, name)

@@ -52,6 +52,7 @@ class AsyncClient:
         maps: MapChoice | None = None,
         map_kind: MapKind | None = None,
         layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
         model: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
@@ -62,7 +63,8 @@ class AsyncClient:
         """See `Client.answer`."""
         options = chosen(
             top_k=top_k, candidates=candidates, language=language, maps=maps, map_kind=map_kind, layers=layers,
-            model=model, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+            heads=heads, model=model, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
+            stop=stop,
         )  # fmt: skip
         answers = await self._run(self._core.answer(image, question, options))
         return answers[0] if isinstance(question, str) else answers

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--layer", metavar="N", type=int, action="append", help="average the maps of this fusion layer (repeat it)"
     )
+    ask.add_argument("--head", metavar="N", type=int, action="append", help="average raw maps of this head (repeat it)")
     ask.add_argument("--url", help="the server; default: $CROSSLOOK_URL, else http://127.0.0.1:8080")
     ask.add_argument("--api-key", help="default: $CROSSLOOK_API_KEY")
     ask.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0)
@@ -137,6 +138,8 @@ def _options(parsed: argparse.Namespace, kind: str | None) -> AnswerOptions:
         options["map_kind"] = parsed.map_kind
     if parsed.layer:
         options["layers"] = parsed.layer
+    if parsed.head:
+        options["heads"] = parsed.head
     if kind:
         options["maps"] = "none"
     return options

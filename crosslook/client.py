@@ -89,6 +89,7 @@ class Client:
         maps: MapChoice | None = None,
         map_kind: MapKind | None = None,
         layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
         model: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
@@ -107,6 +108,8 @@ class Client:
             maps: ``float`` (the default), ``u8`` (a quarter of the bytes, 8 bits a cell) or ``none`` (faster).
             map_kind: ``raw``, ``gradient``, ``rollout`` or ``similarity``; without it the model's own.
             layers: average the maps of these layers; without it the model's own.
+            heads: average raw maps of these heads, of models whose card says how many ``heads`` they have; without it
+                all.
             model: refused with ModelNotFound when the server serves another.
             max_new_tokens, temperature, top_p, seed, stop: for models that write. The answer ends after so many tokens;
                 0 takes the likeliest token, more draws; from the likeliest of this probability; the same seed draws
@@ -114,7 +117,8 @@ class Client:
         """
         options = chosen(
             top_k=top_k, candidates=candidates, language=language, maps=maps, map_kind=map_kind, layers=layers,
-            model=model, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop,
+            heads=heads, model=model, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
+            stop=stop,
         )  # fmt: skip
         answers = self._run(self._core.answer(image, question, options))
         return answers[0] if isinstance(question, str) else answers

@@ -93,10 +93,12 @@ class MapOptions(TypedDict, total=False):
 
 class AnswerOptions(MapOptions, total=False):
     """Options of answers. ``top_k``: how long the ranking is. ``candidates``: answer with one of these. ``language``:
-    in which language (``en``, ``zh``); the question's own when absent. The others are for models that write."""
+    in which language (``en``, ``zh``); the question's own when absent. ``heads``: raw maps of these heads, not of all.
+    The others are for models that write."""
 
     top_k: int
     candidates: Sequence[str]
+    heads: Sequence[int]
     language: str
     max_new_tokens: int
     temperature: float

@@ -132,15 +132,23 @@ def score_gradient(
         raise ValueError(
             f"queries of {queries.shape[-1]} numbers cannot be shared out over {key_heads} key heads of {head_dim}"
         )
-    q, g = _split(queries, heads), _split(gradient, heads)
-    keys, values = (x.repeat_interleave(heads // key_heads, 1) if heads > key_heads else x for x in kv)
-    probabilities = _probabilities(q, keys, mask, scale)
+    g = _split(gradient, heads)
+    values = kv.values.repeat_interleave(heads // key_heads, 1) if heads > key_heads else kv.values
+    probabilities = head_maps(queries, kv, mask=mask, scale=scale)
     dtype = probabilities.dtype
     change = g.to(dtype) @ values.to(dtype).transpose(-2, -1)
     if map_gradient is not None:
         change = change + map_gradient[:, None].to(dtype) / heads
     weighted: Tensor = probabilities * (change - (probabilities * change).sum(-1, keepdim=True))
     return weighted
+
+
+def head_maps(queries: Tensor, kv: KeysValues, *, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Where each head looks, ``[batch, heads, tokens, keys]``: attention probabilities, whose mean over the heads is
+    the raw map. Arguments as in `score_gradient`."""
+    heads, key_heads = queries.shape[-1] // kv.keys.shape[3], kv.keys.shape[1]
+    keys = kv.keys.repeat_interleave(heads // key_heads, 1) if heads > key_heads else kv.keys
+    return _probabilities(_split(queries, heads), keys, mask, scale)
 
 
 def gradient_map(

@@ -94,11 +94,12 @@ class Family(ABC):
         return [outcomes[index] for index in range(len(items))]
 
     def _resolve(self, maps: MapRequest | None) -> MapRequest | None:
-        """The request with the model's defaults filled in, its layers sorted and each named once."""
+        """The request with the model's defaults filled in, its layers and heads sorted and each named once."""
         if maps is None:
             return None
         layers = maps.layers or self.info.default_layers or self.info.layers
-        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(layers))))
+        heads = None if maps.heads is None else tuple(sorted(set(maps.heads)))
+        return MapRequest(maps.kind or self.info.default_map_kind, tuple(sorted(set(layers))), heads)
 
     def _check(self, task: Task, item: Item) -> list[TokenizedText] | ItemError:
         """The item's texts as tokens, or why it cannot be run."""
@@ -108,6 +109,9 @@ class Family(ABC):
                 return ItemError("map_not_supported", f"{self.info.id} makes no maps.")
             if item.maps.kind not in (None, *kinds) or not set(item.maps.layers or ()) <= set(layers):
                 return ItemError("map_not_supported", f"maps are {', '.join(kinds)} of layers {list(layers)}")
+            kind, heads = item.maps.kind or self.info.default_map_kind, item.maps.heads or ()
+            if heads and (kind != "raw" or not set(heads) <= set(range(self.info.heads))):
+                return ItemError("map_not_supported", f"raw maps alone can be had of some of {self.info.heads} heads")
         found = []
         for index, text in enumerate(item.texts):
             tokens = self.tokenize(text)

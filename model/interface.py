@@ -90,10 +90,12 @@ class EncodedImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MapRequest:
-    """Which maps to make: ``None`` stands for the model's default kind and layers."""
+    """Which maps to make: ``None`` stands for the model's default kind and layers, and for all heads. ``heads``: those
+    that are averaged, of each layer; for ``raw`` maps of models that have them apart (`ModelInfo.heads`)."""
 
     kind: MapKind | None = None
     layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,8 @@ class MapInfo:
     gates: tuple[float, ...] = ()
     """For each of ``layers``, how much of what its attention found goes on, where a learned gate decides: 0 is nothing.
     The maps are not weighted by it. Empty where there are no gates."""
+    heads: tuple[int, ...] = ()
+    """The heads that were averaged, where a request named some; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -351,6 +355,8 @@ class ModelInfo:
     """What its scores are worth by kind of question; empty where that was not measured."""
     dimensions: int | None = None
     """The length of its features, for models that embed."""
+    heads: int = 0
+    """How many heads each layer has, where ``raw`` maps of some of them can be asked for; 0 where not."""
 
 
 class Writing(Protocol):

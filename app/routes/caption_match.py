@@ -16,8 +16,8 @@ from app.request_context import RequestContext, map_request
 from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, MatchResponse
 
 router = APIRouter(prefix="/v1", tags=["native"])
-_CAPTION_LISTS = {"prompt": "prompts", "prompts": "prompts", "layers": "layers"}
-_MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers"}
+_CAPTION_LISTS = {"prompt": "prompts", "prompts": "prompts", "layers": "layers", "heads": "heads"}
+_MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers", "heads": "heads"}
 
 
 @router.post(

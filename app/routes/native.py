@@ -37,6 +37,7 @@ _ANSWER_LISTS = {
     "questions": "questions",
     "candidates": "candidates",
     "layers": "layers",
+    "heads": "heads",
     "stop": "stop",
 }
 

@@ -21,7 +21,7 @@ from crosslook.types import MapOptions, OverlayRequest
 
 router = APIRouter(prefix="/v1", tags=["native"])
 
-_LISTS = {"candidates": "candidates", "layers": "layers"}
+_LISTS = {"candidates": "candidates", "layers": "layers", "heads": "heads"}
 
 
 @router.post(
@@ -48,7 +48,7 @@ async def overlay(request: Request, context: AskerDep, drawing: DrawingDep) -> R
     with only_text("question"):
         context.check_texts([body.question])
     info = context.model(body.model)
-    maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers), info)
+    maps = map_request(MapOptions(map_kind=body.map_kind, layers=body.layers, heads=body.heads), info)
     candidates = None if body.candidates is None else distinct(body.candidates)
     data = await context.data(file=file, text=body.image)
     with drawing.admission.hold(images=1):

@@ -29,7 +29,7 @@ class Attention(WireModel):
     ``composition`` is there only where the answer's tokens do not look at the image themselves: then their raw and
     rollout maps, and ``answer_map``, are products along this path, such as ``answer>question>image``. ``gates`` is
     there only where a learned gate stands behind the attention of each of ``layers``: how much of what it found goes
-    on, 0 for nothing. Maps are not weighted by it.
+    on, 0 for nothing. Maps are not weighted by it. ``heads`` is there only where the request named some.
     """
 
     kind: MapKind
@@ -41,6 +41,7 @@ class Attention(WireModel):
     region: Region
     composition: str | None = Field(None, exclude_if=is_none)
     gates: list[float] | None = Field(None, exclude_if=is_none)
+    heads: list[int] | None = Field(None, exclude_if=is_none)
 
 
 class Point(WireModel):

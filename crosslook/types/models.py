@@ -37,7 +37,8 @@ class ModelCard(WireModel):
     ``default_layers`` is there only where a request that names no ``layers`` gets the mean of some of them, not of all;
     ``reliability`` only where it was measured what a score means: for each kind of question, from the lowest scores up;
     ``generation`` only for a model that writes: how it does, by the names of transformers' ``GenerationConfig``.
-    ``languages`` are those that it reads, ``answer_languages`` those it can answer in (ISO 639-1).
+    ``languages`` are those that it reads, ``answer_languages`` those it can answer in (ISO 639-1). ``heads``, how many
+    each layer has, is there only where maps of single ones can be asked for.
     """
 
     id: str
@@ -59,6 +60,7 @@ class ModelCard(WireModel):
     dimensions: int | None = Field(
         None, exclude_if=is_none, description="Of `POST /v1/embeddings`, where the model has them."
     )
+    heads: int | None = Field(None, exclude_if=is_none)
 
 
 class ModelList(WireModel):

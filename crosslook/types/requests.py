@@ -24,6 +24,14 @@ class MapOptions(WireModel):
         fail_fast=True,
         description="Fusion layers to average; default: the model's.",
     )
+    heads: list[int] | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        fail_fast=True,
+        description="Heads to average, of each layer: for `raw` maps of models that say how many `heads` they have; "
+        "default: all.",
+    )
     points: bool = Field(
         False,
         description="Say of each map where it points: its strongest cell and the box of half of it, in pixels.",
@@ -142,4 +150,12 @@ class OverlayRequest(WireModel):
         max_length=256,
         fail_fast=True,
         description="Fusion layers to average; default: the model's.",
+    )
+    heads: list[int] | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        fail_fast=True,
+        description="Heads to average, of each layer: for `raw` maps of models that say how many `heads` they have; "
+        "default: all.",
     )

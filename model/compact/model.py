@@ -35,7 +35,15 @@ from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
 from model.compact.storage import Uninitialised, load_small, revision_of, save_small
 from model.compact.texts import Texts
-from model.compact.token_maps import MapRows, gradient_rows, keep_self_maps, match_rows, raw_rows, rollout_rows
+from model.compact.token_maps import (
+    MapRows,
+    gradient_rows,
+    head_rows,
+    keep_self_maps,
+    match_rows,
+    raw_rows,
+    rollout_rows,
+)
 from model.compact.toy import tiny_parts
 from model.family import Family, TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
@@ -133,6 +141,7 @@ class CompactModel(Family):
             reliability=reliability,
             languages=self.texts.languages,
             answer_languages=self.words.languages,
+            heads=0 if config.blind else config.cross_heads,
         )
         self.encode_calls = 0
         self.use_kernel("auto")
@@ -249,7 +258,7 @@ class CompactModel(Family):
         flat = [text for group in texts for text in group]
         images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
         parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
-        kind, layers = (None, ()) if maps is None else (maps.kind, maps.layers or ())
+        kind, layers, heads = (None, (), None) if maps is None else (maps.kind, maps.layers or (), maps.heads)
         choices = {} if task == "match" else {c: self._space.choices(c) for c in {item.candidates for item in items}}
         rows: MapRows | None = None
         runtime = self.questions if self._kernel == "auto" else None
@@ -258,7 +267,7 @@ class CompactModel(Family):
             pairs = zip(items, parts, strict=True)
             return [of(_part_of(fused, part), choices.get(item.candidates)) for item, part in pairs]
 
-        if self._graphs is not None and kind in (None, "raw") and not any(text.chinese for text in flat):
+        if self._graphs is not None and kind in (None, "raw") and not heads and not any(text.chinese for text in flat):
             ids, mask = self.texts.ids(flat)
             fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
         else:
@@ -271,12 +280,14 @@ class CompactModel(Family):
                 fused, rows = gradient_rows(
                     self.net, *given, layers, lambda f: torch.cat(each(f, self._space.log_odds))
                 )
+            elif heads:
+                fused, rows = head_rows(self.net, *given, layers, heads)
             elif kind != "rollout" and runtime is not None:
                 fused = runtime.fuse(*given, need_maps=kind == "raw")
             else:
                 with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
                     fused = self.net.fuse_states(*given, need_maps=kind in ("raw", "rollout"))
-        if kind == "raw":
+        if kind == "raw" and not heads:
             rows = raw_rows(fused.maps, layers)
         elif kind == "rollout":
             rows = rollout_rows(self_maps, fused.maps, layers)
@@ -290,7 +301,7 @@ class CompactModel(Family):
             results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
             if rows is not None:
                 results = self._with_maps(item, group, results, MapRows(*(x[part] for x in rows)), kind)
-            outputs.append(Output(tuple(results), None if kind is None else MapInfo(kind, layers)))
+            outputs.append(Output(tuple(results), None if kind is None else MapInfo(kind, layers, heads=heads or ())))
         return outputs
 
     def _with_maps(

@@ -217,7 +217,7 @@ class CompactNet(nn.Module):
         sources = [Source(state.layers, rows) for state, rows in images]
         states = self.dropout(states)
         visible = None if patch_mask is None else self._at_places(patch_mask.to(states.dtype)) > 0
-        patch_mask = self._weigh(patch_mask, images[0][0].layers[0].keys.shape[2], states)
+        patch_mask = self.weigh(patch_mask, images[0][0].layers[0].keys.shape[2], states)
         fused, looking, maps = self.fusion(
             self.narrow(states), mask, sources, need_maps=need_maps, patch_mask=patch_mask
         )
@@ -239,7 +239,7 @@ class CompactNet(nn.Module):
         fit = self.matching(asked, torch.cat(matched))
         return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit, evidence), fit, maps, evidence)
 
-    def _weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
+    def weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
         """What is added to the scores where patches are coarse: each stands for four, so that the null key has the
         weight beside them that it has beside all patches."""
         if keys in (FIRST_PATCH, FIRST_PATCH + self.config.cells**2):
@@ -265,7 +265,7 @@ class CompactNet(nn.Module):
     def last_map(self, states: Tensor, mask: Tensor, images: Sequence[tuple[ImageState, int]]) -> Tensor:
         """How much the text's own tokens look at each coarse place ``[rows, patches / 4]``, mean; see `fuse_states`."""
         sources = [Source(state.layers, rows) for state, rows in images]
-        weigh = self._weigh(None, images[0][0].layers[0].keys.shape[2], states)
+        weigh = self.weigh(None, images[0][0].layers[0].keys.shape[2], states)
         looking = self.fusion.last_map(self.narrow(states), mask, sources, weigh)
         return self._at_places(mean_over(looking, own_tokens(mask)))
 

@@ -5,9 +5,9 @@ reader of a response makes it.
 
 For all three kinds a map's values and its ``elsewhere`` sum to 1. What that whole is differs:
 
-* ``raw``: the attention of the pass that answered, averaged over heads and layers. ``elsewhere`` is the share of the
-  null key. The answer is read from the first token's row, so its map is that token's. A match is read through the
-  text's own tokens, so its map is their mean.
+* ``raw``: the attention of the pass that answered, averaged over heads (or some of them) and layers. ``elsewhere`` is
+  the share of the null key. The answer is read from the first token's row, so its map is that token's. A match is
+  read through the text's own tokens, so its map is their mean.
 * ``rollout``: how much of a token's final state came from each key, followed through the question's self-attention.
   ``elsewhere`` also holds what came from the question itself: half after one layer, a quarter after two, and so on.
   The answer's map is half what the first token gathers from all tokens, half its own map of the last layer. A match's
@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.attribution import record, rollout, score_gradient
+from model.attribution import head_maps, record, rollout, score_gradient
 from model.compact.fusion import Fusion
 from model.compact.network import CompactNet, Fused, ImageState, mean_over, own_tokens
 
@@ -48,6 +48,24 @@ def raw_rows(maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
     """``maps``: those of each layer ``[rows, tokens, keys]``."""
     mean = torch.stack([maps[layer] for layer in layers]).mean(0)
     return MapRows(mean, mean[:, 0])
+
+
+def head_rows(
+    net: CompactNet, states: Tensor, mask: Tensor, images: Images, layers: Sequence[int], heads: Sequence[int]
+) -> tuple[Fused, MapRows]:
+    """Raw maps of some ``heads`` of the ``layers`` alone, from a forward pass over text features ``states`` ``[rows,
+    tokens, dim]``."""
+    with record(net, [net.fusion.layers[layer].cross for layer in layers]) as calls:  # type: ignore[misc]
+        fused = net.fuse_states(states, mask, images)
+    maps = []
+    for layer, found in zip(layers, calls, strict=True):
+        parts = []
+        for (state, rows), call in zip(images, found, strict=True):
+            kv = state.layers[layer]
+            looks = head_maps(call.queries.detach(), kv, mask=net.weigh(None, kv.keys.shape[2], states[:1]))
+            parts.append(looks[:, list(heads)].mean(1).reshape(len(state.meaning) * rows, -1, looks.shape[-1]))
+        maps.append(torch.cat(parts))
+    return Fused(fused.vector.detach(), fused.fit.detach(), []), raw_rows(maps, range(len(maps)))
 
 
 def match_rows(rows: MapRows, mask: Tensor) -> MapRows:

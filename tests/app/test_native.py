@@ -135,6 +135,7 @@ async def test_image_id_stands_for_the_bytes(client: httpx.AsyncClient, image_by
         ({"image": "aGk=", "questions": ["a"], "model": "gpt"}, "model_not_found", "model"),
         ({"image": "aGk=", "questions": ["a"], "map_kind": "gradient"}, "map_not_supported", "map_kind"),
         ({"image": "aGk=", "questions": ["a"], "layers": [7]}, "map_not_supported", "layers"),
+        ({"image": "aGk=", "questions": ["a"], "heads": [0]}, "map_not_supported", "heads"),
         ({"image": "aGk=", "questions": ["a"], "candidates": []}, "invalid_request", "candidates"),
         ({"image": "not base64!", "questions": ["a"]}, "invalid_base64", "image"),
         ({"image": "", "questions": ["a"]}, "invalid_base64", "image"),

@@ -139,6 +139,31 @@ async def test_layers_are_chosen_by_the_request(client: httpx.AsyncClient, encod
         np.testing.assert_allclose(own.values, expected.values, rtol=6e-4, atol=1e-6)
 
 
+async def test_heads_are_chosen_by_the_request(client: httpx.AsyncClient) -> None:
+    """The maps are the model's own of these heads, and drawings are of them."""
+    model = compact.tiny()
+    encoded = model.encode([loader(CAT.read_bytes(), image_limits(Settings(_env_file=None)))(model.info.preprocess)])[0]
+    assert (await client.get("/v1/models")).json()["data"][0]["heads"] == 2
+    data = {"question": QUESTIONS[1], "map_kind": "raw", "layers": "1"}
+    drawn = set()
+    for heads in ({}, {"heads": ["1"]}):
+        response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data | heads)
+        found = AnswerResponse.model_validate_json(response.content)
+        assert found.attention is not None
+        assert found.attention.heads == ([1] if heads else None)
+        request = MapRequest("raw", (1,), (1,) if heads else None)
+        output = model.run("answer", [Item(encoded, (QUESTIONS[1],), maps=request)])[0]
+        assert isinstance(output, Output)
+        expected, own = output.texts[0].answer_map, found.results[0].answer_map
+        assert expected is not None
+        assert isinstance(own, FloatMap)
+        np.testing.assert_allclose(own.values, expected.values, rtol=6e-4, atol=1e-6)
+        drawn.add((await client.post("/v1/overlay", files={"image": CAT.read_bytes()}, data=data | heads)).content)
+    assert len(drawn) == 2
+    refused = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data | {"heads": ["2"]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "heads")
+
+
 @pytest.mark.parametrize("layers", [["2"], ["-1"], ["0", "7"], ["x"]])
 async def test_layers_that_there_are_none_of(client: httpx.AsyncClient, layers: list[str]) -> None:
     data = {"question": "What is this?", "layers": layers}

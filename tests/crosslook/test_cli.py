@@ -137,10 +137,10 @@ def test_candidates_and_kinds(server: str, image: Path, capsys: pytest.CaptureFi
         "--candidate",
         "dog",
     ]
-    assert main([*arguments, "--map-kind", "gradient", "--layer", "0", "--layer", "2"]) == 0
+    assert main([*arguments, "--map-kind", "gradient", "--layer", "0", "--layer", "2", "--head", "1"]) == 0
     assert Handler.asked[0]["language"] == "zh"
     assert (Handler.asked[0]["candidates"], Handler.asked[0]["map_kind"]) == (["cat", "dog"], "gradient")
-    assert Handler.asked[0]["layers"] == [0, 2]
+    assert (Handler.asked[0]["layers"], Handler.asked[0]["heads"]) == ([0, 2], [1])
     out = capsys.readouterr().out
     assert "  cat  90.0% (of the candidates)\n  then: dog 10.0%\n" in out
     assert "  two cats  42.0% (of this wording)\n" in out

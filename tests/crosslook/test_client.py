@@ -65,8 +65,9 @@ def failure(code: str, **headers: str) -> httpx.Response:
 def test_one_question_gives_one_answer(connect: Connect) -> None:
     server = Server()
     answer = connect(server, url="http://h/prefix/", api_key="k").answer(
-        IMAGE, "Is it?", top_k=2, candidates=["yes", "no"], maps="u8", map_kind="raw", layers=[0], model="compact"
-    )
+        IMAGE, "Is it?", top_k=2, candidates=["yes", "no"], maps="u8", map_kind="raw", layers=[0], heads=[1],
+        model="compact",
+    )  # fmt: skip
     assert isinstance(answer, crosslook.Answer)
     assert (answer.question, answer.answer, answer.request_id) == ("Is it?", "yes", "r1")
     request = server.requests[0]
@@ -82,6 +83,7 @@ def test_one_question_gives_one_answer(connect: Connect) -> None:
         "maps": "u8",
         "map_kind": "raw",
         "layers": [0],
+        "heads": [1],
         "model": "compact",
     }
 

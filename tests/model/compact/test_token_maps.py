@@ -16,7 +16,7 @@ from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.network import CompactNet
 from model.compact.text import pad_ids, tokenize
 from model.cross_attention import set_kernel
-from model.interface import Item, Map, MapInfo, MapRequest
+from model.interface import Item, ItemError, Map, MapInfo, MapRequest, Output
 from model.kernels import AttentionResult
 from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
 
@@ -114,6 +114,40 @@ def test_raw_maps_are_the_attention_of_the_pass_that_answered(tiny_model: Compac
         for token, own in zip(text.tokens, expected, strict=True):
             np.testing.assert_allclose(row(token.map), own, atol=1e-6)
         np.testing.assert_allclose(row(text.answer_map), expected[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["answer", "match"])
+def test_raw_maps_of_single_heads(tiny_model: CompactModel, explicit: list[Tensor], task: Any) -> None:
+    """Each is the softmax of its own scores, whatever else is in the batch; their mean is the map of all, and the
+    answer does not change."""
+    image, other = encode(tiny_model, noise(0), noise(1))
+
+    def asked(heads: tuple[int, ...] | None) -> Any:
+        items = [Item(each, (TEXT,), maps=MapRequest("raw", (1,), heads)) for each in (other, image)]
+        found = tiny_model.run(task, items)[1]
+        assert isinstance(found, Output)
+        assert found.maps == MapInfo("raw", (1,), heads=heads or ())
+        return found.texts[0]
+
+    whole, *single = (asked(heads) for heads in (None, (0,), (1,)))
+    mean = (row(single[0].answer_map) + row(single[1].answer_map)) / 2
+    np.testing.assert_allclose(mean, row(whole.answer_map), atol=1e-6)
+    assert not np.allclose(row(single[0].answer_map), row(single[1].answer_map), atol=1e-3)
+    assert [each.score for each in single[0].ranking] == pytest.approx([each.score for each in whole.ranking], abs=1e-5)
+    explicit.clear()
+    forward(tiny_model.net, tiny_model.tokenizer, image, TEXT)
+    for head, text in enumerate(single):
+        for token, own in zip(text.tokens, explicit[1][0, head].softmax(-1), strict=True):
+            np.testing.assert_allclose(row(token.map), own, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("gradient", (0,)), ("rollout", (0,)), ("raw", (2,)), ("raw", (-1,))])
+def test_heads_that_cannot_be_had(tiny_model: CompactModel, kind: Any, heads: tuple[int, ...]) -> None:
+    """Of other kinds, and beyond the two that there are."""
+    (image,) = encode(tiny_model, noise())
+    (found,) = tiny_model.run("answer", [Item(image, (TEXT,), maps=MapRequest(kind, None, heads))])
+    assert isinstance(found, ItemError)
+    assert found.code == "map_not_supported"
 
 
 @pytest.mark.parametrize("layers", [(0, 1), (0,), (1,)])
