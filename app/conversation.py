@@ -1,4 +1,4 @@
-"""A conversation as OpenAI's clients send it, read as one question about one image.
+"""A conversation as OpenAI's clients send it, read as one question about an image, or several where a model takes them.
 
 Both of OpenAI's routes come here with their messages. The question is what the user said last, and the image stands
 beside it or is the conversation's only one. Everything said before is ignored, for the model takes none of it: only the
@@ -131,12 +131,14 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question and an image, with the names of the fields that they are from."""
+    """A question and an image, with the names of the fields that they are from; ``others`` are the images behind the
+    first, and their fields."""
 
     question: str
     question_place: str
     image: Image
     image_place: str
+    others: tuple[tuple[Image, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +203,12 @@ def _string(value: object, place: str) -> str:
     return value
 
 
-async def read(messages: Sequence[Received], field: str) -> Asked:
-    """What a conversation asks. ``field`` is the name of the list of its messages.
+async def read(messages: Sequence[Received], field: str, *, most: int = 1) -> Asked:
+    """What a conversation asks. ``field`` is the name of the list of its messages; ``most`` is how many images the
+    model takes.
 
-    Raises: `RequestError` ``invalid_request`` without a user's message, without an image or with several of which none
-    is meant, and for parts of the last turn that are neither text nor image.
+    Raises: `RequestError` ``invalid_request`` without a user's message, without an image or with more than the model
+    takes, and for parts of the last turn that are neither text nor image.
     """
     users = [i for i, message in enumerate(messages) if message.role == "user"]
     if not users:
@@ -224,11 +227,13 @@ async def read(messages: Sequence[Received], field: str) -> Asked:
         found = {part: place for place, part in considered if isinstance(part, Image)}
         if len(found) > 1:
             found = await _without_doubles(found)
-        if len(found) > 1:
-            message = f"The model takes one image; there are {len(found)} different ones."
+        if len(found) > most:
+            takes = "one image" if most == 1 else f"at most {most} images"
+            message = f"The model takes {takes}; there are {len(found)} different ones."
             raise RequestError("invalid_request", message, param=field, detail={"images": len(found)})
         for image, place in found.items():
-            return Asked(texts[asked], _named(messages, asked, field).place, image, place)
+            others = tuple(found.items())[1:]
+            return Asked(texts[asked], _named(messages, asked, field).place, image, place, others)
     raise RequestError("invalid_request", "There is no image: send it as an image_url part.", param=field)
 
 
@@ -279,13 +284,20 @@ async def answer(
             generation=generation_of(body, info, limit=body.limit, top_logprobs=body.top_logprobs or 0),
             on_progress=on_progress,
         )
-    if asked.image.name is not None:
+    if asked.image.name is not None and not asked.others:
         names.put(context.caller, asked.image.name, answered.image_id)
     return answered, answered.output.texts[0], info
 
 
 async def _source(context: RequestContext, names: ImageNames, asked: Asked) -> ImageSource:
-    """The image for the engine."""
+    """The image for the engine, or the images."""
+    if asked.others:
+        together = ((asked.image, asked.image_place), *asked.others)
+        urls = [image.url for image, _ in together if image.url is not None]
+        if len(urls) < len(together):
+            message = "Of several images each must be sent in image_url; a uuid stands for one alone."
+            raise RequestError("invalid_request", message, param=asked.image_place)
+        return await context.images(urls, [place for _, place in together], param=asked.image_place)
     if asked.image.url is not None:
         return await context.image(text=asked.image.url, param=asked.image_place)
     known = names.get(context.caller, asked.image.name or "")
@@ -314,7 +326,8 @@ class Tokens:
     @classmethod
     def of(cls, answered: Answered, text: TextOutput) -> Tokens:
         """Those of one ``text`` of what was ``answered``; an image found in the cache counts as cached."""
-        patches = answered.geometry.rows * answered.geometry.columns
+        grids = (answered.geometry, *answered.geometry.others)
+        patches = sum(grid.rows * grid.columns for grid in grids)
         return cls(text.token_count, patches, 0 if answered.cache == "miss" else patches, text.answer_token_count)
 
 

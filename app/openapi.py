@@ -122,7 +122,10 @@ def _tell_limits(schema: dict[str, Any], settings: Settings) -> None:
                 if _TEXTS[name]:
                     text |= {"minLength": 1, "pattern": r"\S"}
     if "image_id" in fields:
-        ways = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in ("image", "image_id")]
+        kinds = {"image": "string", "image_id": "string", "images": "array"}
+        ways = [
+            {"properties": {name: {"type": kind}}, "required": [name]} for name, kind in kinds.items() if name in fields
+        ]
         # Inside of allOf: generators take a oneOf beside properties for a choice of types, and forget the properties.
         schema["allOf"] = [{"oneOf": ways}]
     elif "image" in fields and "image" not in schema.get("required", []):

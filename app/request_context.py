@@ -96,6 +96,32 @@ class RequestContext:
             raise RequestError("invalid_request", "Give the image or its id, not both.", param=param)
         return ImageSource(image_id=image_id, scope=self.caller)
 
+    @property
+    def most_images(self) -> int:
+        """How many images a question may be about."""
+        info = self.engine.info
+        return 1 if info is None else info.images
+
+    async def images(self, texts: Sequence[str], places: Sequence[str], *, param: str = "images") -> ImageSource:
+        """Several images, each by value, that questions are about together; ``places`` are the fields that each came
+        in, ``param`` that of all.
+
+        Raises: `RequestError` ``invalid_request`` for more than the model takes; as `data`.
+        """
+        most = self.most_images
+        if len(texts) > most:
+            takes = "one image" if most == 1 else f"at most {most} images"
+            message = f"The model takes {takes} in a question; there are {len(texts)}."
+            raise RequestError("invalid_request", message, param=param, detail={"images": len(texts), "max": most})
+        sources = [
+            await self.by_value(await self.data(text=text, param=place), param=place)
+            for text, place in zip(texts, places, strict=True)
+        ]
+        if len(sources) == 1:
+            return sources[0]
+        await self._limiter.spend(self.caller, len(sources) - 1)  # each costs what one does
+        return images.together(sources, scope=self.caller, param=param)
+
     async def by_value(self, data: bytes, *, param: str = "image") -> ImageSource:
         """The engine's source for the bytes of an image."""
         return await by_size(len(data), images.from_bytes, data, self.limits, scope=self.caller, param=param)

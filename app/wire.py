@@ -64,6 +64,8 @@ def encode_maps(sources: Sequence[model.Map | None], encoding: wire.MapEncoding)
     given = [source for source in sources if source is not None]
     if not given:
         return [None] * len(sources)
+    if given[0].others:
+        return [None if source is None else _several(source, encoding) for source in sources]
     values = np.stack([source.values for source in given])
     made: Iterator[wire.Map]
     if encoding == "float":
@@ -85,6 +87,18 @@ def encode_maps(sources: Sequence[model.Map | None], encoding: wire.MapEncoding)
             for level, scale, source in zip(levels, scales, given, strict=True)
         )
     return [None if source is None else next(made) for source in sources]
+
+
+def _several(source: model.Map, encoding: wire.MapEncoding) -> wire.Map:
+    """One map over several images. Bytes have one scale for all of them."""
+    if encoding == "float":
+        first, *rest = (significant(values).tolist() for values in (source.values, *source.others))
+        return wire.FloatMap(values=first, elsewhere=number(source.elsewhere), others=rest)
+    grids = (source.values, *source.others)
+    scale = max(float(values.max(initial=0.0)) for values in grids) / 255.0
+    levels = [np.clip(np.rint(values / (scale or 1.0)), 0, 255).astype(np.uint8) for values in grids]
+    first, *rest = (base64.b64encode(level.tobytes()).decode() for level in levels)
+    return wire.U8Map(data=first, scale=number(scale, 6), elsewhere=number(source.elsewhere), others=rest)
 
 
 def tokens(
@@ -112,7 +126,10 @@ def attention(
     """How the maps were made and where they lie; None when there are none."""
     if info is None:
         return None
-    region = geometry.region
+    others = [
+        wire.FurtherImage(width=one.width, height=one.height, grid=_grid(one), region=_region(one))
+        for one in geometry.others
+    ]
     return wire.Attention(
         kind=info.kind,
         layers=list(info.layers),
@@ -122,9 +139,19 @@ def attention(
         gates=[number(gate, 4) for gate in info.gates] or None,
         heads=list(info.heads) or None,
         encoding=encoding,
-        grid=wire.Grid(rows=geometry.rows, columns=geometry.columns),
-        region=wire.Region(left=region.left, top=region.top, right=region.right, bottom=region.bottom),
+        grid=_grid(geometry),
+        region=_region(geometry),
+        others=others or None,
     )
+
+
+def _grid(geometry: model.Geometry) -> wire.Grid:
+    return wire.Grid(rows=geometry.rows, columns=geometry.columns)
+
+
+def _region(geometry: model.Geometry) -> wire.Region:
+    region = geometry.region
+    return wire.Region(left=region.left, top=region.top, right=region.right, bottom=region.bottom)
 
 
 def reliability(info: model.ModelInfo, question: str, text: model.TextOutput) -> wire.Reliability | None:
@@ -166,6 +193,7 @@ def answer_result(
         reliability=reliability(info, question, text),
         finish_reason="length" if text.finish == "length" else None,
         language=text.language,
+        sink_share=None if text.sink_share is None else number(text.sink_share, 4),
     )
 
 

@@ -10,7 +10,8 @@ Runs of the two sides take turns, so that a busy machine slows both.
 
 ``--family`` measures one of the families with a language model in its place (see `benchmarks.published_cases`): answers
 of ``--tokens`` tokens, written greedily, against `generate` with its written-out (eager) and its fused (SDPA)
-attention; and with maps, which there means eager with ``output_attentions``.
+attention; and with maps, which there means eager with ``output_attentions``. transformers keeps nothing of an image, so
+its first question stands for any.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import transformers
 
 from benchmarks.machine import append_result, describe_machine, load_average, table
 from benchmarks.published_cases import CASES, Case
-from model.interface import Generation, Item, MapRequest
+from model.interface import Generation, Item, MapRequest, TextOutput, Written
 from model.published.blip.answer import BlipAnswer
 from model.published.loading import load
 from tests.model.published import checkpoints
@@ -121,66 +122,94 @@ def measure_writing(folder: Path, case: Case, options: argparse.Namespace) -> st
     """The table of one family that writes, and what it was measured on."""
     case.save(folder)
     ours: Any = load(folder, id="ours", device=options.device, dtype=options.dtype)
-    ours.ends = ()  # every answer has its full length
-    theirs = {
-        name: getattr(transformers, case.kind).from_pretrained(folder, dtype=ours.net.dtype, attn_implementation=name)
-        for name in ("eager", "sdpa")
-    }
-    for net in theirs.values():
-        net.to(options.device).eval()
-        for part in (net, getattr(net, "language_model", net)):
-            part.generation_config.eos_token_id = None
-    image = checkpoints.make_image(640, 480)
-    count, layers = options.tokens, MapRequest("raw")
+    case.never_end(ours)  # every answer has its full length
+    theirs = getattr(transformers, case.kind).from_pretrained(folder, dtype=ours.net.dtype).to(options.device).eval()
+    for part in (theirs, getattr(theirs, "language_model", theirs)):
+        part.generation_config.eos_token_id = None
+    image = checkpoints.make_image(*case.image)
+    count = options.tokens
+    firsts: dict[str, list[float]] = {}
 
-    def ask_them(name: str, question: str, tokens: int, *, maps: bool = False) -> Any:
-        prompt = ours._prompt("answer", question)
-        inputs = case.inputs(ours, ours.info.preprocess(image), prompt.ids)
+    def ask_them(attention: str, question: str, *, maps: bool = False, name: str = "") -> list[int]:
+        theirs.set_attn_implementation(attention)
+        first = _FirstToken()
+        inputs = case.inputs(ours, ours.info.preprocess(image), question)
         more = {"output_attentions": True, "return_dict_in_generate": True} if maps else {}
-        made = theirs[name].generate(**inputs, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, **more)
-        return (made.sequences if maps else made)[0, -tokens:].tolist()
+        settings = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count, "logits_processor": [first]}
+        made = theirs.generate(**inputs, **settings, **more)
+        firsts.setdefault(name, []).append(first.seconds)
+        ids: list[int] = (made.sequences if maps else made)[0, -count:].tolist()
+        return ids
 
     def see() -> Any:
         return ours.encode([ours.info.preprocess(image)])[0]
 
-    def ask(kept: Any, question: str, tokens: int, maps: MapRequest | None = None) -> Any:
-        item = Item(kept, (question,), maps=maps, generation=Generation(max_new_tokens=tokens))
-        return ours.run("answer", [item])[0].texts[0]
+    def ask(kept: Any, question: str, maps: MapRequest | None = None, *, name: str = "") -> TextOutput:
+        start, first = time.perf_counter(), 0.0
+        kept = see() if kept is None else kept
+        item = Item(kept, (question,), maps=maps, generation=Generation(max_new_tokens=count))
+        writing, join = ours.writing(), [(0, "answer", item)]
+        while True:
+            found = writing.advance(join, ())[0]
+            join, first = [], first or time.perf_counter() - start
+            if not isinstance(found, Written):
+                raise TypeError(found)
+            if found.output is not None:
+                firsts.setdefault(name, []).append(first)
+                text: TextOutput = found.output.texts[0]
+                return text
 
-    kept = see()
-    answer = ours.tokenizer.decode(ask_them("sdpa", QUESTIONS[1], count))
-    agreed = ask(kept, QUESTIONS[1], count).ranking[0].answer == answer
-    cases: dict[str, Callable[[], object]] = {}
-    for name in theirs:
-        cases[f"transformers {name}"] = lambda name=name: ask_them(name, QUESTIONS[0], count)
-        cases[f"transformers {name}, first token"] = lambda name=name: ask_them(name, QUESTIONS[0], 1)
-    cases["transformers eager, with attentions"] = lambda: ask_them("eager", QUESTIONS[0], count, maps=True)
-    cases["crosslook, first question"] = lambda: ask(see(), QUESTIONS[0], count)
-    cases["crosslook, first question, first token"] = lambda: ask(see(), QUESTIONS[0], 1)
-    cases["crosslook, first question, with maps"] = lambda: ask(see(), QUESTIONS[0], count, layers)
-    cases["crosslook, second question"] = lambda: ask(kept, QUESTIONS[1], count)
-    cases["crosslook, second question, first token"] = lambda: ask(kept, QUESTIONS[1], 1)
-    cases["crosslook, second question, with maps"] = lambda: ask(kept, QUESTIONS[1], count, layers)
+    kept, layers = see(), MapRequest("raw")
+    cases: dict[str, Callable[[str], object]] = {
+        "transformers eager": lambda name: ask_them("eager", QUESTIONS[0], name=name),
+        "transformers SDPA": lambda name: ask_them("sdpa", QUESTIONS[0], name=name),
+        "transformers eager, with attentions": lambda name: ask_them("eager", QUESTIONS[0], maps=True, name=name),
+        "crosslook, first question": lambda name: ask(None, QUESTIONS[0], name=name),
+        "crosslook, first question, with maps": lambda name: ask(None, QUESTIONS[0], layers, name=name),
+        "crosslook, second question": lambda name: ask(kept, QUESTIONS[1], name=name),
+        "crosslook, second question, with maps": lambda name: ask(kept, QUESTIONS[1], layers, name=name),
+    }
+    named: dict[str, Callable[[], object]] = {
+        name: lambda name=name, run=run: run(name)  # type: ignore[misc]
+        for name, run in cases.items()
+    }
     with torch.no_grad():
-        seconds = take_turns(cases, options.repeats, options.device)
+        answer = ours.tokenizer.hub.decode(ask_them("sdpa", QUESTIONS[1]), skip_special_tokens=True)
+        agreed = ask(kept, QUESTIONS[1]).ranking[0].answer == answer.strip()
+        seconds = take_turns(named, options.repeats, options.device)
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     rows = []
     for name, taken in middle.items():
-        first = f"{name}, first token"
-        rate = f"{(count - 1) / (taken - middle[first]):.1f}" if first in middle else ""
-        base = f"transformers sdpa{', first token' if name.endswith('first token') else ''}"
-        rows.append([name, f"{1000 * taken:.0f}", rate, f"{middle[base] / taken:.2f}x"])
+        first = statistics.median(firsts[name][1:])
+        ratio = middle["transformers SDPA"] / taken
+        rate = (count - 1) / (taken - first)
+        rows.append([name, f"{1000 * first:.0f}", f"{1000 * taken:.0f}", f"{rate:.1f}", f"{ratio:.2f}x"])
     size = sum(parameter.numel() for parameter in ours.net.parameters())
-    cost = middle["crosslook, first question, with maps"] / middle["crosslook, first question"] - 1
+    costs = {
+        which: middle[f"crosslook, {which} question, with maps"] / middle[f"crosslook, {which} question"] - 1
+        for which in ("first", "second")
+    }
     notes = (
         f"{case.what}: {size / 1e6:.0f}M random weights, {options.dtype} on {options.device}, {options.threads} "
-        f"threads, {count} tokens greedily, {options.repeats} runs in turns. Both sides say "
-        f"{'the same' if agreed else 'OTHER words'}. "
-        f"An encoded image takes {kept.nbytes / 1e6:.1f} MB. Maps of all tokens cost {100 * cost:.0f}% of a first "
-        f"question.\n\n{describe_machine()}; transformers {transformers.__version__}; {load_average()}\n\n"
+        f"threads, an image of {case.image[0]} x {case.image[1]} pixels, {count} tokens greedily, {options.repeats} "
+        f"runs in turns. Both sides say {'the same' if agreed else 'OTHER words'}. "
+        f"An encoded image takes {kept.nbytes / 1e6:.1f} MB. Maps of all tokens cost {100 * costs['first']:.0f}% of a "
+        f"first question, {100 * costs['second']:.0f}% of a second.\n\n"
+        f"{describe_machine()}; transformers {transformers.__version__}; {load_average()}\n\n"
     )
-    head = ["", "median ms", "tokens a second, after the first", "against transformers with SDPA"]
+    head = ["", "first token, ms", "all tokens, ms", "tokens a second, after the first", "against SDPA"]
     return notes + table(head, rows)
+
+
+class _FirstToken(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Changes nothing; ``seconds`` from when it was made until the first token's logits were there."""
+
+    def __init__(self) -> None:
+        self._start, self.seconds = time.perf_counter(), 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.seconds = self.seconds or time.perf_counter() - self._start
+        return scores
 
 
 def take_turns(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:

@@ -1,12 +1,14 @@
 """Models that write, for `benchmarks.published`: random weights, and what transformers' own `generate` is given.
 
-Published sizes of these families do not fit a small machine, so each is built in the same shape at a size that does.
+SmolVLM 256M and LLaVA-OneVision 0.5B have their published sizes. Those of the other families do not fit a small
+machine, so each is built in the same shape at a size that does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import transformers
 from model.interface import Pixels
 from model.published.family import to_input
 from tests.model.published import checkpoints
+from tests.model.published.causal import folders
 from tests.model.published.writers import byte_tokenizer
 
 MARKS = ("<fake_token_around_image>", "<image>")
@@ -23,12 +26,20 @@ MARKS = ("<fake_token_around_image>", "<image>")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``save`` writes the folder; ``inputs`` are `generate`'s, of our pixels and prompt; ``kind`` is transformers'."""
+    """``save`` writes the folder; ``inputs`` are `generate`'s, of our model, our pixels and a question; ``kind`` is
+    transformers'. ``image``: the width and height of one to ask about."""
 
     what: str
     kind: str
     save: Callable[[Path], None]
-    inputs: Callable[[Any, Pixels, list[int]], dict[str, Any]]
+    inputs: Callable[[Any, Pixels, str], dict[str, Any]]
+    image: tuple[int, int] = (640, 480)
+
+    def never_end(self, ours: Any) -> None:
+        """Let our model take no token for the end of its answer."""
+        ours.ends = ()
+        if hasattr(ours, "stack"):
+            ours.stack.end_ids = frozenset()
 
 
 def _saved(folder: Path, kind: str, config: Any, tokenizer: Any, processor: Any) -> None:
@@ -38,8 +49,8 @@ def _saved(folder: Path, kind: str, config: Any, tokenizer: Any, processor: Any)
     processor.save_pretrained(folder)
 
 
-def _ids(ours: Any, ids: list[int], *before: int) -> torch.Tensor:
-    return torch.tensor([[*before, *ids]], device=ours.device)
+def _ids(ours: Any, question: str, *before: int) -> torch.Tensor:
+    return torch.tensor([[*before, *ours._prompt("answer", question).ids]], device=ours.device)
 
 
 def _pixels(ours: Any, pixels: Pixels) -> torch.Tensor:
@@ -55,9 +66,9 @@ def _save_blip2(folder: Path) -> None:
     _saved(folder, "Blip2ForConditionalGeneration", config, tokenizer, processor)
 
 
-def _ask_blip2(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
+def _ask_blip2(ours: Any, pixels: Pixels, question: str) -> dict[str, Any]:
     image = [ours.net.config.image_token_index] * ours.net.config.num_query_tokens
-    return {"pixel_values": _pixels(ours, pixels), "input_ids": _ids(ours, ids, *image)}
+    return {"pixel_values": _pixels(ours, pixels), "input_ids": _ids(ours, question, *image)}
 
 
 def _save_mllama(folder: Path) -> None:
@@ -90,15 +101,16 @@ def _save_mllama(folder: Path) -> None:
     _saved(folder, "MllamaForConditionalGeneration", config, tokenizer, processor)
 
 
-def _ask_mllama(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
+def _ask_mllama(ours: Any, pixels: Pixels, question: str) -> dict[str, Any]:
+    ids = _ids(ours, question)
     down, across = ours._arrangement(pixels)
     used = (torch.arange(4) < down * across).long()
     return {
         "pixel_values": ours._split(pixels, down, across)[None, None],
         "aspect_ratio_ids": torch.tensor([[ours._tiles.arrangements().index((down, across)) + 1]]),
         "aspect_ratio_mask": used[None, None],
-        "cross_attention_mask": used.expand(1, len(ids), 1, 4).clone(),
-        "input_ids": _ids(ours, ids),
+        "cross_attention_mask": used.expand(1, ids.shape[1], 1, 4).clone(),
+        "input_ids": ids,
     }
 
 
@@ -124,8 +136,8 @@ def _save_idefics(folder: Path) -> None:
     _saved(folder, "IdeficsForVisionText2Text", config, tokenizer, processor)
 
 
-def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
-    fed = _ids(ours, ids)
+def _ask_idefics(ours: Any, pixels: Pixels, question: str) -> dict[str, Any]:
+    fed = _ids(ours, question)
     seen = (fed == ours.image_id).cumsum(1)[..., None]
     mask = torch.ones_like(fed)
     return {
@@ -137,7 +149,27 @@ def _ask_idefics(ours: Any, pixels: Pixels, ids: list[int]) -> dict[str, Any]:
     }
 
 
+def _ask_causal(ours: Any, pixels: Pixels, question: str) -> dict[str, Any]:
+    prefix = ours.prompt.prefix([ours.images.expand(pixels).text])
+    ids = torch.tensor([[*prefix, *ours.tokenize(question).ids]], device=ours.device)
+    more = ours.images.context(ids, [pixels])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **ours.images.inputs(pixels), **more}
+
+
 CASES = {
+    "smolvlm": Case(
+        "SmolVLM 256M at its published size",
+        "SmolVLMForConditionalGeneration",
+        partial(folders.smolvlm_256m, longest=1024),
+        _ask_causal,
+    ),
+    "llava-onevision": Case(
+        "LLaVA-OneVision 0.5B at its published size",
+        "LlavaOnevisionForConditionalGeneration",
+        folders.llava_onevision_0_5b,
+        _ask_causal,
+        (384, 384),
+    ),
     "blip-2": Case("BLIP-2 with ViT-S and OPT 125M", "Blip2ForConditionalGeneration", _save_blip2, _ask_blip2),
     "mllama": Case(
         "Llama 3.2 Vision in small: 15 layers of 768, 3 of them looking at 4 tiles of 224 pixels",

@@ -15,8 +15,8 @@ those that are frozen and have slots take twice as long to pickle.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ class Geometry:
     cells: tuple[int, ...] | None = None
     """For each key, the cell it is a part of, ``row * columns + column``, or -1 for a key outside the grid (a null
     key, a class token). Keys of one cell add up. None: the patches are the keys from the first patch on, row by row."""
+    others: tuple[Geometry, ...] = ()
+    """Where the grids of the further images lie, where a question is about several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,26 @@ class Pixels:
     """uint8 ``[height, width]``: the image in grey with the pixels that text needs, for models that read."""
     sizes: tuple[int, ...] = ()
     """Figures that a family's preprocessing tells its encoder, such as how many rows and columns of tiles there are."""
+    others: tuple[Pixels, ...] = ()
+    """Further images that are asked about together with this one (`ModelInfo.images`); ``geometry`` knows theirs."""
 
 
 Preprocess = Callable[[Image.Image], Pixels]
 """RGB image, upright -> pixels. Picklable and free of torch."""
+
+
+def among(preprocess: Preprocess) -> Preprocess:
+    """How an image is made ready that is asked about together with others: as any, unless the preprocessing has a way
+    of its own for it, ``among``."""
+    own: Preprocess = getattr(preprocess, "among", preprocess)
+    return own
+
+
+def together(images: Sequence[Pixels]) -> Pixels:
+    """Several images that are asked about together as one; each was made ready `among` others."""
+    first, rest = images[0], tuple(images[1:])
+    geometry = replace(first.geometry, others=tuple(image.geometry for image in rest))
+    return replace(first, geometry=geometry, others=rest)
 
 
 class EncodedImage(Protocol):
@@ -136,18 +154,20 @@ class Item:
 @dataclass(frozen=True)
 class Map:
     """Where one token looked: ``values`` float32 ``[rows, columns]``, and ``elsewhere``, the sum of the keys outside
-    the grid (a null key, a class token). In raw maps all values are non-negative and sum to 1 with ``elsewhere``."""
+    the grid (a null key, a class token). In raw maps all values are non-negative and sum to 1 with ``elsewhere``.
+    ``others`` are the values on the grids of further images, and count in that sum."""
 
     values: NDArray[np.float32]
     elsewhere: float
+    others: tuple[NDArray[np.float32], ...] = ()
 
-    def __reduce__(self) -> tuple[Callable[..., Map], tuple[bytes, tuple[int, ...], float]]:
+    def __reduce__(self) -> tuple[Callable[..., Map], tuple[bytes, tuple[int, ...], float, tuple[Any, ...]]]:
         """As bytes: numpy's own way takes three times as long, and an answer has a map for every token."""
-        return _map_of_bytes, (self.values.astype(np.float32).tobytes(), self.values.shape, self.elsewhere)
+        return _map_of_bytes, (self.values.astype(np.float32).tobytes(), self.values.shape, self.elsewhere, self.others)
 
 
-def _map_of_bytes(values: bytes, shape: tuple[int, ...], elsewhere: float) -> Map:
-    return Map(np.frombuffer(values, np.float32).reshape(shape), elsewhere)
+def _map_of_bytes(values: bytes, shape: tuple[int, ...], elsewhere: float, others: tuple[Any, ...]) -> Map:
+    return Map(np.frombuffer(values, np.float32).reshape(shape), elsewhere, others)
 
 
 @dataclass(frozen=True)
@@ -224,6 +244,9 @@ class TextOutput:
     """answer: the language of the answers, where it is not English."""
     embedding: NDArray[np.float32] | None = None
     """embed: the text's feature, a unit vector ``[dimensions]``."""
+    sink_share: float | None = None
+    """How much of the answer's attention to the image lies on tokens that get much of it whatever is asked, 0 to 1;
+    None where that is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +380,8 @@ class ModelInfo:
     """The length of its features, for models that embed."""
     heads: int = 0
     """How many heads each layer has, where ``raw`` maps of some of them can be asked for; 0 where not."""
+    images: int = 1
+    """How many images a question may be about."""
 
 
 class Writing(Protocol):

@@ -24,7 +24,7 @@ from app.engine.messages import Encoded, Reply, RunItem
 from app.engine.options import Observer, ReplicaOptions
 from app.engine.protocol import ModelNotLoaded, Worker, WorkerDied
 from app.engine.stages import Stages
-from app.engine.writing import WriteJob, Writers
+from app.engine.writing import DEFAULT_TOKENS, WriteJob, Writers
 from app.errors import RequestError
 from model.interface import ItemError, ModelInfo, Output, Pixels, Progress, Task
 
@@ -375,7 +375,7 @@ class Replica:
 
         Raises: `ItemError`, `RequestError`: also what the image's ``load`` raises.
         """
-        if self.info is not None and self.info.streams and task == "answer" and item.candidates is None:
+        if self.info is not None and self.info.streams and task in ("answer", "caption") and item.candidates is None:
             self.asked += item.cost
             try:
                 return await self._write_out(task, item, entry, arrival, stages, on_progress)
@@ -406,7 +406,9 @@ class Replica:
     ) -> Output:
         """Texts whose answers are written token by token, among others'."""
         future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
-        self.writers.put(WriteJob(task, item, entry, arrival, future, stages, on_progress))
+        told = {} if self.info is None else self.info.generation_defaults
+        usual = int(told.get("max_new_tokens", DEFAULT_TOKENS))
+        self.writers.put(WriteJob(task, item, entry, arrival, future, stages, on_progress, usual=usual))
         self.batcher.wake()
         try:
             return await future

@@ -21,7 +21,7 @@ from app.engine.stages import Stages
 from model.interface import Output, Progress, Task, Written
 
 DEFAULT_TOKENS = 128
-"""What an answer counts for whose request does not limit it."""
+"""What an answer counts for that neither its request nor its model limits."""
 
 
 @dataclass(eq=False, slots=True)
@@ -37,13 +37,15 @@ class WriteJob(_Waits):
     stages: Stages
     on_progress: Callable[[Progress], None] | None = None
     began: float | None = None
+    usual: int = DEFAULT_TOKENS
+    """How many tokens an answer may have where the request does not say."""
 
     @property
     def tokens(self) -> int:
         """The most tokens that its texts and answers may come to: a character is at most one or so."""
         generation = self.item.generation
         asked = None if generation is None else generation.max_new_tokens
-        return sum(len(text) + (asked or DEFAULT_TOKENS) for text in self.item.texts)
+        return sum(len(text) + (asked or self.usual) for text in self.item.texts)
 
 
 @dataclass(eq=False, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from app.engine.decoders import Later
@@ -10,7 +11,8 @@ from app.engine.engine import ImageSource
 from app.errors import RequestError
 from app.intake import decode
 from app.intake.decode import ImageLimits, RenderedImage
-from model.interface import Geometry, Pixels, Preprocess, Region
+from model.interface import Geometry, Pixels, Preprocess, Region, among
+from model.interface import together as join
 
 _DECODE_SIDE = 1024  # for a preprocessing that does not tell its size
 
@@ -24,6 +26,45 @@ def from_bytes(data: bytes, limits: ImageLimits, *, scope: str = "", param: str 
         raise RequestError("image_broken", "The image is empty.", param=param)
     decode.check_bytes(len(data), limits, param=param)
     return ImageSource(decode.digest(data), loader(data, limits), scope=scope, param=param)
+
+
+def together(sources: Sequence[ImageSource], *, scope: str = "", param: str = "images") -> ImageSource:
+    """Several images, given by value, that questions are about together: one to the engine, which keeps it by an id of
+    its own."""
+    loads = [source.load for source in sources if source.load is not None]
+
+    def load(preprocess: Preprocess) -> Pixels:
+        each = among(preprocess)
+        made: list[Pixels | Later] = []
+        for number, one in enumerate(loads, 1):
+            try:
+                with _numbered(number, len(loads)):
+                    made.append(one(each))
+            except Later as later:
+                made.append(later)
+        if any(isinstance(one, Later) for one in made):
+            raise Later(lambda: finished(made))
+        return finished(made)
+
+    def finished(made: Sequence[Pixels | Later]) -> Pixels:
+        whole = []
+        for number, one in enumerate(made, 1):
+            with _numbered(number, len(made)):
+                whole.append(one.load() if isinstance(one, Later) else one)
+        return join(whole)
+
+    content = b"".join([b"images", *(source.content for source in sources)])
+    return ImageSource(decode.digest(content), load, scope=scope, param=param)
+
+
+@contextmanager
+def _numbered(number: int, count: int) -> Iterator[None]:
+    """A context in which errors tell which of several images they are about."""
+    try:
+        yield
+    except RequestError as error:
+        message = f"Image {number} of {count}: {error.message}"
+        raise RequestError(error.code, message, detail=error.detail) from error
 
 
 def loader(data: bytes, limits: ImageLimits) -> Callable[[Preprocess], Pixels]:

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 
 from app import npz, wire
 from app.dependencies import AskerDep, CallerDep, EngineDep, SettingsDep
-from app.engine.engine import Answered
-from app.errors import request_id_of
+from app.engine.engine import Answered, ImageSource
+from app.errors import RequestError, request_id_of
 from app.intake import bodies
 from app.openapi import EXAMPLE_IMAGE, errors, two_encodings
 from app.points import with_points
@@ -39,6 +39,7 @@ _ANSWER_LISTS = {
     "layers": "layers",
     "heads": "heads",
     "stop": "stop",
+    "images": "images",
 }
 
 
@@ -65,9 +66,10 @@ async def answer(request: Request, context: AskerDep) -> Response:
 
     Send `multipart/form-data` (`image` file or `image_id`, `question` once or more) or JSON. All questions are
     answered or none: an error names the question at fault. An answer is in its question's language, unless `language`
-    asks for another; `english` is then beside it. The body depends on the request alone; the request id,
-    stage times and whether the image was known are headers. With `stream`, answers come while they are written. With
-    `Accept: application/x-npz` the maps come as NumPy's arrays (`app/npz.py` has their names).
+    asks for another; `english` is then beside it. Models that take several images in a question get them in `images`
+    (JSON); each map then has `others`, its values on the images behind the first. The body depends on the request
+    alone; the request id, stage times and whether the image was known are headers. With `stream`, answers come while
+    they are written. With `Accept: application/x-npz` the maps come as NumPy's arrays (`app/npz.py` has their names).
     """
     body, file = await bodies.read(request, AnswerRequest, repeated=_ANSWER_LISTS)
     context.check_texts(body.questions)
@@ -75,7 +77,7 @@ async def answer(request: Request, context: AskerDep) -> Response:
     maps = map_request(body, info)
     check_language(body.language, info)
     candidates = None if body.candidates is None else distinct(body.candidates)
-    image = await context.image(file=file, text=body.image, image_id=body.image_id)
+    image = await _image(context, body, file)
 
     def run(on_progress: Callable[[Progress], None] | None) -> Coroutine[Any, Any, Answered]:
         return context.run(
@@ -117,9 +119,20 @@ async def answer(request: Request, context: AskerDep) -> Response:
         return respond(followed, _events(context, followed, whole), lambda error: error_event(error, name, "error"))
     as_file = npz.wanted(request)
     answered = await run(None)
+    if as_file and answered.geometry.others:
+        raise RequestError("invalid_request", "A file of arrays has the maps of one image.", param="images")
     made = await formatted(answered, as_file=as_file)
     kind = npz.MEDIA_TYPE if as_file else "application/json"
     return Response(made, headers=context.headers(answered), media_type=kind)
+
+
+async def _image(context: RequestContext, body: AnswerRequest, file: bytes | None) -> ImageSource:
+    """The image that a request is about, or the images."""
+    if body.images is None:
+        return await context.image(file=file, text=body.image, image_id=body.image_id)
+    if file is not None or body.image is not None or body.image_id is not None:
+        raise RequestError("invalid_request", "Give images, or one image, or its id.", param="images")
+    return await context.images(body.images, [f"images[{i}]" for i in range(len(body.images))])
 
 
 async def _events(
@@ -182,5 +195,6 @@ def card(info: ModelInfo, settings: Settings) -> ModelCard:
         image_bytes=settings.image_bytes,
         image_pixels=settings.image_pixels,
         image_side=settings.image_side,
+        images=info.images if info.images > 1 else None,
     )
     return wire.model_card(info, limits, _STARTED)

@@ -182,7 +182,7 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
         raise RequestError("invalid_request", "n: this model gives one answer; `crosslook` ranks others.", param="n")
     body.refuse_tools()
     choice = body.choice(body.response_format, "response_format")
-    asked = await conversation.read(body.messages, "messages")
+    asked = await conversation.read(body.messages, "messages", most=context.most_images)
     if body.stream:
         return await _stream(request, context, body, asked, choice)
     answered, text, info = await conversation.answer(context, body, asked, choice)

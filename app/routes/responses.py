@@ -201,7 +201,7 @@ async def responses(request: Request, context: AskerDep) -> Response:
     wanted_format = None if body.text is None else body.text.format
     choice = body.choice(wanted_format, "text.format")
     given = [Received(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    asked = await conversation.read(given, "input")
+    asked = await conversation.read(given, "input", most=context.most_images)
     named = _Named(request_id_of(request), int(time.time()), wanted_format or {"type": "text"})
     if body.stream:
         return await _stream(context, body, asked, choice, named)

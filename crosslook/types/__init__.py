@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from crosslook.types.base import MapChoice, MapEncoding, MapKind, QuestionKind, ScoreOver, WireModel
 from crosslook.types.errors import ErrorBody, ErrorInfo
-from crosslook.types.maps import Attention, FloatMap, Grid, Map, Point, Region, Token, U8Map, Word
+from crosslook.types.maps import Attention, FloatMap, FurtherImage, Grid, Map, Point, Region, Token, U8Map, Word
 from crosslook.types.models import ModelCard, ModelLimits, ModelList, ReliabilityBand
 from crosslook.types.requests import (
     AnswerOptions,
@@ -51,6 +51,7 @@ __all__ = [
     "ErrorBody",
     "ErrorInfo",
     "FloatMap",
+    "FurtherImage",
     "GenerationOptions",
     "Grid",
     "ImageInput",

@@ -23,13 +23,23 @@ class Region(WireModel):
     bottom: float
 
 
+class FurtherImage(WireModel):
+    """One of the images of a question about several, but the first: its size in pixels, and where its maps lie."""
+
+    width: int
+    height: int
+    grid: Grid
+    region: Region
+
+
 class Attention(WireModel):
     """How every map of one response was made and how to place it on the image.
 
     ``composition`` is there only where the answer's tokens do not look at the image themselves: then their raw and
     rollout maps, and ``answer_map``, are products along this path, such as ``answer>question>image``. ``gates`` is
     there only where a learned gate stands behind the attention of each of ``layers``: how much of what it found goes
-    on, 0 for nothing. Maps are not weighted by it. ``heads`` is there only where the request named some.
+    on, 0 for nothing. Maps are not weighted by it. ``heads`` is there only where the request named some;
+    ``others`` only where a question is about several images: where the maps' ``others`` lie.
     """
 
     kind: MapKind
@@ -42,6 +52,7 @@ class Attention(WireModel):
     composition: str | None = Field(None, exclude_if=is_none)
     gates: list[float] | None = Field(None, exclude_if=is_none)
     heads: list[int] | None = Field(None, exclude_if=is_none)
+    others: list[FurtherImage] | None = Field(None, exclude_if=is_none)
 
 
 class Point(WireModel):
@@ -55,20 +66,24 @@ class Point(WireModel):
 
 class FloatMap(WireModel):
     """A map as numbers of 4 significant digits. Raw maps: ``values`` and ``elsewhere`` together sum to 1. ``point`` is
-    there only where the request asked for ``points``."""
+    there only where the request asked for ``points``. ``others`` is there only where a question is about several
+    images: the values on the grids of those behind the first, which count in that sum."""
 
     values: list[list[float]]
     elsewhere: float
     point: Point | None = Field(None, exclude_if=is_none)
+    others: list[list[list[float]]] | None = Field(None, exclude_if=is_none)
 
 
 class U8Map(WireModel):
-    """A map as bytes: base64 of rows x columns bytes, row-major; a cell's value is its byte times ``scale``."""
+    """A map as bytes: base64 of rows x columns bytes, row-major; a cell's value is its byte times ``scale``.
+    ``others``: see `FloatMap`; bytes too, of the same scale."""
 
     data: str
     scale: float
     elsewhere: float
     point: Point | None = Field(None, exclude_if=is_none)
+    others: list[str] | None = Field(None, exclude_if=is_none)
 
 
 Map = FloatMap | U8Map

@@ -29,6 +29,7 @@ class ModelLimits(WireModel):
     image_bytes: int
     image_pixels: int
     image_side: int
+    images: int | None = Field(None, exclude_if=is_none, description="Of one question, where that may be several.")
 
 
 class ModelCard(WireModel):

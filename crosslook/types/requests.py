@@ -84,6 +84,14 @@ class AnswerRequest(AnswerOptions, ImageInput):
     """The JSON body of ``POST /v1/answer``: one image (by value or by id) and one or more questions."""
 
     questions: list[str] = Field(min_length=1, max_length=1000, fail_fast=True)
+    images: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        fail_fast=True,
+        description="Several images that each question is about, in place of `image`: base64, data URIs or URLs. No "
+        "more than `limits.images` of `GET /v1/models`, there only for models that take several. They have one id.",
+    )
     stream: bool = Field(
         False,
         description="Send server-sent events: `token` events while the answers are written, by models that write token "

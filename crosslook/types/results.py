@@ -74,6 +74,9 @@ class AnswerResult(WireModel):
     """There only where the answer was cut off by its limit of tokens."""
     language: str | None = Field(None, exclude_if=is_none)
     """The language of the answers (ISO 639-1), there only where it is not English."""
+    sink_share: float | None = Field(None, exclude_if=is_none)
+    """How much of the answer's attention to the image lies on tokens that get much of it whatever is asked, 0 to 1;
+    there only for models that attend to the image as a part of their text."""
 
 
 class AnswerResponse(WireModel):

@@ -70,14 +70,25 @@ class AttentionPass:
         if self._token is not None:
             _running.reset(self._token)
 
-    def maps(self, layer: int, keys: Tensor, columns: slice | Tensor, rows: slice = slice(None)) -> Tensor:
+    def maps(
+        self,
+        layer: int,
+        keys: Tensor,
+        columns: slice | Tensor,
+        rows: slice = slice(None),
+        heads: Sequence[int] | None = None,
+    ) -> Tensor:
         """Head-mean probabilities ``[batch, n, columns]`` of a layer's kept tokens over ``columns`` of ``keys``
-        ``[batch or 1, key heads, keys, head_dim]``, for the ``rows`` of the batch.
+        ``[batch or 1, key heads, keys, head_dim]``, for the ``rows`` of the batch; of these ``heads`` alone (None: all).
 
         Several rows over one image's keys (batch 1) go side by side. The sum over all keys of a row is 1.
         """
         kept = self.kept[layer]
         queries, lse = kept.queries[rows], kept.lse[rows]
+        if heads is not None:
+            group = queries.shape[1] // keys.shape[1]
+            queries, lse = queries[:, list(heads)], lse[:, list(heads)]
+            keys = keys[:, [head // group for head in heads]]
         batch, _, n, _ = queries.shape
         count = keys.shape[0]
         mask = None

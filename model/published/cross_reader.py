@@ -87,16 +87,26 @@ class CrossBlock(nn.Module):
 
 
 class CrossStack(nn.Module):
-    """The layers of such a language model, its cross-attention ours."""
+    """Such a language model, its cross-attention ours: what it shares with transformers' own, and how it is run."""
 
     cross_layers: tuple[int, ...]
     """The layers of cross-attention, as transformers counts them."""
-    blocks: Sequence[CrossBlock]
+    blocks: list[CrossBlock]
+    steps: Sequence[nn.Module]
+    """All layers in the order in which they run: the blocks, and the language model's own between them."""
+    silent: bool = False
+    """Whether tokens before the image get nothing from a block's feed-forward either."""
+    embed: nn.Module
+    norm: nn.Module
 
     def project(self, states: Tensor) -> list[KeysValues]:
         """Keys and values for all layers of cross-attention from ``[images, keys, dim]``, contiguous by head."""
         made = [block.attention.project(states) for block in self.blocks]
         return [KeysValues(keys.contiguous(), values.contiguous()) for keys, values in made]
+
+    def _options(self, states: Tensor, places: Tensor) -> dict[str, Any]:
+        """What the language model's own layers take beside states, mask, places and cache."""
+        return {}
 
     def run(
         self,
@@ -108,8 +118,27 @@ class CrossStack(nn.Module):
         seen: Tensor | None = None,
         need_maps: bool = False,
     ) -> Crossed:
-        """Feed ``ids`` ``[rows, tokens]``, the first at place ``start``; ``cache`` has those before and takes these."""
-        raise NotImplementedError
+        """Feed ``ids`` ``[rows, tokens]``, the first at place ``start``; ``cache`` has those before and takes these.
+        ``seen``: see `CrossBlock`."""
+        states = self.embed(ids)
+        places = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+        own = {
+            "attention_mask": causal_bias(states, start),
+            "position_ids": places,
+            "past_key_values": cache,
+            **self._options(states, places),
+        }
+        maps: list[Tensor] = []
+        crossed = 0
+        for step in self.steps:
+            if isinstance(step, CrossBlock):
+                states, found = step(states, sources, crossed, seen=seen, silent=self.silent, need_map=need_maps)
+                crossed += 1
+                if found is not None:
+                    maps.append(found)
+            else:
+                states = step(states, **own)
+        return Crossed(self.norm(states), maps)
 
     def gates(self) -> list[float]:
         """For each layer of cross-attention, the tanh of its gate; of gates per dimension their mean size."""

@@ -18,11 +18,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessor
 
 from model import progress
 from model.family import Span
 from model.interface import Generation, TokenChoice
+from model.published.generation_config import WritingDefaults
 
 Finish = Literal["stop", "length"]
 
@@ -34,19 +35,21 @@ class WritingOptions:
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
     top: int = 0
 
     @classmethod
-    def of(cls, asked: Generation | None, *, default: int, limit: int) -> WritingOptions:
-        """What a request asks, or else ``default`` tokens; never more than ``limit``."""
+    def of(cls, asked: Generation | None, defaults: WritingDefaults, *, limit: int) -> WritingOptions:
+        """What a request asks, or else the model's ``defaults``; never more than ``limit`` tokens."""
         given = asked or Generation()
-        most = default if given.max_new_tokens is None else given.max_new_tokens
+        most = defaults.max_new_tokens if given.max_new_tokens is None else given.max_new_tokens
         return cls(
             max_new_tokens=max(1, min(most, limit)),
             temperature=given.temperature or 0.0,
-            top_p=1.0 if given.top_p is None else given.top_p,
+            top_p=defaults.top_p if given.top_p is None else given.top_p,
+            top_k=defaults.top_k,
             seed=given.seed or 0,
             stop=tuple(text for text in given.stop or () if text),
             top=given.top_logprobs,
@@ -135,14 +138,16 @@ class Writer:
 @dataclass(eq=False, slots=True)
 class Row:
     """One text that is being answered. ``prompt``: the ids that are fed first; ``source``: what the row attends to
-    beside its own tokens; ``seen``: ids for the repetition penalty. ``first`` ``[vocabulary]``: the logits of the
-    first token, where the prompt was fed before."""
+    beside its own tokens. ``first`` ``[vocabulary]``: the logits of the first token, where the prompt was fed before.
+    ``processors`` (`WritingDefaults.processors`) change the logits, by the ids of ``context``, which is all before the
+    answer, and of the answer."""
 
     prompt: list[int]
     options: WritingOptions
     writer: Writer
     source: Hashable = None
-    seen: set[int] = field(default_factory=set)
+    context: Sequence[int] = ()
+    processors: Sequence[LogitsProcessor] = ()
     first: Tensor | None = None
     choices: list[TokenChoice] = field(default_factory=list)
     finish: Finish | None = None
@@ -154,12 +159,24 @@ class Row:
         """The most tokens of its own that it may come to have."""
         return len(self.prompt) + self.options.max_new_tokens
 
-    def draw(self, log_probabilities: Tensor) -> int:
-        """A token by the row's temperature and top_p, from ``[vocabulary]``."""
+    def processed(self, logits: Tensor) -> Tensor:
+        """Float32 ``[vocabulary]`` as the row's processors change it."""
+        if not self.processors:
+            return logits
+        ids = torch.tensor([[*self.context, *self.writer.ids]], device=logits.device)
+        scores = logits[None]
+        for processor in self.processors:
+            scores = processor(ids, scores)  # a tensor of its own, by their contract
+        return scores[0]
+
+    def draw(self, logits: Tensor) -> int:
+        """A token by the row's temperature, top_k and top_p, from ``[vocabulary]``."""
         if self._generator is None:
             self._generator = torch.Generator().manual_seed(self.options.seed)
-        probabilities = (log_probabilities.cpu().double() / self.options.temperature).softmax(-1)
-        ordered, ids = probabilities.sort(descending=True)
+        ordered, ids = (logits.cpu().double() / self.options.temperature).sort(descending=True)
+        if self.options.top_k:
+            ordered[self.options.top_k :] = -torch.inf
+        ordered = ordered.softmax(-1)
         beyond = ordered.cumsum(0) - ordered >= self.options.top_p  # those before already reach it
         beyond[0] = False
         ordered[beyond] = 0.0
@@ -189,7 +206,6 @@ class Stack(Protocol):
     """What a `Batch` needs of a model."""
 
     end_ids: frozenset[int]
-    repetition_penalty: float
     device: torch.device
 
     def __call__(self, feed: Feed) -> Tensor:
@@ -257,15 +273,9 @@ class Batch:
 
     def _choose(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Add to each row the token that its logits ``[rows, vocabulary]`` give."""
-        plain = logits.float().log_softmax(-1)
-        scores = plain
-        if self.stack.repetition_penalty != 1.0:
-            scores = logits.float().clone()
-            for row, own in zip(rows, scores, strict=True):
-                seen = torch.tensor(sorted(row.seen.union(row.prompt, row.writer.ids)), device=own.device)
-                known = own[seen]
-                factor = torch.where(known < 0, self.stack.repetition_penalty, 1 / self.stack.repetition_penalty)
-                own[seen] = known * factor
+        given = logits.float()
+        plain = given.log_softmax(-1)
+        scores = torch.stack([row.processed(own) for row, own in zip(rows, given, strict=True)])
         best = scores.argmax(-1).tolist()
         for row, own, drawn_from, token in zip(rows, plain, scores, best, strict=True):
             self._add(row, row.draw(drawn_from) if row.options.temperature > 0 else token, own)

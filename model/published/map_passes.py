@@ -19,8 +19,9 @@ def map_info(maps: MapRequest, steps: Sequence[MapStep] = (), gates: Sequence[fl
     """How the maps of an output were made, from a request whose defaults are filled in. ``steps``: of composed maps;
     ``gates``: of layers that have one."""
     composition = ">".join([steps[0].asking, *(step.asked for step in steps)]) if steps else None
-    layers = maps.layers or ()
-    return MapInfo(maps.kind or "raw", layers, composition=composition, steps=tuple(steps), gates=tuple(gates))
+    layers, heads = maps.layers or (), maps.heads or ()
+    told = {"composition": composition, "steps": tuple(steps), "gates": tuple(gates)}
+    return MapInfo(maps.kind or "raw", layers, **told, heads=heads)  # type: ignore[arg-type]
 
 
 def to_maps(rows: Tensor, geometry: Geometry, first_patch: int, *, whole: bool) -> list[Map]:

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from model.interface import (
     MapInfo,
     MapRequest,
     MapStep,
+    ModelInfo,
     Output,
     Ranked,
     Task,
@@ -31,13 +32,26 @@ from model.interface import (
 )
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer
+from model.published.generation_config import WritingDefaults, read_writing_defaults
 from model.published.map_passes import map_info, to_maps
 from model.published.prompted_streaming import PromptedWriting
 from model.published.prompts import Asked, Forced, Found, Prompt
 from model.published.tokenizer import Tokenizer
-from model.published.writing import Session, start
+from model.published.writing import FOLLOWED, Session, start
 
 _SCORED_AT_ONCE = 2048  # tokens of candidates and their prompts; bounds the memory of their logits
+
+
+class Checkpoint(Protocol):
+    """Which weights these are."""
+
+    @property
+    def id(self) -> str:
+        """The name that the model is served by."""
+
+    @property
+    def revision(self) -> str:
+        """Changes whenever weights or configuration do."""
 
 
 class Prompted(PublishedFamily):
@@ -45,8 +59,8 @@ class Prompted(PublishedFamily):
 
     ends: tuple[int, ...]
     """The tokens that end an answer, the usual one first."""
-    limit: int
-    """How many tokens it writes where a request does not say."""
+    defaults: WritingDefaults
+    """How it writes where a request does not say."""
     room: int
     """How many tokens of prompt and answer it has positions for."""
     answer_follows: str = " "
@@ -55,6 +69,31 @@ class Prompted(PublishedFamily):
     """The key that is the first patch, where the geometry's cells do not say."""
     continues: bool = True
     """Whether a caption begins with the text that was sent; else that is an instruction."""
+
+    def _describe(
+        self, checkpoint: Checkpoint, preprocess: Any, *, layers: tuple[int, ...], max_new_tokens: int, around: int
+    ) -> ModelInfo:
+        """What the model can do, and `defaults`: an answer has ``max_new_tokens`` where neither a request nor the
+        folder says otherwise; ``around`` are the tokens around a text. `room` is set. Raises ValueError for settings of
+        the folder that make no sense."""
+        self.defaults = read_writing_defaults(
+            self.net.generation_config, max_new_tokens=max_new_tokens, room=self.room // 2, where=checkpoint.id
+        )
+        return ModelInfo(
+            id=checkpoint.id,
+            revision=checkpoint.revision,
+            tasks=("answer", "caption"),
+            map_kinds=("raw",),
+            default_map_kind="raw",
+            layers=layers,
+            rows=preprocess.rows,
+            columns=preprocess.columns,
+            max_tokens=self.room - self.defaults.max_new_tokens - around,
+            preprocess=preprocess,
+            generation=FOLLOWED,
+            generation_defaults=self.defaults.shown(),
+            streams=True,
+        )
 
     @abstractmethod
     def _prompt(self, task: Task, text: str) -> Prompt:
@@ -69,6 +108,10 @@ class Prompted(PublishedFamily):
         self, prompts: Sequence[Prompt], images: Sequence[EncodedImage], made: Tensor, maps: MapRequest | None
     ) -> Forced:
         """Read prompts as `_begin` does, and the answers ``made`` ``[rows, m]`` behind them."""
+
+    def _context(self, prompt: Prompt) -> Sequence[int]:
+        """The ids before an answer, with which what it writes is compared (repetition, n-grams)."""
+        return prompt.ids
 
     def _steps(self, maps: MapRequest) -> tuple[MapStep, ...]:
         """How maps are composed; empty where tokens look at patches themselves."""
@@ -145,7 +188,8 @@ class Prompted(PublishedFamily):
             self._begin([row.prompt for row in rows], [row.item.image for row in rows]),
             [row.item.generation for row in rows],
             ends=self.ends,
-            limit=self.limit,
+            defaults=self.defaults,
+            contexts=[self._context(row.prompt) for row in rows],
             most=self.room - len(rows[0].prompt.ids),
             decode=self._decode,
         )
@@ -318,16 +362,6 @@ def side_by_side(images: Sequence[EncodedImage]) -> list[tuple[Any, int]]:
         else:
             runs.append((image, 1))
     return runs
-
-
-def ends_of(*configs: Any) -> tuple[int, ...]:
-    """The tokens that end an answer: of the first of these configurations that names any. Raises ValueError where none
-    does."""
-    for config in configs:
-        found = getattr(config, "eos_token_id", None)
-        if found is not None:
-            return tuple(found) if isinstance(found, list | tuple) else (int(found),)
-    raise ValueError("the folder names no eos_token_id, which ends an answer")
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.interface import Generation
 from model.published.generation import Batch, Feed, Row, Writer, WritingOptions
+from model.published.generation_config import WritingDefaults
 
 FOLLOWED = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
 """The fields of `Generation` that `write` follows; the last tells more, and changes nothing."""
@@ -34,8 +35,6 @@ class Session(Protocol):
 class _SessionStack:
     """A session as what a `Batch` asks. Rows that are finished are fed on; nothing of it is kept."""
 
-    repetition_penalty = 1.0
-
     def __init__(self, session: Session, rows: Sequence[Row], ends: Collection[int], decode: Decode) -> None:
         self.end_ids, self.device, self.text_of = frozenset(ends), session.logits.device, decode
         self._session, self._rows, self._started = session, rows, False
@@ -55,20 +54,23 @@ def start(
     options: Sequence[Generation | None],
     *,
     ends: Collection[int],
-    limit: int,
+    defaults: WritingDefaults,
+    contexts: Sequence[Sequence[int]],
     most: int,
     decode: Decode,
 ) -> tuple[list[Row], Batch]:
     """The rows of ``session``, each with its first token, and the batch of those that are not finished by it.
 
-    * ``options``: of each row; ``limit`` is how many tokens it writes where they do not say, ``most`` what the model
-      has room for.
+    * ``options``: of each row; ``defaults`` holds where they do not say; ``most`` is how many tokens the model has room
+      for. ``contexts`` are the ids before each row's answer.
     * ``ends``: the tokens that end an answer. ``decode`` makes text of ids, without special tokens, spaces kept.
     """
     rows = []
-    for asked in options:
-        settled = WritingOptions.of(asked, default=limit, limit=max(1, most))
-        rows.append(Row([0], settled, Writer(decode, settled.stop)))  # its prompt was read
+    for asked, context in zip(options, contexts, strict=True):
+        settled = WritingOptions.of(asked, defaults, limit=max(1, most))
+        row = Row([0], settled, Writer(decode, settled.stop), context=context)  # its prompt was read
+        row.processors = defaults.processors(len(context), ends, session.logits.device)
+        rows.append(row)
     batch = Batch(_SessionStack(session, rows, ends, decode))
     batch.join(rows)
     return rows, batch
@@ -79,12 +81,13 @@ def write(
     options: Sequence[Generation | None],
     *,
     ends: Collection[int],
-    limit: int,
+    defaults: WritingDefaults,
+    contexts: Sequence[Sequence[int]],
     most: int,
     decode: Decode,
 ) -> list[Row]:
     """The rows of ``session``, finished; see `start`."""
-    rows, batch = start(session, options, ends=ends, limit=limit, most=most, decode=decode)
+    rows, batch = start(session, options, ends=ends, defaults=defaults, contexts=contexts, most=most, decode=decode)
     while batch.rows:
         batch.step()
     return rows

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from model.interface import Generation
 from model.published.beam_search import Generated, beam_search
 from model.published.blip.text_stack import Stacked, TextStack
-from model.published.generation_config import BeamOptions
+from model.published.generation_config import BeamOptions, WritingDefaults
 from model.published.writing import Decode, before_stop, write
 from model.rows import Source
 
@@ -57,7 +57,9 @@ class Decoder:
         self, prompts: Tensor, sources: Sources, options: Sequence[Generation], room: int, decode: Decode
     ) -> list[list[Generated]]:
         session = _Session(self, prompts, sources(list(range(len(prompts))), 1))
-        rows = write(session, options, ends=(self.end,), limit=self.options.max_new_tokens, most=room, decode=decode)
+        given = WritingDefaults(self.options.max_new_tokens, repetition_penalty=self.options.repetition_penalty)
+        contexts = prompts.tolist()
+        rows = write(session, options, ends=(self.end,), defaults=given, contexts=contexts, most=room, decode=decode)
         return [[Generated(tuple(row.writer.ids), row.log_probability, row.finish == "stop")] for row in rows]
 
     def _search(self, prompts: Tensor, sources: Sources, options: BeamOptions) -> list[list[Generated]]:

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from model.attribution import compose
 from model.cross_attention import KeysValues
-from model.interface import EncodedImage, Geometry, MapRequest, MapStep, ModelInfo, Pixels, Task
+from model.interface import EncodedImage, Geometry, MapRequest, MapStep, Pixels, Task
 from model.published.blip2.language import LanguageModel
 from model.published.blip2.qformer import QFormer
 from model.published.checkpoint import Loaded
 from model.published.family import to_input
-from model.published.prompted import Prompted, ends_of, side_by_side, templated
+from model.published.generation_config import ends_of
+from model.published.prompted import Prompted, side_by_side, templated
 from model.published.prompts import Forced, Prompt
-from model.published.writing import FOLLOWED, Session
+from model.published.writing import Session
 from model.rows import Source
 
 LIMIT = 50  # tokens of an answer where neither request nor folder says
@@ -86,26 +87,11 @@ class QueryWriter(Prompted):
         self.language = LanguageModel(self.net.language_model, queries)
         settings = self.net.language_model.generation_config
         self.ends = ends_of(settings, self.net.generation_config, config.text_config)
-        self.limit = self.net.generation_config.max_new_tokens or LIMIT
         positions = getattr(config.text_config, "max_position_embeddings", None) or 512  # T5 was trained on 512
         self.room = min(positions, _LONGEST) - queries
-        self.limit = min(self.limit, self.room // 2)
         around = max(len(templated(self.tokenizer, template, "").ids) for template in self.templates.values())
-        self.info = ModelInfo(
-            id=loaded.id,
-            revision=loaded.revision,
-            tasks=("answer", "caption"),
-            map_kinds=("raw",),
-            default_map_kind="raw",
-            layers=tuple(range(config.text_config.num_hidden_layers)),
-            rows=loaded.resize.rows,
-            columns=loaded.resize.columns,
-            max_tokens=self.room - self.limit - around,
-            preprocess=loaded.resize,
-            generation=FOLLOWED,
-            generation_defaults={"max_new_tokens": self.limit},
-            streams=True,
-        )
+        layers = tuple(range(config.text_config.num_hidden_layers))
+        self.info = self._describe(loaded, loaded.resize, layers=layers, max_new_tokens=LIMIT, around=around)
 
     @abstractmethod
     def _query(self, prompts: Sequence[Prompt], images: Sequence[EncodedImage], *, need_map: bool) -> Queried:
@@ -113,6 +99,13 @@ class QueryWriter(Prompted):
 
     def _prompt(self, task: Task, text: str) -> Prompt:
         return templated(self.tokenizer, self.templates[task], text)
+
+    def _context(self, prompt: Prompt) -> Sequence[int]:
+        """A decoder behind an encoder knows its first token alone; else the queries stand before the prompt."""
+        if self.language.has_encoder:
+            return [self.language.start_id]
+        token = self.net.config.image_token_index
+        return ([] if token is None else [token] * self.net.config.num_query_tokens) + prompt.ids
 
     def _states(self, images: Sequence[Pixels]) -> Tensor:
         """The vision tower's states ``[images, keys, dim]``."""

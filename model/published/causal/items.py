@@ -19,11 +19,12 @@ from model.published.generation import Row
 @dataclass(frozen=True, eq=False, slots=True)
 class CausalImage:
     """An encoded image: the ``prefix`` that it stands in, or the projected ``features`` alone, where keys and values
-    would take too much or depend on the question. ``ids`` are the prefix's, ``pixels`` only what tells sizes."""
+    would take too much or depend on the question. ``ids`` are the prefix's. Several images that are asked about
+    together are one: ``pixels`` has what tells the size of each, ``placement`` numbers tokens and cells through all."""
 
     ids: list[int]
     placement: Placement
-    pixels: Pixels
+    pixels: tuple[Pixels, ...]
     prefix: Prefix | None = None
     features: Any = None
     batch_key: Hashable = "causal"
@@ -32,8 +33,8 @@ class CausalImage:
 
     @property
     def geometry(self) -> Geometry:
-        """The grid that its tokens are placed on."""
-        return self.pixels.geometry
+        """The grid that its tokens are placed on, and those of further images."""
+        return self.pixels[0].geometry
 
     @property
     def nbytes(self) -> int:

@@ -36,21 +36,26 @@ class OnevisionImages(ImageTokens):
         resolutions = resolutions_of(net.config.image_grid_pinpoints)
         most = int(str(net.config.vision_aspect_ratio).removeprefix("anyres_max_"))
         resample = read_resample(folder, config, Image.Resampling.BICUBIC)
-        self.preprocess = AnyResolution(resolutions, tile, self._side, most, resample)
         self.normalization = read_normalization(folder, config)
+        red, green, blue = (int(mean * 255) for mean in self.normalization.mean)
+        self.preprocess = AnyResolution(resolutions, tile, self._side, most, resample, (red, green, blue))
         self.rows = self.columns = self._side
 
     def inputs(self, pixels: Pixels) -> dict[str, Any]:
-        """What the library's ``get_image_features`` takes for one image."""
-        tiles = [] if pixels.tiles is None else list(pixels.tiles)
-        sizes = torch.tensor([pixels.sizes], device=self.device)
-        return {"pixel_values": self.to_input([pixels.values, *tiles])[None], "image_sizes": sizes}
+        """What the library's ``get_image_features`` takes for one image; without tiles, for one among several."""
+        sizes = {"image_sizes": torch.tensor([pixels.sizes], device=self.device)}
+        if pixels.tiles is None:
+            return {"pixel_values": self.to_input([pixels.values])[None], "batch_num_images": [2], **sizes}
+        return {"pixel_values": self.to_input([pixels.values, *pixels.tiles])[None], **sizes}
 
     def expand(self, pixels: Pixels) -> Expansion:
         """The tokens of one image. A token of the thumbnail saw as much as several of the tiles: it is shared out. The
         token at the end of a row saw nothing."""
         rows, columns = pixels.geometry.rows, pixels.geometry.columns
         base = self._side**2
+        if pixels.tiles is None:  # among several: the thumbnail is the grid
+            cells = np.append(np.arange(base), -1)
+            return Expansion(self.image_token * len(cells), Placement.one_to_one(cells))
         lines = np.full((rows, columns + 1), -1)
         lines[:, :-1] = np.arange(rows * columns).reshape(rows, columns)
         cells = np.concatenate([np.full(base, -1), lines.reshape(-1)])

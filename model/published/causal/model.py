@@ -22,12 +22,11 @@ from transformers import DynamicCache
 from model import progress
 from model.cross_attention import KeysValues
 from model.family import TokenizedText
-from model.grid_maps import find_words, make_tokens, place_on_grid
+from model.grid_maps import find_words, make_tokens
 from model.interface import (
     EncodedImage,
     Item,
     ItemError,
-    Map,
     MapRequest,
     ModelInfo,
     Output,
@@ -38,20 +37,24 @@ from model.interface import (
 )
 from model.published.attention import AttentionPass
 from model.published.causal.items import Asked, CausalImage
+from model.published.causal.maps import looked_at, mean_map, on_grid, sink_share
 from model.published.causal.prompts import ChatPrompt
 from model.published.causal.stack import Prefix, TextStack, kv_bytes
-from model.published.causal.vision import Expansion, ImageTokens
+from model.published.causal.vision import ImageTokens, Placement, joined
 from model.published.checkpoint import LoadRequest
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer, WritingOptions
+from model.published.generation_config import ends_of, read_writing_defaults
 from model.published.map_passes import map_info
 from model.published.streaming import RowWriting
 from model.published.tokenizer import Tokenizer
+from model.published.writing import FOLLOWED
 
 MAX_NEW_TOKENS = 128
 """Tokens of an answer where a request names no limit."""
 MAX_QUESTION_TOKENS = 2048
-GENERATION = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
+MOST_IMAGES = 8
+"""Images of one question: what they cost grows with the square of their tokens."""
 
 
 class CausalVLM(PublishedFamily):
@@ -64,7 +67,8 @@ class CausalVLM(PublishedFamily):
         for layers in (module for module in net.modules() if isinstance(module, nn.ModuleList)):
             for layer in layers:  # a large image takes a CPU a minute: it says layer by layer that it comes on
                 layer.register_forward_pre_hook(_came_on)
-        self.stack = TextStack(net, tokenizer, _end_ids(net, tokenizer))
+        self.ends = ends_of(net.generation_config, net.config.get_text_config(), tokenizer.hub)
+        self.stack = TextStack(net, tokenizer, frozenset(self.ends))
         self.prompt = ChatPrompt(
             request.folder,
             tokenizer,
@@ -77,10 +81,13 @@ class CausalVLM(PublishedFamily):
         if getattr(config, "attn_logit_softcapping", None) is not None:
             raise ValueError(f"{request.folder}: its attention scores are capped (Gemma 2), which is not computed here")
         self.context = int(config.max_position_embeddings)
+        self.defaults = read_writing_defaults(
+            net.generation_config, max_new_tokens=MAX_NEW_TOKENS, room=self.context // 2, where=request.folder
+        )
         self.info = ModelInfo(
             id=request.id,
             revision=request.revision,
-            tasks=("answer",),
+            tasks=("answer", "caption"),
             map_kinds=("raw",),
             default_map_kind="raw",
             layers=tuple(range(config.num_hidden_layers)),
@@ -88,27 +95,34 @@ class CausalVLM(PublishedFamily):
             columns=images.columns,
             max_tokens=min(MAX_QUESTION_TOKENS, self.context // 2),
             preprocess=images.preprocess,
-            generation=GENERATION,
-            generation_defaults={
-                "max_new_tokens": MAX_NEW_TOKENS,
-                "temperature": 0.0,
-                "repetition_penalty": self.stack.repetition_penalty,
-            },
+            generation=FOLLOWED,
+            generation_defaults=self.defaults.shown(),
             streams=True,
+            heads=int(config.num_attention_heads),
+            images=MOST_IMAGES if self.prompt.takes_several else 1,
         )
 
     # -- images ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
-        """Features of each image, and keys and values of the prefix that it stands in."""
+        """Features of each image (or of several that go together), and keys and values of the prefix that it stands
+        in."""
         return [self._encode(image) for image in images]
 
     def _encode(self, pixels: Pixels) -> CausalImage:
-        expansion: Expansion = self.images.expand(pixels)
-        features = self.images.features(pixels)
-        light = replace(pixels, values=np.empty((0, 0, 3), np.uint8), tiles=None, detail=None)
-        image = CausalImage(self.prompt.prefix(expansion.text), expansion.placement, light, features=features)
+        parts = [replace(pixels, others=()), *pixels.others]
+        expansions = [self.images.expand(part) for part in parts]
+        features = joined([self.images.features(part) for part in parts])
+        placement = Placement.joined(
+            [
+                (one.placement, one.text.count(self.images.image_token), part.geometry.rows * part.geometry.columns)
+                for one, part in zip(expansions, parts, strict=True)
+            ]
+        )
+        nothing = np.empty((0, 0, 3), np.uint8)
+        light = tuple(replace(part, values=nothing, tiles=None, detail=None) for part in parts)
+        image = CausalImage(self.prompt.prefix([one.text for one in expansions]), placement, light, features=features)
         needed = self.prefix_bytes(len(image.ids))  # known before they are made
         too_large = self.image_bytes is not None and needed > max(self.image_bytes, image.nbytes)
         if self.images.prefix_sees_question or too_large:
@@ -132,7 +146,7 @@ class CausalVLM(PublishedFamily):
                 mm_encoder_outputs={"image": image.features},
                 past_key_values=cache,
                 use_cache=True,
-                **self.images.context(given, [image.pixels]),
+                **self.images.context(given, image.pixels),
             )
         layers = [KeysValues(layer.keys, layer.values) for layer in cache.layers]
         columns = (given[0] == self.prompt.image_id).nonzero()[:, 0]
@@ -152,8 +166,12 @@ class CausalVLM(PublishedFamily):
     # -- texts ----------------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str) -> TokenizedText:
-        """The tokens behind an image: the rest of the template around ``text``."""
-        return self.prompt.tail(text)
+        """The tokens behind an image: the rest of the template around ``text``. Where that is blank (of a caption),
+        an instruction stands in its place, none of whose tokens are the text's."""
+        if text.strip():
+            return self.prompt.tail(text)
+        instruction = self.prompt.tail(self.images.describe)
+        return instruction._replace(spans=[None] * len(instruction.spans))
 
     def _check_own(self, task: Task, item: Item, texts: Sequence[TokenizedText]) -> ItemError | None:
         image = _image_of(item)
@@ -169,7 +187,7 @@ class CausalVLM(PublishedFamily):
         """A text made ready to be answered: its row may join a `Batch`."""
         image = _image_of(item)
         room = self.context - len(image.ids) - len(tokens.ids)
-        options = WritingOptions.of(item.generation, default=MAX_NEW_TOKENS, limit=room)
+        options = WritingOptions.of(item.generation, self.defaults, limit=room)
         writer = Writer(self.stack.text_of, options.stop)
         asked = Asked(Row(list(tokens.ids), options, writer), item, text, tokens, maps)
         self._attach(asked, image)
@@ -181,13 +199,15 @@ class CausalVLM(PublishedFamily):
         if not self.images.prefix_sees_question:
             row.source = prefix = self._prefix(image)
         else:
-            keep = () if asked.maps is None else asked.maps.layers or ()
+            maps = asked.maps
+            keep = () if maps is None else maps.layers or ()
             count = len(row.prompt)
             prefix, last, running = self._read(image, [*image.ids, *row.prompt], keep, slice(-count, None))
-            if keep:
-                asked.looked = _mean_map(running, keep, prefix, slice(None))[0]
+            if maps is not None:
+                asked.looked = mean_map(running, maps, prefix, slice(None))[0]
             row.source, row.prompt, row.first = prefix, [], self.stack.head(last)
-        row.seen = set(prefix.ids)
+        row.context = [*prefix.ids, *row.prompt]
+        row.processors = self.defaults.processors(len(row.context), self.ends, self.device)
 
     def writing(self) -> RowWriting[Asked]:
         """Items answered token by token; see `model.interface.Writing`."""
@@ -223,7 +243,7 @@ class CausalVLM(PublishedFamily):
         """The candidates, ranked by how probable each is as the whole answer; the best becomes the row's answer."""
         candidates = asked.item.candidates or ()
         given = len(asked.tokens.ids)
-        end = min(self.stack.end_ids)
+        end = self.ends[0]
         space = "" if not self.prompt.after or self.prompt.after[-1].isspace() else " "
         targets = []
         for candidate in candidates:
@@ -258,39 +278,8 @@ class CausalVLM(PublishedFamily):
     @torch.no_grad()
     def finish(self, asked: Sequence[Asked], rankings: dict[int, tuple[Ranked, ...]] | None = None) -> list[TextOutput]:
         """What came of texts whose rows are finished, with the maps that they ask for."""
-        looked = self._maps([one for one in asked if one.maps is not None])
+        looked = looked_at(self.stack, [one for one in asked if one.maps is not None])
         return [self._output(one, looked.get(id(one)), (rankings or {}).get(id(one))) for one in asked]
-
-    def _maps(self, asked: Sequence[Asked]) -> dict[int, NDArray[np.float32]]:
-        """For each text, attention to the image ``[question and answer tokens, image tokens]``: the mean over heads and
-        layers. The row of an answer's token is that of the token before it, which chose it. One pass over all that ask
-        for the same layers; ids of what was asked are the keys."""
-        found: dict[int, NDArray[np.float32]] = {}
-        groups: dict[tuple[int, ...], list[Asked]] = {}
-        for one in asked:
-            assert one.maps is not None  # noqa: S101 - these are the ones that ask for maps
-            groups.setdefault(one.maps.layers or (), []).append(one)
-        for layers, members in groups.items():
-            members.sort(key=lambda one: id(one.row.source))
-            fed = [[*one.row.prompt, *one.row.writer.ids][: len(one.row.prompt) + _fed(one)] for one in members]
-            longest = max(map(len, fed))
-            if longest:
-                rows = [one.row for one in members]
-                _, running = self.stack.states(self.stack.feed(rows, fed), keep=layers)
-                start = 0
-                for source in running.sources:
-                    part = slice(start, start + source.total_rows)
-                    start = part.stop
-                    prefix = rows[part.start].source
-                    assert isinstance(prefix, Prefix)  # noqa: S101 - rows of this stack are made so
-                    mean = _mean_map(running, layers, prefix, part)
-                    for one, own, ids in zip(members[part], mean, fed[part], strict=True):
-                        found[id(one)] = own[longest - len(ids) :].cpu().numpy()
-            for one in members:
-                if one.looked is not None:  # the question was read with the image
-                    before = one.looked.cpu().numpy()
-                    found[id(one)] = np.concatenate([before, found[id(one)]]) if id(one) in found else before
-        return found
 
     def _output(self, one: Asked, looked: NDArray[np.float32] | None, ranking: tuple[Ranked, ...] | None) -> TextOutput:
         row, writer = one.row, one.row.writer
@@ -309,7 +298,7 @@ class CausalVLM(PublishedFamily):
         if looked is None:
             return result
         image = _image_of(one.item)
-        maps = self._on_grid(looked, image)
+        maps = on_grid(looked, image)
         asked_maps = maps[: len(one.tokens.ids)]
         first = len(one.tokens.ids) - 1
         answer_maps = maps[first : first + len(writer.ids)]
@@ -321,16 +310,11 @@ class CausalVLM(PublishedFamily):
             result,
             tokens=make_tokens(one.tokens.texts, one.tokens.spans, asked_maps),
             words=find_words(one.text, one.tokens.spans),
-            answer_map=self._on_grid(mean, image)[0],
+            answer_map=on_grid(mean, image)[0],
+            sink_share=None if self.images.prefix_sees_question else sink_share(looked, one.tokens, mean[0]),
             answer_tokens=make_tokens(names, spans, answer_maps),
             answer_words=find_words(answer, spans),
         )
-
-    def _on_grid(self, looked: NDArray[np.float32], image: CausalImage) -> list[Map]:
-        """Attention to image tokens ``[n, image tokens]`` as maps; ``elsewhere`` is all that the grid lacks to 1."""
-        geometry = image.geometry
-        cells = image.placement.on_grid(looked, geometry.rows * geometry.columns)
-        return place_on_grid(cells, geometry, total=1.0)
 
 
 _TOGETHER = 32  # candidates in one pass
@@ -340,35 +324,8 @@ def _came_on(*_: object) -> None:
     progress.step()
 
 
-def _fed(one: Asked) -> int:
-    """How many of the answer's tokens are fed for the maps: the last one chooses nothing that is shown."""
-    return max(0, len(one.row.writer.ids) - 1)
-
-
-def _mean_map(running: AttentionPass, layers: Sequence[int], prefix: Prefix, rows: slice) -> Tensor:
-    """The mean over layers of the kept tokens' attention to the image, ``[rows, tokens, image tokens]``, float32."""
-    total: Tensor | None = None
-    for layer in layers:
-        found = running.maps(layer, prefix.layers[layer].keys, prefix.columns, rows)
-        total = found if total is None else total + found
-    assert total is not None  # noqa: S101 - maps have layers
-    return total.float() / len(layers)
-
-
 def _image_of(item: Item) -> CausalImage:
     """Raises TypeError for an image that another model encoded."""
     if not isinstance(item.image, CausalImage):
         raise TypeError("an image that this model did not encode")
     return item.image
-
-
-def _end_ids(net: Any, tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end an answer."""
-    found = net.generation_config.eos_token_id
-    found = net.config.get_text_config().eos_token_id if found is None else found
-    ids = {found} if isinstance(found, int) else set(found or ())
-    if not ids and tokenizer.hub.eos_token_id is not None:
-        ids.add(int(tokenizer.hub.eos_token_id))
-    if not ids:
-        raise ValueError("neither generation_config.json, config.json nor the tokenizer names a token that ends a text")
-    return frozenset(ids)

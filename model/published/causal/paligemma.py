@@ -23,10 +23,12 @@ class PaliGemmaImages(ImageTokens):
     """Patches of a square image, row by row. A question stands between the image and a new line."""
 
     template = (
-        "{% for message in messages %}{% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}<image><bos>{% else %}{{ part['text'] }}{% endif %}"
-        "{% endfor %}{% endfor %}{{ '\\n' }}"
+        "{% for message in messages %}"
+        "{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}<bos>"
+        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+        "{% endfor %}{{ '\\n' }}"
     )
+    describe = "caption en"
     prefix_sees_question = True
 
     def __init__(self, net: Any, folder: Path, image_token: str) -> None:

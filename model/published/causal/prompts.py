@@ -1,13 +1,14 @@
-"""The prompt of a causal vision-language model: its folder's chat template around one image and one question.
+"""The prompt of a causal vision-language model: its folder's chat template around an image, or several, and a question.
 
-All up to the image's last token is the *prefix*: it is the same for every question about the image, so it is read once.
-What follows (the rest of the template, the question, the call for an answer) is the *tail*. Cut there, both give the
-very tokens of the whole prompt: the image's token is a special one, at which tokenizers always cut.
+All up to the last token of the last image is the *prefix*: it is the same for every question about the image, so it is
+read once. What follows (the rest of the template, the question, the call for an answer) is the *tail*. Cut there, both
+give the very tokens of the whole prompt: the image's token is a special one, at which tokenizers always cut.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +37,24 @@ class ChatPrompt:
         self.tokenizer, self.placeholder, self.image_token = tokenizer, placeholder, image_token
         self._backend = tokenizer.hub._tokenizer
         self.image_id = int(tokenizer.hub.convert_tokens_to_ids(image_token))
-        whole = self._render(folder, read_template(folder, tokenizer) or template, [_MARK])
-        self.before, mark, self.after = whole.partition(_MARK)
-        if not mark or self.before.count(placeholder) != 1:
+        self._folder, self._template = folder, read_template(folder, tokenizer) or template
+        before, mark, self.after = self._render(1).partition(_MARK)
+        if not mark or before.count(placeholder) != 1:
             raise ValueError(f"{folder}: its chat template does not put one image ({placeholder}) before the question")
-        self._lead = self.before.replace(placeholder, image_token + after).rpartition(image_token)[2]
+        self._before = {1: before.split(placeholder)}  # for a number of images, the text around them
+        self._lead = before.replace(placeholder, image_token + after).rpartition(image_token)[2]
         self._special = [token.content for token in tokenizer.hub.added_tokens_decoder.values() if token.special]
         self._special.append(image_token)
 
-    def _render(self, folder: Path, template: str | None, texts: list[str]) -> str:
-        if template is None:
+    def _render(self, images: int) -> str:
+        folder = self._folder
+        if self._template is None:
             raise ValueError(f"{folder} has no chat template, and its family has none that all its models share")
-        content: list[dict[str, str]] = [{"type": "image"}, *({"type": "text", "text": text} for text in texts)]
+        content: list[dict[str, str]] = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": _MARK}]
         try:
             rendered: str = self.tokenizer.hub.apply_chat_template(
                 [{"role": "user", "content": content}],
-                chat_template=template,
+                chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,
             )
@@ -59,11 +62,31 @@ class ChatPrompt:
             raise ValueError(f"the chat template of {folder} cannot be used: {error}") from error
         return rendered
 
-    def prefix(self, expansion: str) -> list[int]:
-        """The ids of all up to the image's last token, where ``expansion`` stands for the image."""
-        text = self.before.replace(self.placeholder, expansion)
+    def around(self, images: int) -> list[str]:
+        """The text before, between and behind so many images, up to the question. Raises ValueError where the template
+        does not put them all before the question, and what is behind them as behind one."""
+        if images not in self._before:
+            before, mark, after = self._render(images).partition(_MARK)
+            parts = before.split(self.placeholder)
+            if not mark or len(parts) != images + 1 or (parts[-1], after) != (self._before[1][-1], self.after):
+                raise ValueError(f"{self._folder}: its chat template does not put {images} images before the question")
+            self._before[images] = parts
+        return self._before[images]
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether the template has a place for more than one image."""
+        try:
+            return bool(self.around(2))
+        except ValueError:
+            return False
+
+    def prefix(self, expansions: Sequence[str]) -> list[int]:
+        """The ids of all up to the last image's last token, where ``expansions`` stand for the images."""
+        first, *rest = self.around(len(expansions))
+        text = first + "".join(one + part for one, part in zip(expansions, rest, strict=True))
         bos = self.tokenizer.hub.bos_token
-        ids: list[int] = self._encode(text, start=not (bos and bos in self.before)).ids
+        ids: list[int] = self._encode(text, start=not (bos and bos in "".join([first, *rest]))).ids
         return ids[: len(ids) - ids[::-1].index(self.image_id)]
 
     def tail(self, question: str, answer: str = "") -> TokenizedText:

@@ -44,8 +44,6 @@ class TextStack:
         self.head, self.embed = net.lm_head, net.get_input_embeddings()
         self.tokenizer, self.end_ids = tokenizer, end_ids
         self.device: torch.device = net.device
-        penalty = getattr(net.generation_config, "repetition_penalty", None)
-        self.repetition_penalty = 1.0 if penalty is None else float(penalty)
         install(self.text)
         self._no_mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=net.dtype)
 

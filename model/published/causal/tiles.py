@@ -16,6 +16,7 @@ from PIL import Image
 from model.interface import Geometry, Pixels, Region
 
 _LARGEST_SIDE = 4096
+_LARGEST_SQUARE = 8  # times a tile's side
 
 
 def whole_geometry(image: Image.Image, rows: int, columns: int) -> Geometry:
@@ -94,13 +95,14 @@ class SplitImage:
 class AnyResolution:
     """LLaVA-OneVision: the image is fitted into the best of the ``resolutions`` (height, width), padded with black
     around it, and cut; the thumbnail is the whole image squashed. ``cells``: tokens along a tile's side; the grid has
-    no padding, and at most ``most_tiles`` tiles' tokens."""
+    no padding, and at most ``most_tiles`` tiles' tokens. ``colour``: see `Square`."""
 
     resolutions: tuple[tuple[int, int], ...]
     tile: int
     cells: int
     most_tiles: int
     resample: int
+    colour: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def size(self) -> int:
@@ -122,6 +124,11 @@ class AnyResolution:
             tiles=cut(padded, self.tile),
             sizes=(image.height, image.width),
         )
+
+    @property
+    def among(self) -> Square:
+        """An image among several has no tiles: the thumbnail is all that the model sees of it."""
+        return Square(self.tile, self.cells, self.resample, self.colour)
 
     def _best(self, height: int, width: int) -> tuple[int, int]:
         """The resolution that keeps most pixels of the image, of these the one that wastes least."""
@@ -149,6 +156,40 @@ class AnyResolution:
             columns -= 2 * ((columns - int(round(width * (rows / height), 7))) // 2)
         ratio = math.sqrt(rows * columns / (self.most_tiles * self.cells**2))
         return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """The image in the middle of a square of ``colour``, made ``tile`` pixels wide; ``cells`` tokens along its side."""
+
+    tile: int
+    cells: int
+    resample: int
+    colour: tuple[int, int, int]
+
+    @property
+    def size(self) -> int:
+        """What an image may be decoded down to: the pixels that its shorter side needs."""
+        return self.tile
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """``image`` RGB, upright. The grid covers the whole square."""
+        side = max(image.width, image.height)
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        values = np.asarray(self._square(image, side).resize((self.tile, self.tile), self.resample), np.uint8)
+        region = Region(-float(left), -float(top), float(side - left), float(side - top))
+        geometry = Geometry(image.width, image.height, self.cells, self.cells, region)
+        return Pixels(values, geometry, sizes=(image.height, image.width))
+
+    def _square(self, image: Image.Image, side: int) -> Image.Image:
+        most = _LARGEST_SQUARE * self.tile
+        if side > most:  # a square of a very long image would be gigabytes; this differs from it by rounding alone
+            scale = most / side
+            sides = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            image, side = image.resize(sides, self.resample), most
+        square = Image.new("RGB", (side, side), self.colour)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
 
 
 @dataclass(frozen=True, slots=True)

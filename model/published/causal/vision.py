@@ -51,6 +51,20 @@ class Placement:
         tokens, cells, weights = zip(*found, strict=True)
         return cls(np.array(tokens, np.int64), np.array(cells, np.int64), np.array(weights, np.float32))
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Placement, int, int]]) -> Placement:
+        """Images one after the other, each with how many tokens and cells it has; cells are numbered on through all
+        grids."""
+        token = cell = 0
+        tokens, cells = [], []
+        for part, count, size in parts:
+            tokens.append(part.tokens + token)
+            cells.append(part.cells + cell)
+            token, cell = token + count, cell + size
+        return cls(
+            np.concatenate(tokens), np.concatenate(cells), np.concatenate([part.weights for part, _, _ in parts])
+        )
+
     def __add__(self, other: Placement) -> Placement:
         return Placement(
             np.concatenate([self.tokens, other.tokens]),
@@ -98,6 +112,8 @@ class ImageTokens(ABC):
     """The chat template of folders that have none."""
     after: str = ""
     """What an image's text in the prompt has behind its last token."""
+    describe: str = "Describe this image."
+    """What is asked for a caption."""
     prefix_sees_question: bool = False
     """Whether image tokens attend to the question (PaliGemma): then only features can be kept."""
 
@@ -149,6 +165,22 @@ def kept_features(output: Any) -> SimpleNamespace:
     if deep is not None:
         parts["deepstack_features"] = deep
     return SimpleNamespace(**parts)
+
+
+def joined(features: Sequence[SimpleNamespace]) -> SimpleNamespace:
+    """`kept_features` of several images, in their order, as the library's model takes them."""
+    if len(features) == 1:
+        return features[0]
+    parts = {"pooler_output": _joined([one.pooler_output for one in features])}
+    if hasattr(features[0], "deepstack_features"):
+        depths = zip(*(one.deepstack_features for one in features), strict=True)
+        parts["deepstack_features"] = [_joined(depth) for depth in depths]
+    return SimpleNamespace(**parts)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One tensor of tensors, or all elements of sequences."""
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else [tensor for one in parts for tensor in one]
 
 
 def tensors_of(features: Any) -> list[Tensor]:

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from model.attribution import compose
 from model.cross_attention import KeysValues
-from model.interface import EncodedImage, MapRequest, MapStep, ModelInfo, Pixels, Task
+from model.interface import EncodedImage, MapRequest, MapStep, Pixels, Task
 from model.published.checkpoint import Loaded
 from model.published.cross_reader import CrossImage, CrossReader
 from model.published.family import to_input
+from model.published.generation_config import ends_of
 from model.published.idefics.resampler import Resampler
 from model.published.idefics.text_stack import IdeficsStack
-from model.published.prompted import ends_of, templated
+from model.published.prompted import templated
 from model.published.prompts import Prompt
-from model.published.writing import FOLLOWED
 
 LIMIT = 50  # tokens of an answer where neither request nor folder says
 ROOM = 2048  # positions used, however many the model has
@@ -61,23 +61,9 @@ class Idefics(CrossReader):
         templates = {"answer": ask, "caption": caption}
         self._templates = {task: template.replace("<s>", bos) for task, template in templates.items()}
         self.room = min(config.max_position_embeddings, ROOM)
-        self.limit = min(self.net.generation_config.max_new_tokens or LIMIT, self.room // 2)
         around = max(len(templated(self.tokenizer, one, "").ids) for one in self._templates.values())
-        self.info = ModelInfo(
-            id=loaded.id,
-            revision=loaded.revision,
-            tasks=("answer", "caption"),
-            map_kinds=("raw",),
-            default_map_kind="raw",
-            layers=self.stack.cross_layers,
-            rows=loaded.resize.rows,
-            columns=loaded.resize.columns,
-            max_tokens=self.room - self.limit - around,
-            preprocess=loaded.resize,
-            generation=FOLLOWED,
-            generation_defaults={"max_new_tokens": self.limit},
-            streams=True,
-        )
+        layers = self.stack.cross_layers
+        self.info = self._describe(loaded, loaded.resize, layers=layers, max_new_tokens=LIMIT, around=around)
 
     def head(self, states: Tensor) -> Tensor:
         """``[rows, tokens, vocabulary]``: logits, without the tokens that stand for images."""

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from model.cross_attention import KeysValues
-from model.interface import EncodedImage, ModelInfo, Pixels, Task
+from model.interface import EncodedImage, Pixels, Task
 from model.published.checkpoint import LoadRequest
 from model.published.cross_reader import CrossImage, CrossReader
 from model.published.family import to_input
+from model.published.generation_config import ends_of
 from model.published.mllama.text_stack import MllamaStack
 from model.published.mllama.tiles import Tiles
 from model.published.preprocess import Normalization
-from model.published.prompted import ends_of, templated
+from model.published.prompted import templated
 from model.published.prompts import Prompt
 from model.published.tokenizer import Tokenizer
-from model.published.writing import FOLLOWED
 
 LIMIT = 256  # tokens of an answer where neither request nor folder says
 ROOM = 8192  # positions used, however many the model has
@@ -66,23 +66,9 @@ class Mllama(CrossReader):
         self.head = net.lm_head
         self.ends = ends_of(net.generation_config, config.text_config)
         self.room = min(config.text_config.max_position_embeddings, ROOM)
-        self.limit = min(net.generation_config.max_new_tokens or LIMIT, self.room // 2)
-        side = tiles.tile // tiles.patch
-        self.info = ModelInfo(
-            id=request.id,
-            revision=request.revision,
-            tasks=("answer", "caption"),
-            map_kinds=("raw",),
-            default_map_kind="raw",
-            layers=self.stack.cross_layers,
-            rows=side,
-            columns=side,
-            max_tokens=self.room - self.limit - len(templated(tokenizer, self._template, "").ids),
-            preprocess=tiles,
-            generation=FOLLOWED,
-            generation_defaults={"max_new_tokens": self.limit},
-            streams=True,
-        )
+        around = len(templated(tokenizer, self._template, "").ids)
+        layers = self.stack.cross_layers
+        self.info = self._describe(request, tiles, layers=layers, max_new_tokens=LIMIT, around=around)
 
     def _prompt(self, task: Task, text: str) -> Prompt:
         if task == "caption" and not text.strip() and not self.continues:

@@ -30,6 +30,13 @@ class Tiles:
     resample: int = Image.Resampling.BILINEAR
 
     @property
+    def rows(self) -> int:
+        """Patches along a tile's side: the grid of the smallest canvas."""
+        return self.tile // self.patch
+
+    columns = rows
+
+    @property
     def size(self) -> int:
         """What an image may be decoded down to: the shorter side of the largest canvas."""
         return self.tile * math.isqrt(self.most)

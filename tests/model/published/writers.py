@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from model.interface import Generation, Item, MapRequest, Output
+from model.published.generation_config import WritingDefaults
 
 SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
 MERGES = (
@@ -103,3 +104,19 @@ def assert_spans(text: str, tokens: Sequence[Any]) -> None:
     assert found
     for token in found:
         assert text[slice(*token.span)].strip() == token.text.strip()
+
+
+def assert_defaults_are_followed(ours: Any, image: Any, generate: Callable[..., list[int]]) -> None:
+    """What a folder's generation_config.json may say of writing, against transformers' ``generate`` with the same;
+    ``image`` is encoded by ours, and both are asked the first of `QUESTIONS`."""
+    plain = generate(max_new_tokens=8)
+    said: dict[str, Any] = {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2, "suppress_tokens": [plain[1]]}
+    theirs = generate(max_new_tokens=8, **said)
+    assert theirs != plain
+    said["suppress_tokens"] = tuple(said["suppress_tokens"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "defaults", WritingDefaults(8, **said))
+        [text] = ask(ours, image, QUESTIONS[0]).texts
+    kept = [token for token in theirs if token not in ours.ends]
+    assert text.ranking[0].answer == ours.tokenizer.hub.decode(kept, skip_special_tokens=True).strip()
+    assert text.answer_token_count == len(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.model.published.writers import (
     SHAPES,
     ask,
     assert_batch_is_alone,
+    assert_defaults_are_followed,
     assert_maps,
     assert_peaked,
     assert_same,
@@ -192,3 +194,8 @@ def test_what_is_too_long_is_said(query: QueryPair) -> None:
         if text[0] == "d" or query.instructed:
             assert isinstance(found, ItemError)
             assert found.code == "question_too_long"
+
+
+def test_what_the_folder_says_of_writing_holds(query: QueryPair) -> None:
+    image = make_image(64, 64)
+    assert_defaults_are_followed(query.ours, query.encode(image)[0], partial(query.generate, image, QUESTIONS[0]))

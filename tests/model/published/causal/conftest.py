@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.model.published.causal import checkpoints
-from tests.model.published.causal.checkpoints import CausalPair
+from tests.model.published.causal.pairs import CausalPair
 
 FAMILIES = (
     "llava",

@@ -12,10 +12,11 @@ from PIL import Image, ImageOps
 
 from model.interface import Item, MapRequest, TextOutput
 from model.published import attention
+from model.published.causal import maps as causal_maps
 from model.published.causal import model as causal_model
 from model.published.causal.vision import Placement, tensors_of
 from model.published.generation import Batch
-from tests.model.published.causal.checkpoints import QUESTION, SHAPES, CausalPair, Theirs
+from tests.model.published.causal.pairs import QUESTION, SHAPES, CausalPair, Theirs
 from tests.model.published.checkpoints import make_image
 
 OTHER = "where is the dog and how many are there?"
@@ -108,6 +109,27 @@ def test_each_token_is_placed_on_the_cell_that_it_saw(pair: CausalPair) -> None:
         assert row * grid.columns + column in cells, (row, column, most, cells)
 
 
+def test_maps_of_some_heads_and_layers_are_theirs(pair: CausalPair) -> None:
+    image = make_image(*SHAPES[0])
+    (encoded,) = pair.encode(image)
+    found = pair.ask(encoded, QUESTION)
+    assert isinstance(found, TextOutput)
+    inputs = pair.prompt(image, QUESTION)
+    ids = inputs["input_ids"][0].tolist()
+    with torch.no_grad():
+        attentions = pair.theirs(**inputs, output_attentions=True).attentions
+    columns = [i for i, token in enumerate(ids) if token == pair.ours.prompt.image_id]
+    for layers, heads in (((1,), (4,)), ((0, 2), (0, 3, 5))):
+        maps = MapRequest("raw", layers, heads)
+        item = Item(encoded, (QUESTION,), maps=maps, generation=pair_generation(1))
+        (output,) = pair.ours.run("answer", [item])
+        assert (output.maps.layers, output.maps.heads) == (layers, heads)
+        wanted = torch.stack([attentions[layer][0, list(heads)].mean(0) for layer in layers]).mean(0)[:, columns]
+        tokens = output.texts[0].tokens
+        for token, row in zip(tokens, wanted[-len(tokens) :].numpy(), strict=True):
+            np.testing.assert_allclose(token.map.values, pair.place(row, image), atol=1e-5)
+
+
 def test_a_batch_says_what_each_says_alone(pair: CausalPair) -> None:
     """Two images of different shapes, questions of different lengths, answers of different lengths."""
     images = pair.encode(make_image(*SHAPES[0]), make_image(*SHAPES[1], seed=1))
@@ -173,7 +195,7 @@ def test_rows_of_the_steps_are_those_of_the_pass_for_maps(pair: CausalPair) -> N
             with torch.no_grad():
                 states, running = self._stack.states(feed, keep=layers)
                 prefix = feed.rows[0].source
-                rows.append(causal_model._mean_map(running, layers, prefix, slice(0, 1))[0])
+                rows.append(causal_maps.mean_map(running, MapRequest("raw", layers), prefix, slice(0, 1))[0])
                 logits: torch.Tensor = self._stack.head(states[:, -1])
                 return logits
 
@@ -182,7 +204,7 @@ def test_rows_of_the_steps_are_those_of_the_pass_for_maps(pair: CausalPair) -> N
     while batch.rows:
         batch.step()
     steps = torch.cat(rows).numpy()
-    maps = ours._on_grid(steps, image)
+    maps = causal_maps.on_grid(steps, image)
     of_pass = [*found.tokens, *found.answer_tokens[1:]][-len(maps) :]
     for step, token in zip(maps, of_pass, strict=True):
         np.testing.assert_allclose(step.values, token.map.values, atol=1e-6)
@@ -207,20 +229,20 @@ class TestMutants:
     def test_columns_off_by_one(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         right = attention.AttentionPass.maps
 
-        def wrong(self: Any, layer: int, keys: Any, columns: Any, rows: Any = slice(None)) -> Any:
+        def wrong(self: Any, layer: int, keys: Any, columns: Any, *rest: Any) -> Any:
             by = 1 if isinstance(columns, slice) and columns.start == 0 else -1
             shifted = slice(columns.start + by, columns.stop + by) if isinstance(columns, slice) else columns + by
-            return right(self, layer, keys, shifted, rows)
+            return right(self, layer, keys, shifted, *rest)
 
         monkeypatch.setattr(attention.AttentionPass, "maps", wrong)
         self.fails(case)
 
     def test_rows_off_by_one(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        right = causal_model.CausalVLM._maps
+        right = causal_maps.looked_at
         monkeypatch.setattr(
-            causal_model.CausalVLM,
-            "_maps",
-            lambda self, asked: {key: np.roll(rows, 1, 0) for key, rows in right(self, asked).items()},
+            causal_model,
+            "looked_at",
+            lambda stack, asked: {key: np.roll(rows, 1, 0) for key, rows in right(stack, asked).items()},
         )
         self.fails(case)
 

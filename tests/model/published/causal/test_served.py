@@ -20,7 +20,7 @@ from app.engine.engine import ImageSource
 from crosslook.types import AnswerResponse
 from model.interface import Generation
 from tests.app.conftest import running
-from tests.model.published.causal.checkpoints import QUESTION, CausalPair
+from tests.model.published.causal.pairs import QUESTION, CausalPair
 from tests.model.published.checkpoints import make_image
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -44,9 +44,7 @@ def image() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def data(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return png(image)
 
 
 async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Any:
@@ -114,6 +112,78 @@ async def test_the_same_seed_draws_the_same(client: httpx.AsyncClient, data: str
 
     assert await drawn(1) == await drawn(1)
     assert len({await drawn(seed) for seed in range(4)}) > 1
+
+
+def png(image: Image.Image) -> str:
+    """Base64 of an image's file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+async def test_several_images_in_one_question(client: httpx.AsyncClient, llava: CausalPair) -> None:
+    images = [make_image(90, 60), make_image(48, 80, seed=1)]
+    body = {"images": [png(image) for image in images], "questions": [QUESTION], "max_new_tokens": 6}
+    response = await client.post("/v1/answer", json=body)
+    assert response.status_code == 200, response.text
+    parsed = AnswerResponse.model_validate(response.json())
+    theirs = llava.reference(images, QUESTION)
+    columns = [i for i, token in enumerate(theirs.ids) if token == llava.ours.prompt.image_id]
+    for index, token in enumerate(parsed.results[0].answer_tokens):
+        found: Any = token.map
+        row = theirs.attention[len(theirs.ids) - 1 + index, columns].reshape(2, 6, 6)
+        np.testing.assert_allclose([found.values, *found.others], row, atol=2e-4)
+    assert parsed.attention is not None
+    (second,) = parsed.attention.others or ()
+    assert (second.width, second.height) == (48, 80)
+    assert (second.region.top, second.region.bottom) == (16.0, 64.0)
+    again = {"image_id": parsed.image.id, "questions": [QUESTION], "max_new_tokens": 6}
+    known = await client.post("/v1/answer", json=again)
+    assert known.headers["x-cache"] == "hit"
+    assert known.json() == response.json()
+    urls = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}} for image in images]
+    asked = {"role": "user", "content": [*urls, {"type": "text", "text": QUESTION}]}
+    completion = await post(client, "/v1/chat/completions", {"messages": [asked], "max_tokens": 6, "maps": "float"})
+    assert completion["crosslook"] == response.json()
+    assert completion["usage"]["prompt_tokens_details"]["image_tokens"] == 72
+    parts = [{"type": "input_image", "image_url": url["image_url"]["url"]} for url in urls]
+    newer = {"role": "user", "content": [*parts, {"type": "input_text", "text": QUESTION}]}
+    body = {"input": [newer], "max_output_tokens": 6, "maps": "u8"}
+    coarse = AnswerResponse.model_validate((await post(client, "/v1/responses", body))["crosslook"]).results[0]
+    bytes_of: Any = coarse.answer_map
+    exact: Any = parsed.results[0].answer_map
+    values = [np.frombuffer(base64.b64decode(data), np.uint8) for data in (bytes_of.data, *bytes_of.others)]
+    expected = np.array([exact.values, *exact.others]).reshape(2, 36)
+    np.testing.assert_allclose(np.array(values) * bytes_of.scale, expected, atol=bytes_of.scale)
+
+
+async def test_bad_requests_about_several_images_are_told(client: httpx.AsyncClient, data: str) -> None:
+    broken = base64.b64encode(b"no image").decode()
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"images": [data] * 9}, "invalid_request", "at most 8 images"),
+        ({"images": [data, data], "image": data}, "invalid_request", "or one image"),
+        ({"images": [data, broken]}, "unsupported_image", "Image 2 of 2"),
+        ({"images": [data, "?"]}, "invalid_base64", "images[1]"),
+    ]
+    for fields, code, message in wrong:
+        response = await client.post("/v1/answer", json={**fields, "questions": [QUESTION], "max_new_tokens": 2})
+        error = response.json()["error"]
+        assert error["code"] == code, error
+        assert message in error["message"] or message in error["param"], error
+        assert error["param"].startswith("images")
+    body = {"images": [data, data], "questions": [QUESTION], "max_new_tokens": 2}
+    response = await client.post("/v1/answer", json=body, headers={"accept": "application/x-npz"})
+    assert response.json()["error"]["param"] == "images"
+
+
+async def test_a_caption_has_a_map_for_each_word(client: httpx.AsyncClient, data: str) -> None:
+    result = (await post(client, "/v1/caption", {"image": data}))["results"][0]
+    asked = {"image": data, "questions": ["Describe this image."]}
+    answer = (await post(client, "/v1/answer", asked))["results"][0]
+    assert result["caption"] == answer["answer"]
+    assert result["caption_tokens"] == answer["answer_tokens"]
+    assert result["caption_words"] == answer["answer_words"]
+    assert result["caption_words"]
 
 
 async def test_candidates_are_ranked(client: httpx.AsyncClient, data: str) -> None:

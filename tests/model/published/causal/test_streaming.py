@@ -10,7 +10,7 @@ import torch
 
 from model.interface import Generation, Item, ItemError, MapRequest, Written
 from model.published.causal.stack import TextStack
-from tests.model.published.causal.checkpoints import QUESTION, SHAPES, CausalPair
+from tests.model.published.causal.pairs import QUESTION, SHAPES, CausalPair
 from tests.model.published.checkpoints import make_image
 
 OTHER = "where is the dog and how many are there?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.model.published.writers import (
     SHAPES,
     ask,
     assert_batch_is_alone,
+    assert_defaults_are_followed,
     assert_maps,
     assert_peaked,
     assert_same,
@@ -159,3 +161,8 @@ def test_captions(idefics: IdeficsPair, prompt: str) -> None:
     assert caption.startswith(prompt) or idefics.folder.name.startswith("instruct")
     for word in text.answer_words:
         assert caption[slice(*word.span)] == word.text
+
+
+def test_what_the_folder_says_of_writing_holds(idefics: IdeficsPair) -> None:
+    image = make_image(64, 64)
+    assert_defaults_are_followed(idefics.ours, idefics.encode(image)[0], partial(idefics.generate, image, QUESTIONS[0]))

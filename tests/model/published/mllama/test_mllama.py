@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.model.published.writers import (
     QUESTIONS,
     ask,
     assert_batch_is_alone,
+    assert_defaults_are_followed,
     assert_peaked,
     assert_same,
     assert_spans,
@@ -212,6 +214,11 @@ def test_a_drawn_answer_is_the_seeds(mllama: MllamaPair) -> None:
     assert len({drawn(seed) for seed in range(6)}) > 1
     greedy = ask(mllama.ours, encoded, "a dog", generation=Generation(max_new_tokens=8)).texts[0].ranking[0].answer
     assert {drawn(seed, top_p=1e-6) for seed in range(3)} == {greedy}
+
+
+def test_what_the_folder_says_of_writing_holds(mllama: MllamaPair) -> None:
+    image = make_image(60, 30)
+    assert_defaults_are_followed(mllama.ours, mllama.encode(image)[0], partial(mllama.generate, image, QUESTIONS[0]))
 
 
 def test_stop_strings_end_an_answer(mllama: MllamaPair) -> None:
