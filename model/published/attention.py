@@ -79,7 +79,7 @@ class AttentionPass:
         heads: Sequence[int] | None = None,
     ) -> Tensor:
         """Head-mean probabilities ``[batch, n, columns]`` of a layer's kept tokens over ``columns`` of ``keys``
-        ``[batch or 1, key heads, keys, head_dim]``, for the ``rows`` of the batch; of these ``heads`` alone (None: all).
+        ``[batch or 1, key heads, keys, head_dim]``, for the ``rows`` of the batch; of ``heads`` alone (None: all).
 
         Several rows over one image's keys (batch 1) go side by side. The sum over all keys of a row is 1.
         """

@@ -30,9 +30,9 @@ Attention Sink in Large Multimodal Models", ICLR 2025)."""
 
 @torch.no_grad()
 def looked_at(stack: TextStack, asked: Sequence[Asked]) -> dict[int, Rows]:
-    """For each text, attention to the image ``[question and answer tokens, image tokens]``: the mean over the heads
-    and layers that it asks for. The row of an answer's token is that of the token before it, which chose it. One pass over all that ask
-    for the same maps; ids of what was asked are the keys."""
+    """For each text, attention to the image ``[question and answer tokens, image tokens]``: the mean over the heads and
+    layers that it asks for. The row of an answer's token is that of the token before it, which chose it. One pass over
+    all that ask for the same maps; ids of what was asked are the keys."""
     found: dict[int, Rows] = {}
     groups: dict[MapRequest, list[Asked]] = {}
     for one in asked:
