@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from PIL import Image
 
-from app.engine.allocator import Trimmer
+from app.engine.allocator import Trimmer, find_trim
 from app.engine.messages import (
     Encode,
     Encoded,
@@ -304,6 +304,16 @@ def load(message: Load) -> Model:
     return loaded
 
 
+def settle(model: Model) -> None:
+    """Let a model go of what only training and evaluation need, where it has a ``keep_what_serves``, and give back what
+    loading it took."""
+    if (keep := getattr(model, "keep_what_serves", None)) is not None:
+        keep()
+    gc.collect()
+    if (trim := find_trim()) is not None:
+        trim(0)
+
+
 def _end_with(parent: int) -> None:
     """End this process when its parent is gone, even in the middle of a call."""
     while os.getppid() == parent:
@@ -329,6 +339,7 @@ def main(fd: int, parent: int) -> int:
         try:
             model = load(message)
             warm_up(model)
+            settle(model)
         except Exception as error:
             # These two are messages for the operator, which the parent logs; anything else is a fault.
             expected = isinstance(error, ValueError | OSError)

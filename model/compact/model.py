@@ -33,7 +33,7 @@ from model.compact.preprocess import Squash
 from model.compact.question_networks import OnnxQuestions
 from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
-from model.compact.storage import Uninitialised, load_small, revision_of, save_small
+from model.compact.storage import Uninitialised, forget, load_small, revision_of, save_small
 from model.compact.texts import Texts
 from model.compact.token_maps import (
     MapRows,
@@ -164,6 +164,18 @@ class CompactModel(Family):
         self._kernel = kernel
         graphs = self.device.type == "cuda" and kernel != "reference"
         self._graphs = FuseGraphs(self.net) if graphs else None
+
+    def keep_what_serves(self) -> None:
+        """Forget the weights that ONNX Runtime has copies of. After it a model can be asked, but not trained, copied or
+        saved."""
+        if self.image_networks.way == "torch":
+            return
+        for module in (self.net.vision, self.detector):
+            if module is not None:
+                forget(module)
+        if self.questions is not None:
+            self.questions.build()
+            self.texts.forget_english()
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:

@@ -45,6 +45,10 @@ class OnnxQuestions:
     def __init__(self, net: CompactNet) -> None:
         self._net = net
 
+    def build(self) -> None:
+        """Make the sessions now: after it, the net's text layers may go."""
+        _ = self._text, self._passes
+
     @cached_property
     def _text(self) -> tuple[Any, str]:
         """The session, and the name of the states."""

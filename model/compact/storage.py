@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -37,10 +38,11 @@ def save_small(tensors: Mapping[str, Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors leaves it readable by its writer alone; a container's user is another
 
 
-def load_small(path: Path) -> dict[str, Tensor]:
-    """Read what `save_small` wrote: float32 tensors of the shapes they had. Raises ValueError for an int8 tensor
-    ``[n, ...]`` without a scale ``[n]``."""
-    stored = load_file(path)
+def load_small(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read what `save_small` wrote, or of that the tensors whose names begin with ``prefix``: float32 tensors of the
+    shapes they had. Raises ValueError for an int8 tensor ``[n, ...]`` without a scale ``[n]``."""
+    with safe_open(path, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) in stored:
@@ -51,6 +53,19 @@ def load_small(path: Path) -> dict[str, Tensor]:
         values = tensor.float()
         tensors[name] = values if scale is None else values.mul_(scale.view(-1, *[1] * (values.ndim - 1)))
     return tensors
+
+
+def forget(module: nn.Module) -> None:
+    """Let go of a module's weights: they become tensors without numbers, with which it cannot be run."""
+    for parameter in module.parameters():
+        parameter.data = parameter.new_empty(0)
+
+
+def recall(module: nn.Module, path: Path, prefix: str) -> None:
+    """Read again what a module had to `forget`. ``prefix``: what stands before the module's own names in the file."""
+    weights = load_small(path, prefix)
+    for name, parameter in module.named_parameters():
+        parameter.data = weights[prefix + name]
 
 
 class Uninitialised(TorchFunctionMode):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.compact.chinese import VOCABULARY, WEIGHTS, ChineseEncoder, ChineseTokenizer, load_chinese
 from model.compact.network import CompactNet
+from model.compact.storage import forget, recall
 from model.compact.text import build_tokenizer, pad_ids, tokenize
 from model.family import TokenizedText
 from model.languages import foreign_script, has_han, is_foreign_latin, language_of
@@ -28,6 +29,7 @@ class Texts:
         self.tokenizer: Tokenizer = build_tokenizer(vocabulary)
         self._words = frozenset(vocabulary)
         self._folder = folder
+        self._forgotten = False
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -40,7 +42,16 @@ class Texts:
         """The Chinese encoder and its tokenizer."""
         assert self._folder is not None  # noqa: S101 - asked for only where `languages` has it
         encoder, pieces = load_chinese(self._folder, self.net.config.num_heads)
+        if self._forgotten:
+            recall(self.net.text, self._folder / "model.safetensors", "text.")
         return encoder.to(self.net.head.bias.device), ChineseTokenizer(self.tokenizer, pieces)
+
+    def forget_english(self) -> None:
+        """Let go of the weights of ``net.text``, which something else computes, until the Chinese encoder needs its
+        last layers."""
+        if self._folder is not None and "chinese" not in vars(self):
+            forget(self.net.text)
+            self._forgotten = True
 
     def tokenize(self, text: str) -> TokenizedText:
         """The tokens of ``text`` between [CLS] and [SEP]: Chinese words and characters, and WordPiece's for the

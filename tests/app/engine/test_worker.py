@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.engine.messages import Encode, Encoded, Failure, Run, RunItem
-from app.engine.worker import Server, warm_up
+from app.engine.worker import Server, settle, warm_up
 from model.interface import Item, ItemError, MapRequest, Output, Pixels, Ranked, Task
 from model.progress import Abandoned, listening
 from tests.fakes import model as standin
@@ -170,6 +170,19 @@ def test_a_model_that_gives_no_numbers_does_not_serve(score: float, brightness: 
     warm_up(standin.StandIn())
     with pytest.raises(ValueError, match="no finite numbers"):
         warm_up(Damaged())
+
+
+def test_a_model_lets_go_of_what_does_not_serve() -> None:
+    class Large(standin.StandIn):
+        kept = False
+
+        def keep_what_serves(self) -> None:
+            self.kept = True
+
+    model = Large()
+    settle(model)
+    assert model.kept
+    settle(standin.StandIn())  # one that has nothing to let go of
 
 
 def test_work_that_nobody_waits_for_is_not_tried_again(server: Server) -> None:

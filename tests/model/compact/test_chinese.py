@@ -158,6 +158,22 @@ def test_an_english_question_loads_nothing_of_it(folder: Path) -> None:
 # -- answers and maps -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["auto", "torch"])
+def test_a_model_that_only_serves_says_the_same(folder: Path, dtype: str) -> None:
+    whole, served = load(folder, dtype=dtype), load(folder, dtype=dtype)
+    served.keep_what_serves()
+    forgotten = [served.net.vision, served.net.text, served.detector]
+    sizes = {parameter.numel() > 0 for module in forgotten if module for parameter in module.parameters()}
+    assert sizes == {whole.image_networks.way == "torch"}
+    maps: list[MapRequest | None] = [None, *(MapRequest(kind) for kind in served.info.map_kinds)]
+    for text in ("is it a red cat?", QUESTION, "what is it?"):
+        for asked in maps:
+            found, expected = (ask(model, encode(model, noise())[0], text, maps=asked)[0] for model in (served, whole))
+            near(found, expected)
+    (found,), (expected,) = (ask(m, encode(m, noise())[0], "a cat", task="match") for m in (served, whole))
+    near(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["raw", "gradient", "rollout"])
 def test_every_chinese_word_has_its_map(model: CompactModel, kind: str) -> None:
     (image,) = encode(model, noise())
