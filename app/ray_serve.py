@@ -37,7 +37,7 @@ _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
 class Options(BaseModel):
-    """Arguments of the application (``args`` of Serve's configuration)."""
+    """Arguments of the application (``args`` of Serve's configuration, ``name=value`` of ``serve run``)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -162,9 +162,12 @@ class Crosslook:
             await asyncio.sleep(_REPORT)
 
 
-def build(options: Options) -> Any:
-    """The application, for ``serve run`` and for ``import_path`` of Serve's configuration."""
-    settings = replica_settings()
+def build(arguments: Mapping[str, Any]) -> Any:
+    """The application, for ``serve run`` and for ``import_path`` of Serve's configuration. ``arguments``: `Options`.
+
+    Raises: pydantic.ValidationError.
+    """
+    options, settings = Options.model_validate(arguments), replica_settings()
     cpus = options.num_cpus or float((settings.workers or 1) * (settings.threads or 1))
     scaling: dict[str, Any] = {"num_replicas": options.replicas}
     if options.replicas is None:

@@ -60,6 +60,7 @@ print(json.dumps({"found": found, "native": native, "tokens": tokens, "said": sa
 
 KSERVE = """
 import asyncio, base64, json, sys
+import httpx
 from kserve import InferInput, InferRequest, InferenceRESTClient, RESTConfig
 
 async def main():
@@ -75,7 +76,14 @@ async def main():
     request = InferRequest("colours", inputs, request_id="7", parameters={"maps": "float"})
     response = await client.infer(url, request, model_name="colours")
     outputs = {each.name: each for each in response.outputs}
-    print(json.dumps({"answer": outputs["answer"].data, "shape": outputs["answer_map"].shape, "id": response.id}))
+    assert not await client.is_model_ready(url, "another")
+    try:
+        await client.infer(url, InferRequest("colours", inputs[:1]), model_name="colours")
+        raise SystemExit("no question passed")
+    except httpx.HTTPStatusError as error:
+        said, status = str(error), error.response.status_code
+    found = {"answer": outputs["answer"].data, "shape": outputs["answer_map"].shape, "id": response.id}
+    print(json.dumps({**found, "said": said, "status": status}))
 
 asyncio.run(main())
 """
@@ -83,12 +91,23 @@ asyncio.run(main())
 OPEN_INFERENCE = """
 import base64, json, sys
 from open_inference.openapi.client import OpenInferenceClient, InferenceRequest
+from open_inference.openapi.core.api_error import ApiError
+from open_inference.openapi.errors import NotFoundError
 
 url, path = sys.argv[1:3]
 client = OpenInferenceClient(base_url=url)
+client.check_server_liveness()
 client.check_server_readiness()
 client.check_model_readiness("colours")
+client.check_model_version_readiness("colours", "sha256:0")
+assert client.read_server_metadata().extensions == ["binary_tensor_data"]
 metadata = client.read_model_metadata("colours")
+assert metadata == client.read_model_version_metadata("colours", "sha256:0")
+try:
+    client.check_model_readiness("another")
+    raise SystemExit("another model is ready")
+except NotFoundError as error:
+    assert list(error.body) == ["error"]
 image = base64.b64encode(open(path, "rb").read()).decode()
 request = InferenceRequest(
     inputs=[
@@ -98,9 +117,15 @@ request = InferenceRequest(
     parameters={"maps": "float"},
 )
 response = client.model_infer("colours", request=request)
+assert response == client.model_version_infer("colours", "sha256:0", request=request)
+try:
+    client.model_infer("colours", request=InferenceRequest(inputs=request.inputs[:1]))
+    raise SystemExit("no question passed")
+except ApiError as error:
+    said = error.body["error"]
 outputs = {each.name: each for each in response.outputs}
 answer = getattr(outputs["answer"].data, "__root__", outputs["answer"].data)
-print(json.dumps({"answer": answer, "shape": outputs["answer_map"].shape, "name": metadata.name}))
+print(json.dumps({"answer": answer, "shape": outputs["answer_map"].shape, "name": metadata.name, "said": said}))
 """
 
 Run = Callable[..., str]
@@ -160,9 +185,11 @@ def test_the_snippet_of_the_documentation(run: Run, url: str) -> None:
 
 def test_kserve(run: Run, url: str, tmp_path: Path) -> None:
     seen = json.loads(run("kserve", KSERVE, url, str(tmp_path / "red.png")))
-    assert seen == {"answer": ["red"], "shape": [1, 4, 6], "id": "7"}
+    assert "Field required: question" in seen.pop("said")
+    assert seen == {"answer": ["red"], "shape": [1, 4, 6], "id": "7", "status": 422}
 
 
 def test_open_inference_openapi(run: Run, url: str, tmp_path: Path) -> None:
     seen = json.loads(run("open-inference-openapi", OPEN_INFERENCE, url, str(tmp_path / "red.png")))
+    assert "Field required: question" in seen.pop("said")
     assert seen == {"answer": ["red"], "shape": [1, 4, 6], "name": "colours"}

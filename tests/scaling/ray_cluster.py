@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from app.ray_serve import Options, build
+from app.ray_serve import build
 
 OBJECTS = 100_000_000  # bytes of each node's store
 
@@ -44,8 +44,7 @@ def do(command: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
     """Carry out one command."""
     what = command["do"]
     if what == "deploy":
-        options = Options(**command["options"])
-        serve.run(build(options), name="crosslook", route_prefix="/", blocking=False)
+        serve.run(build(command["options"]), name="crosslook", route_prefix="/", blocking=False)
         return {"replicas": replicas()}
     if what == "apply":  # as the operator of KubeRay and `serve deploy` do, which need Ray's dashboard for it
         _get_global_client().deploy_apps(ServeDeploySchema(applications=[command["options"]]))
