@@ -240,13 +240,14 @@ def main(forms: dict[str, Form] = FORMS) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--forms", nargs="+", choices=list(forms), default=list(forms))
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement; half for some")
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4], help="of the model that sleeps")
+    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 2, 4], help="of the model that sleeps")
     parser.add_argument("--default-model", type=int, nargs="*", default=[1, 2], help="replicas of the default model")
     options = parser.parse_args()
     chosen = {name: forms[name] for name in options.forms}
     text = f"{describe_machine()}, {load_average()} at the start.\n\n"
-    text += f"**A model that sleeps {1000 * SECONDS:.0f} ms**, {IMAGES} images\n\n"
-    text += sleeping(chosen, options.replicas, options.seconds)
+    if options.replicas:
+        text += f"**A model that sleeps {1000 * SECONDS:.0f} ms**, {IMAGES} images\n\n"
+        text += sleeping(chosen, options.replicas, options.seconds)
     if options.default_model:
         text += "\n**The default model**, closed-loop, eight at once; its replicas share the cores\n\n"
         text += working(chosen, options.default_model, options.seconds / 2)
