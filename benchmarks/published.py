@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=3, help="of an answer, its end included")
     parser.add_argument("--family", choices=CASES, help="a family with a language model, in place of BLIP")
     parser.add_argument("--tokens", type=int, default=20, help="of an answer, with --family")
+    parser.add_argument("--seconds", type=float, default=None, help="with --family: begin no turn after so many")
     parser.add_argument("--append", action="store_true", help="append to benchmarks/results/published.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -176,11 +177,12 @@ def measure_writing(folder: Path, case: Case, options: argparse.Namespace) -> st
     with torch.no_grad():
         answer = ours.tokenizer.hub.decode(ask_them("sdpa", QUESTIONS[1]), skip_special_tokens=True)
         agreed = ask(kept, QUESTIONS[1]).ranking[0].answer == answer.strip()
-        seconds = take_turns(named, options.repeats, options.device)
+        seconds = take_turns(named, options.repeats, options.device, warm=False, limit=options.seconds)
     middle = {name: statistics.median(times) for name, times in seconds.items()}
+    turns = len(seconds["transformers SDPA"])
     rows = []
     for name, taken in middle.items():
-        first = statistics.median(firsts[name][1:])
+        first = statistics.median(firsts[name])
         ratio = middle["transformers SDPA"] / taken
         rate = (count - 1) / (taken - first)
         rows.append([name, f"{1000 * first:.0f}", f"{1000 * taken:.0f}", f"{rate:.1f}", f"{ratio:.2f}x"])
@@ -191,8 +193,8 @@ def measure_writing(folder: Path, case: Case, options: argparse.Namespace) -> st
     }
     notes = (
         f"{case.what}: {size / 1e6:.0f}M random weights, {options.dtype} on {options.device}, {options.threads} "
-        f"threads, an image of {case.image[0]} x {case.image[1]} pixels, {count} tokens greedily, {options.repeats} "
-        f"runs in turns. Both sides say {'the same' if agreed else 'OTHER words'}. "
+        f"threads, an image of {case.image[0]} x {case.image[1]} pixels, {count} tokens greedily, "
+        f"{turns} run{'s' if turns > 1 else ''} in turns. Both sides say {'the same' if agreed else 'OTHER words'}. "
         f"An encoded image takes {kept.nbytes / 1e6:.1f} MB. Maps of all tokens cost {100 * costs['first']:.0f}% of a "
         f"first question, {100 * costs['second']:.0f}% of a second.\n\n"
         f"{describe_machine()}; transformers {transformers.__version__}; {load_average()}\n\n"
@@ -212,16 +214,27 @@ class _FirstToken(transformers.LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def take_turns(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each case, after one run of each that does not count."""
+def take_turns(
+    cases: dict[str, Callable[[], object]],
+    repeats: int,
+    device: str,
+    *,
+    warm: bool = True,
+    limit: float | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each case, ``repeats`` times in turns, after one run of each that does not count where they are to be
+    made ``warm``. No turn but the first begins after ``limit`` seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(repeats + 1):
+    began = time.perf_counter()
+    for turn in range(repeats + warm):
+        if turn > warm and limit is not None and time.perf_counter() - began > limit:
+            break
         for name, case in cases.items():
             start = time.perf_counter()
             case()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if turn:
+            if turn >= warm:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 

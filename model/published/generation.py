@@ -22,7 +22,7 @@ from transformers import DynamicCache, LogitsProcessor
 
 from model import progress
 from model.family import Span
-from model.interface import Generation, TokenChoice
+from model.interface import Generation, Progress, TokenChoice
 from model.published.generation_config import WritingDefaults
 
 Finish = Literal["stop", "length"]
@@ -158,6 +158,12 @@ class Row:
     def tokens(self) -> int:
         """The most tokens of its own that it may come to have."""
         return len(self.prompt) + self.options.max_new_tokens
+
+    def news(self, index: int, told: int) -> Progress | None:
+        """What there is of the row behind the ``told`` tokens that were reported, and of its text; None for nothing.
+        ``index`` is the text's among its item's."""
+        text = self.writer.release(over=self.finish is not None)
+        return Progress(index, text, tuple(self.choices[told:])) if text or len(self.choices) > told else None
 
     def processed(self, logits: Tensor) -> Tensor:
         """Float32 ``[vocabulary]`` as the row's processors change it."""

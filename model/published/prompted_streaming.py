@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from model.family import TokenizedText
-from model.interface import Item, ItemError, MapInfo, MapRequest, Output, Progress, Task, TextOutput, Written
+from model.interface import Item, ItemError, MapInfo, MapRequest, Output, Task, TextOutput, Written
 from model.published.generation import Batch, Row
 from model.published.prompts import Asked, Found
 
@@ -136,10 +136,8 @@ class PromptedWriting:
         """What is new of one item."""
         progress = []
         for index, row in sorted(member.rows.items()):
-            told = member.told.get(index, 0)
-            text = row.writer.release(over=row.finish is not None)
-            if text or len(row.choices) > told:
-                progress.append(Progress(index, text, tuple(row.choices[told:])))
+            new = row.news(index, member.told.get(index, 0))
+            progress += [] if new is None else [new]
             member.told[index] = len(row.choices)
         if any(row.finish is None for row in member.rows.values()):
             return Written(tuple(progress))

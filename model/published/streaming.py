@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from model.family import TokenizedText
-from model.interface import Item, ItemError, MapRequest, Output, Progress, Task, TextOutput, Written
+from model.interface import Item, ItemError, MapRequest, Output, Task, TextOutput, Written
 from model.published.generation import Batch, Row
 from model.published.map_passes import map_info
 
@@ -120,11 +120,9 @@ class RowWriting(Generic[Asked]):
         member = self._members[key]
         progress = []
         for index, one in enumerate(member.asked):
-            row, told = one.row, member.told[index]
-            text = row.writer.release(over=row.finish is not None)
-            if text or len(row.choices) > told:
-                progress.append(Progress(index, text, tuple(row.choices[told:])))
-            member.told[index] = len(row.choices)
+            new = one.row.news(index, member.told[index])
+            progress += [] if new is None else [new]
+            member.told[index] = len(one.row.choices)
         if not member.finished:
             return Written(tuple(progress))
         texts = self._model.finish(member.asked)

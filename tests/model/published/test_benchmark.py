@@ -34,7 +34,7 @@ def saved(pair: CausalPair) -> None:
 
 @pytest.mark.parametrize("family", CASES)
 def test_it_runs(family: str, tmp_path: Path) -> None:
-    options = argparse.Namespace(device="cpu", dtype="float32", tokens=4, repeats=1, threads=1)
+    options = argparse.Namespace(device="cpu", dtype="float32", tokens=4, repeats=1, threads=1, seconds=None)
     text = measure_writing(tmp_path, replace(CASES[family], save=SAVERS[family], image=(64, 48)), options)
     assert "Both sides say the same" in text
     assert text.count("\n|") == 9

@@ -21,6 +21,7 @@ from tests.model.published.causal.pairs import (
     text_sizes,
     without_videos,
 )
+from tests.model.published.causal.sizes import CLIP_IN_SMALL
 
 CHAT = (
     "{% for message in messages %}USER: {% for part in message['content'] %}"
@@ -32,19 +33,9 @@ CHAT = (
 def llava(folder: Path) -> CausalPair:
     """LLaVA 1.5: CLIP's vision tower, Llama."""
     tokenizer = llama_tokenizer(["<image>", "<pad>"], image_token="<image>")
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "image_size": 48,
-        "patch_size": 8,
-        "projection_dim": 16,
-    }
     text = text_sizes(model_type="llama", vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
     config = transformers.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
+        vision_config=CLIP_IN_SMALL, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
     )
     net = peaked(transformers.LlavaForConditionalGeneration(config))
     images = image_processor("CLIP", size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})

@@ -30,19 +30,24 @@ SHAPES = ((90, 60), (48, 80), (64, 64))
 """Widths and heights of the images that families are asked about."""
 
 
-def llama_tokenizer(special: list[str], **names: str) -> Any:
-    """SentencePiece's BPE, as Llama's tokenizer is: spaces become marks, and a text begins with one."""
-    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ?.,:'!"
-    pieces = ["<unk>", "<s>", "</s>", *special, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
-    merges = []
-    for word in WORDS:
-        parts = ["\u2581", *word]
+def merges_of(words: list[list[str]]) -> list[tuple[str, str]]:
+    """The pairs that make each of the words, of its letters from the first on, one token."""
+    merges: list[tuple[str, str]] = []
+    for parts in words:
         while len(parts) > 1:
             pair = (parts[0], parts[1])
             if pair not in merges:
                 merges.append(pair)
-                pieces.append("".join(pair))
             parts = ["".join(pair), *parts[2:]]
+    return merges
+
+
+def llama_tokenizer(special: list[str], **names: str) -> Any:
+    """SentencePiece's BPE, as Llama's tokenizer is: spaces become marks, and a text begins with one."""
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ?.,:'!"
+    pieces = ["<unk>", "<s>", "</s>", *special, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *letters]
+    merges = merges_of([["\u2581", *word] for word in WORDS])
+    pieces += ["".join(pair) for pair in merges]
     ids = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     made = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
@@ -58,15 +63,8 @@ def byte_tokenizer(special: list[str], *, eos: str, bos: str | None = None, size
     """A byte-level BPE with whole words, as Qwen's and most newer tokenizers are. Up to ``size`` there are words that
     no text is made of, but that a model may write."""
     pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    merges: list[tuple[str, str]] = []
-    for word in [*WORDS, *(f"\u0120{word}" for word in WORDS)]:
-        parts = list(word)
-        while len(parts) > 1:
-            pair = (parts[0], parts[1])
-            if pair not in merges:
-                merges.append(pair)
-                pieces.append("".join(pair))
-            parts = ["".join(pair), *parts[2:]]
+    merges = merges_of([list(word) for word in (*WORDS, *(f"\u0120{word}" for word in WORDS))])
+    pieces += ["".join(pair) for pair in merges]
     ids = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     ids |= {f"\u0120w{i}": i for i in range(len(ids), size)}
     made = Tokenizer(models.BPE(ids, merges))

@@ -15,6 +15,16 @@ SO400M = {
     "patch_size": 14,
     "vision_use_head": False,
 }
+CLIP_IN_SMALL = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "image_size": 48,
+    "patch_size": 8,
+    "projection_dim": 16,
+}
 
 
 def _text(
@@ -51,16 +61,7 @@ def llava_1_5_7b() -> Any:
 
 def llava_in_small(vocabulary: int) -> Any:
     """LLaVA 1.5 in the same shape, small enough for any machine."""
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "image_size": 48,
-        "patch_size": 8,
-        "projection_dim": 16,
-    }
+    vision = CLIP_IN_SMALL
     text = _text(48, 64, 3, 6, 6, vocabulary, model_type="llama")
     return transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(vision_config=vision, text_config=text))
 
