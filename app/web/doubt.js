@@ -3,6 +3,7 @@
 const LEAST = { "yes/no": 0.6 }; // right less often than that: "not sure". Of two answers a guess is right half of the time
 const HALF = 0.5; // the same for all other kinds
 const NEAR = 0.75; // a runner-up with so much of the best score: a tie
+const WORTH = 0.1; // a runner-up with less of the best score is none to name
 const BAD = 0.4; // right less often than that among all questions of a kind: what the model is bad at
 const NO_KIND = "other"; // too many things to warn of
 
@@ -35,5 +36,6 @@ export function doubt({ ranking, reliability, score_over: over }) {
   const [best, ...others] = ranking;
   const close = others.filter((other) => other.score >= NEAR * best.score);
   const unsure = (reliability ? reliability.right < (LEAST[reliability.kind] ?? HALF) : false) || (close.length > 0 && over !== "sequence");
-  return { unsure, instead: unsure ? (close.length ? close : others.slice(0, 2)).slice(0, 3).map(({ answer }) => answer) : [] };
+  const worth = close.length ? close.slice(0, 3) : others.slice(0, 2).filter((other) => other.score >= WORTH * best.score);
+  return { unsure, instead: unsure ? worth.map(({ answer }) => answer) : [] };
 }

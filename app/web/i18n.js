@@ -133,8 +133,8 @@ export const place = ([row, column]) => PLACES[language][row][column];
 export const quoted = (text) => `“${text}”`;
 export const wordsFor = (error) => (language === "zh" && ERRORS[error.code]) || error.message;
 
-// Names of languages by their codes.
-export const languageNames = (codes) => codes.map((code) => new Intl.DisplayNames(language, { type: "language" }).of(code)).join(language === "zh" ? "、" : ", ");
+// Names of languages by their codes: "English and Chinese".
+export const languageNames = (codes) => new Intl.ListFormat(language).format(codes.map((code) => new Intl.DisplayNames(language, { type: "language" }).of(code)));
 
 // What to do about an error that does not say so itself, in both languages.
 const ADVICE = {

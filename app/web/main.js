@@ -136,6 +136,8 @@ async function renderImage(which) {
     which.url = URL.createObjectURL(blob);
     if (which === image) showImage(which);
   } catch (error) {
+    images = images.filter((each) => each !== which); // nothing to come back to
+    if (which === image) showGallery(images, image, showImage);
     if (which === image) showError(imageError(which, OF_IMAGES.has(error.code) ? error : { message: t("cannotShow") }));
   }
 }

@@ -31,7 +31,8 @@ function sentence(text, words, prefix, known) {
     if (start > at) nodes.push(characters.slice(at, start).join(""));
     const label = characters.slice(start, end).join("");
     const key = `${prefix}${index}`;
-    nodes.push(known.has(key) ? element("button", { type: "button", className: "word", textContent: label }) : label);
+    const joined = start === at && index > 0 ? " joined" : ""; // as in Chinese
+    nodes.push(known.has(key) ? element("button", { type: "button", className: `word${joined}`, textContent: label }) : label);
     if (known.has(key)) nodes.at(-1).dataset.target = key;
     at = end;
   });

@@ -82,6 +82,10 @@ def test_the_page_doubts_as_the_client_does(server: Server, opened: Visit) -> No
     told = [each["unsure"] for each in opened(server.url).page.evaluate(code, cases)]
     assert told == [answer.unsure for answer in answers]
     assert set(told) == {True, False}
+    code = 'async c => (await import("/web/doubt.js")).doubt(c).instead'
+    ranking = [{"answer": "yes", "score": 0.6}, {"answer": "no", "score": 0.2}, {"answer": "1", "score": 0.02}]
+    case = result | {"reliability": {"kind": "yes/no", "right": 0.5, "count": 40}, "ranking": ranking}
+    assert opened(server.url).page.evaluate(code, case) == ["no"]
 
 
 def test_what_it_is_bad_at_is_said_while_it_is_typed(measured: Server, opened: Visit) -> None:
@@ -94,6 +98,8 @@ def test_what_it_is_bad_at_is_said_while_it_is_typed(measured: Server, opened: V
     page.fill("#question", "how  many eyes?")
     assert "20% of its answers to questions that count" in page.inner_text("#caution")
     assert page.inner_text("#languages") == "It reads questions in English."
+    names = 'async () => (await import("/web/i18n.js")).languageNames(["en", "zh"])'
+    assert page.evaluate(names) == "English and Chinese"
 
 
 def test_without_figures_nothing_is_claimed(server: Server, opened: Visit) -> None:
@@ -287,6 +293,8 @@ def test_broken_heic_is_named(opened: Visit, server: Server, tmp_path: Path) -> 
     view = opened(server.url, expected=("Failed to load resource",))
     view.open_file(tmp_path / "IMG_2.HEIC")
     view.page.wait_for_function("() => document.getElementById('error').textContent.includes('HEIC')")
+    view.page.click("#change")
+    assert view.page.is_hidden("#gallery"), "what cannot be shown is nothing to come back to"
 
 
 def test_the_strongest_region_has_a_box_on_request(server: Server, opened: Visit) -> None:
