@@ -69,7 +69,8 @@ class Graph:
         return self.add(kind, inputs, f"{kind}.{len(self.nodes)}", contrib=contrib, **attributes)
 
     def model(self, outputs: Sequence[str]) -> bytes:
-        """The graph up to ``outputs`` as a serialised ``ModelProto``."""
+        """The graph up to ``outputs`` as a serialised ``ModelProto``. Its constants move there: the graph has none
+        after it."""
         # Lists of parts, joined once: a graph may hold a hundred megabytes.
         parts: list[bytes] = [_field(1, _node(node)) for node in self.nodes]
         parts.append(_field(2, b"crosslook"))
@@ -77,6 +78,7 @@ class Graph:
             parts += [_head(5, len(constant)), constant]
         parts += [_field(11, given) for given in self.inputs.values()]
         parts += [_field(12, _value(name, self.dtypes.get(name, np.float32))) for name in outputs]
+        self.constants.clear()
         opsets = _field(8, _field(2, _OPSET)) + _field(8, _field(1, _CONTRIB.encode()) + _field(2, 1))
         return b"".join([_field(1, _IR), _head(7, sum(map(len, parts))), *parts, opsets])
 

@@ -90,7 +90,7 @@ class Tape(Graph):
         given = sizes if isinstance(sizes, Var) else self.whole(sizes)
 
         def back(b: Tape, g: Var) -> Var:
-            return b.reshape(b.expand(g, made), b.shape_of(x), x.shape)
+            return b.reshape(b.expand(g, made), _sizes(x.shape, made.shape) or b.shape_of(x), x.shape)
 
         made = self.node("Reshape", [x, given], shape, {0: back})
         return made
@@ -120,11 +120,14 @@ class Tape(Graph):
         inputs = [x, self.whole([start]), self.whole([stop]), self.whole([axis])]
 
         def back(b: Tape, g: Var) -> Var:
-            g = b.expand(g, made)
-            before = b.whole([start if i == axis else 0 for i in range(len(x.shape))])
-            lacking = b.node("Sub", [b.shape_of(x), b.shape_of(g)], (len(x.shape),), dtype=np.int64)
-            after = b.node("Sub", [lacking, before], (len(x.shape),), dtype=np.int64)
-            pads = b.node("Concat", [before, after], (2 * len(x.shape),), axis=0, dtype=np.int64)
+            g, rank = b.expand(g, made), len(x.shape)
+            if isinstance(size, int) and isinstance(last, int):
+                pads = b.whole([n if i == axis else 0 for n in (start, size - last) for i in range(rank)])
+                return b.node("Pad", [g, pads], x.shape)
+            before = b.whole([start if i == axis else 0 for i in range(rank)])
+            lacking = b.node("Sub", [b.shape_of(x), b.shape_of(g)], (rank,), dtype=np.int64)
+            after = b.node("Sub", [lacking, before], (rank,), dtype=np.int64)
+            pads = b.node("Concat", [before, after], (2 * rank,), axis=0, dtype=np.int64)
             return b.node("Pad", [g, pads], x.shape)
 
         made = self.node("Slice", inputs, shape, {0: back})
@@ -390,6 +393,13 @@ def _joint(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> list[Dim]:
     rank = max(len(a), len(b))
     pairs = zip(*((1,) * (rank - len(shape)) + shape for shape in (a, b)), strict=True)
     return [y if x == 1 else x for x, y in pairs]
+
+
+def _sizes(shape: tuple[Dim, ...], source: tuple[Dim, ...]) -> list[int] | None:
+    """The sizes that reshape a tensor of the shape ``source`` to ``shape``, where they need not be looked up at run
+    time: a name that stands at the same place in both is copied, and one other may be what remains."""
+    sizes = [n if isinstance(n, int) else 0 if source[i : i + 1] == (n,) else -1 for i, n in enumerate(shape)]
+    return sizes if sizes.count(-1) <= 1 and 0 not in shape else None
 
 
 def _without(shape: tuple[Dim, ...], axis: int) -> tuple[Dim, ...]:

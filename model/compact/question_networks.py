@@ -94,23 +94,33 @@ class OnnxQuestions:
         rows at a time."""
         passes = self._passes
         names = [*passes.fused, *passes.maps, *passes.kept]
-        given = list(_by_image(states, mask, images))
-        found = [dict(zip(names, passes.there.run(names, one), strict=True)) for one in given]
-        vector, fit = (torch.from_numpy(np.concatenate([one[name] for one in found])) for name in passes.fused)
+        found, counts = [], []
+        for one in _by_image(states, mask, images):
+            counts.append(len(one["mask"]))
+            values = _values(one)  # what goes from session to session is not copied out and in
+            found.append(values | dict(zip(names, passes.there.run_with_ort_values(names, values), strict=True)))
+        vector, fit = (torch.from_numpy(np.concatenate([one[name].numpy() for one in found])) for name in passes.fused)
         fused = Fused(vector, fit[:, 0], [])
         of_vector, of_fit = (torch.cat(parts).numpy() for parts in zip(*gradients(fused), strict=True))
         rows, products = 0, []
-        for one, made in zip(given, found, strict=True):
-            part = slice(rows, rows := rows + len(one["mask"]))
-            made |= dict(zip(SEEDS, (of_vector[part], of_fit[part, None]), strict=True))
-            feeds = {name: made[name] if name in made else one[name] for name in passes.read}
-            products.append(passes.back.run(passes.products, feeds))
+        for count, values in zip(counts, found, strict=True):
+            part = slice(rows, rows := rows + count)
+            values |= _values(dict(zip(SEEDS, (of_vector[part], of_fit[part, None]), strict=True)))
+            feeds = {name: values[name] for name in passes.read}
+            products.append([made.numpy() for made in passes.back.run_with_ort_values(passes.products, feeds)])
         tokens, answers = [], []
         for layer in layers:
             tokens.append(np.concatenate([one[2 * layer] for one in products]))
             answers.append(np.concatenate([one[2 * layer + 1] for one in products]))
         token, answer = (shares(torch.from_numpy(np.sqrt(sum(found)))) for found in (tokens, answers))
         return fused, MapRows(token, answer)
+
+
+def _values(arrays: _Arrays) -> dict[str, Any]:
+    """Arrays as ONNX Runtime's own tensors, in the same memory."""
+    from onnxruntime import OrtValue
+
+    return {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
 
 def _by_image(states: Tensor, mask: Tensor, images: Images) -> Iterator[_Arrays]:
