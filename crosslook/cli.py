@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         _complain(f"--map needs Pillow (pip install pillow): {error}")
     except (OSError, ValueError) as error:
-        _complain(str(error))
+        _complain(_said(error))
     except KeyboardInterrupt:
         return 130
     return 1
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         help="ask about one or more images",
         description="Print each answer, its runners-up and, for every word, where the model looked most.",
         usage="crosslook ask IMAGE... QUESTION... [options]",
+        epilog="Columns of CSV: score (0 to 1) and what it is a share of; right: of answers with such a score, how many "
+        "were right when the model was tested; then: the runner-up; error: why there is no answer.",
     )
     ask.add_argument(
         "texts",
@@ -153,7 +155,7 @@ def _ask(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     options = _options(parsed, kind)
     given = {"-": sys.stdin.buffer.read()} if "-" in images else {}
     done = already_done(parsed.out, kind or "json") if parsed.resume else set()
-    missed = 0
+    missed = answered = 0
     with ExitStack() as opened:
         client = opened.enter_context(Client(parsed.url, api_key=parsed.api_key, timeout=parsed.timeout))
         progress = opened.enter_context(Progress(len(images) if kind else 0))
@@ -171,12 +173,16 @@ def _ask(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             progress.step()
             if isinstance(found, list):
                 sink.answered(image, found)
+                answered += len(found)
                 continue
             if len(images) == 1 or isinstance(found, _ENDS) or not isinstance(found, _ITS_OWN):
                 raise found
             missed += 1
-            _complain(f"{image}: {_said(found)}")
+            said = _said(found)
+            _complain(said if said.startswith(image) else f"{image}: {said}")
             sink.failed(image, asked, found)
+    if parsed.out:
+        _complain(f"{answered} {'answer' if answered == 1 else 'answers'} written to {parsed.out}")
     return 1 if missed else 0
 
 
@@ -204,6 +210,8 @@ class _Text:
 
 def _said(error: Exception) -> str:
     """An error with its code and where to find it in the server's log."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, APIError):
         return str(error)
     found = f", request {error.request_id}" if error.request_id else ""

@@ -33,8 +33,8 @@ const ENGLISH = {
   over_sequence: "{share} for these exact words", over_text: "{share} that this is the text asked for",
   meta: "{model} · {time} ms",
   notSure: "Not sure", notSureLine: "Not sure: {answers}", or: "perhaps {answers}",
-  measured: "When it was tested, {share} of such answers were right ({count} questions).",
-  weak: "Better not trust it here: when it was tested, {share} of its answers to {what} were right.",
+  measured: "When it was tested, {share} of its answers to such questions with such a score were right ({count} questions).",
+  weak: "Better not trust it here: when it was tested, {share} of all its answers to {what} were right.",
   weak_yes_no: "yes/no questions", weak_count: "questions that count", weak_reading: "questions about written text", weak_colour: "questions about colours",
   card: "Its model card", reads: "It reads questions in {languages}.", madeBy: "{model} through crosslook, map of {kind}",
   where: "{text} looked most at the {place}", read: "For {text} it looked most at the {place}",
@@ -148,7 +148,7 @@ const ADVICE = {
     question_not_understood: "请换个简单的说法。", invalid_api_key: "请在下面输入密钥。" },
 };
 export function advice(error) {
-  const read = error.code === "question_not_understood" && error.detail?.languages;
+  const read = language === "zh" && error.code === "question_not_understood" && error.detail?.languages; // in English it says so itself
   return [read ? t("reads", { languages: languageNames(read) }) : "", ADVICE[language][error.code] ?? ""].join(" ").trim();
 }
 

@@ -107,7 +107,8 @@ def test_what_fails_is_said_and_tried_again(
     images = [str(photos / name) for name in ("a.jpg", "b.png", "c.PNG", "more/d.webp")]
     arguments = ["ask", *images, "What?", "--url", server, "--out", str(out)]
     assert main(arguments) == 1
-    assert "No such file" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"crosslook: {images[1]}: No such file or directory", f"crosslook: 3 answers written to {out}"]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [bool(row["error"]) for row in rows] == [False, True, False, False]
     Image.new("RGB", (451, 300), "grey").save(photos / "b.png")

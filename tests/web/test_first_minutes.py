@@ -96,7 +96,7 @@ def test_what_it_is_bad_at_is_said_while_it_is_typed(measured: Server, opened: V
         page.fill("#question", question)
         assert page.is_visible("#caution") is weak
     page.fill("#question", "how  many eyes?")
-    assert "20% of its answers to questions that count" in page.inner_text("#caution")
+    assert "20% of all its answers to questions that count" in page.inner_text("#caution")
     assert page.inner_text("#languages") == "It reads questions in English."
     names = 'async () => (await import("/web/i18n.js")).languageNames(["en", "zh"])'
     assert page.evaluate(names) == "English and Chinese"
