@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         help="ask about one or more images",
         description="Print each answer, its runners-up and, for every word, where the model looked most.",
         usage="crosslook ask IMAGE... QUESTION... [options]",
-        epilog="Columns of CSV: score (0 to 1) and what it is a share of; right: of answers with such a score, how many "
-        "were right when the model was tested; then: the runner-up; error: why there is no answer.",
+        epilog="Columns of CSV: score (0 to 1) and what it is a share of; right: of answers with such a score, how "
+        "many were right when the model was tested; then: the runner-up; error: why there is no answer.",
     )
     ask.add_argument(
         "texts",

@@ -17,6 +17,7 @@ const ENGLISH = {
   explain_gradient: "What the answer hangs on: where a stronger look would have made it more certain.",
   explain_rollout: "Where attention went, followed back through the steps in which words look at each other.",
   explain_similarity: "How alike a word and each place are to the model. No attention takes part.",
+  named: "In the API it is called {name}.",
   less: "less", more: "more",
   save: "Save as PNG", link: "Copy link", change: "Another image", gallery: "Your images", goTo: "Go to {name}",
   sending: "Sending the image, {share}", cancel: "Cancel", stopped: "The image was not sent.", retry: "Send it again",
@@ -26,7 +27,7 @@ const ENGLISH = {
   candidatesExample: "cat, dog, horse",
   key: "API key", useKey: "Use it",
   pointer: "Point at a word, or tap it, to see where it looked.",
-  earlier: "Asked about this image", code: "The same from your own code", copy: "Copy", copied: "Copied",
+  earlier: "Asked about this image", code: "The same from your own code", copy: "Copy", copied: "Copied", copiedQuestion: "Copied, without the photograph",
   trust: "A map shows where the model looked, never why it answered. Images stay on this server, in memory, and are dropped after a while.",
   others: "any other answer", unknown: "None of its own answers, scored by their wording alone: {answers}",
   over_vocabulary: "{share} among all the answers it knows", over_candidates: "{share} among the given answers",
@@ -65,6 +66,7 @@ const CHINESE = {
   explain_gradient: "回答取决于哪里：多看这些地方，回答会更确定。",
   explain_rollout: "沿着词与词互相查看的各个步骤往回追溯的注意力。",
   explain_similarity: "对模型来说，这个词与各个位置有多相似；与注意力无关。",
+  named: "它在接口里叫 {name}。",
   less: "少", more: "多",
   save: "存为 PNG", link: "复制链接", change: "换一张图片", gallery: "你的图片", goTo: "转到 {name}",
   sending: "正在发送图片，{share}", cancel: "取消", stopped: "图片没有发送。", retry: "重新发送",
@@ -73,7 +75,7 @@ const CHINESE = {
   narrow: "只在给定答案中选择", candidates: "可能的答案，用逗号分隔", candidatesExample: "cat, dog, horse",
   key: "API 密钥", useKey: "使用",
   pointer: "指向或点按一个词，看它看向了哪里。",
-  earlier: "关于这张图片的提问", code: "在你自己的代码中做同样的事", copy: "复制", copied: "已复制",
+  earlier: "关于这张图片的提问", code: "在你自己的代码中做同样的事", copy: "复制", copied: "已复制", copiedQuestion: "已复制（不含照片）",
   trust: "注意力图显示模型看了哪里，并不说明它为什么这样回答。图片只留在本服务器的内存中，过一段时间就会丢弃。",
   others: "其他答案", unknown: "不在它自己的答案之列，仅按措辞评分：{answers}",
   over_vocabulary: "在它知道的所有答案中占 {share}", over_candidates: "在给定答案中占 {share}",
@@ -96,7 +98,7 @@ const CHINESE = {
 
 // [row][column] of a 3 x 3 split of the image
 const PLACES = {
-  en: [["upper left", "top", "upper right"], ["left", "centre", "right"], ["lower left", "bottom", "lower right"]],
+  en: [["upper left", "top", "upper right"], ["left side", "centre", "right side"], ["lower left", "bottom", "lower right"]],
   zh: [["左上方", "上方", "右上方"], ["左侧", "中央", "右侧"], ["左下方", "下方", "右下方"]],
 };
 

@@ -14,7 +14,7 @@ export function listen(on) {
   $("question").addEventListener("focus", () => $("question").select());
   $("key-form").addEventListener("submit", (event) => { event.preventDefault(); on.useKey($("key").value.trim()); });
   for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => on.copy(button, $(button.dataset.for).textContent));
-  $("link").addEventListener("click", () => on.copy($("link"), location.href));
+  $("link").addEventListener("click", () => on.copyLink());
   $("language").addEventListener("click", () => { store("language", language === "zh" ? "en" : "zh"); on.retell(); });
   $("theme").addEventListener("click", () => {
     const next = { auto: "light", light: "dark", dark: "auto" }[document.documentElement.dataset.theme ?? "auto"];

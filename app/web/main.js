@@ -136,9 +136,12 @@ async function renderImage(which) {
     which.url = URL.createObjectURL(blob);
     if (which === image) showImage(which);
   } catch (error) {
-    images = images.filter((each) => each !== which); // nothing to come back to
-    if (which === image) showGallery(images, image, showImage);
-    if (which === image) showError(imageError(which, OF_IMAGES.has(error.code) ? error : { message: t("cannotShow") }));
+    if (which !== image) return;
+    if (OF_IMAGES.has(error.code)) { // it cannot be asked about either
+      images = images.filter((each) => each !== which);
+      leaveImage();
+    }
+    showError(imageError(which, error.code ? error : { message: t("cannotShow") }));
   }
 }
 
@@ -324,6 +327,8 @@ async function savePicture() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+const copyLink = () => copy($("link"), location.href, image.example ? "copied" : "copiedQuestion");
+
 // --- links that ask again, and the server's model ---
 
 // What a link asks, of the image that is shown.
@@ -375,7 +380,7 @@ function retell() {
 heatmap.view.colours = stored("colours") in COLOURS ? stored("colours") : "spotlight";
 listExamples($("examples"), openExample);
 listen({
-  ask, copy, dress, followLink, leaveImage, openImage, pin, remake, retell, savePicture, showTarget, warn,
+  ask, copy, copyLink, dress, followLink, leaveImage, openImage, pin, remake, retell, savePicture, showTarget, warn,
   pinned: () => pinned,
   view: heatmap.view,
   redraw: () => heatmap.redraw(),

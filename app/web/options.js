@@ -19,7 +19,7 @@ export function showOptions(view, model) {
   $("kind-field").hidden = model.map_kinds.length < 2;
   $("kinds").replaceChildren(...model.map_kinds.flatMap((name) => [
     Object.assign(document.createElement("dt"), { textContent: t(`kind_${name}`) }),
-    Object.assign(document.createElement("dd"), { textContent: t(`explain_${name}`) }),
+    Object.assign(document.createElement("dd"), { textContent: `${t(`explain_${name}`)} ${t("named", { name })}` }),
   ]));
   const some = model.default_layers; // absent where the default is all of them
   const single = model.layers.filter((index) => some?.join() !== String(index)).map((index) => [String(index), String(index + 1)]);

@@ -4,7 +4,7 @@ import { stored } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 
-export async function copy(button, text) {
+export async function copy(button, text, said = "copied") {
   try {
     await navigator.clipboard.writeText(text);
   } catch { // no secure context
@@ -16,8 +16,8 @@ export async function copy(button, text) {
     button.focus();
   }
   const before = button.dataset.i18n;
-  button.textContent = t("copied");
-  setTimeout(() => { button.textContent = t(before); }, 1500);
+  button.textContent = t(said);
+  setTimeout(() => { button.textContent = t(before); }, 2000);
 }
 
 export function dress(theme) {

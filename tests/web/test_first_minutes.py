@@ -291,9 +291,10 @@ def test_heic_is_shown_with_the_servers_help(opened: Visit, server: Server, tmp_
 def test_broken_heic_is_named(opened: Visit, server: Server, tmp_path: Path) -> None:
     (tmp_path / "IMG_2.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(400))
     view = opened(server.url, expected=("Failed to load resource",))
-    view.open_file(tmp_path / "IMG_2.HEIC")
+    view.page.set_input_files("#file", tmp_path / "IMG_2.HEIC")
     view.page.wait_for_function("() => document.getElementById('error').textContent.includes('HEIC')")
-    view.page.click("#change")
+    view.page.wait_for_selector("#choose")
+    assert "HEIC" in view.page.inner_text("#error")
     assert view.page.is_hidden("#gallery"), "what cannot be shown is nothing to come back to"
 
 
@@ -312,7 +313,7 @@ def test_the_strongest_region_has_a_box_on_request(server: Server, opened: Visit
     y = frame["y"] + (row + 0.5) / grid["rows"] * frame["height"]
     assert box["x"] < x < box["x"] + box["width"]
     assert box["y"] < y < box["y"] + box["height"]
-    names = [["upper left", "top", "upper right"], ["left", "centre", "right"], ["lower left", "bottom", "lower right"]]
+    names = [["upper left", "top", "upper right"], ["left side", "centre", "right side"], ["lower left", "bottom", "lower right"]]
     third = [min(2, int(3 * (at + 0.5) / of)) for at, of in ((row, grid["rows"]), (column, grid["columns"]))]
     assert page.inner_text("#where").endswith(f" looked most at the {names[third[0]][third[1]]}")
 

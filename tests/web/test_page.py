@@ -245,7 +245,7 @@ def test_errors_in_words(server: Server, opened: Visit, tmp_path: Path) -> None:
     broken.write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:4000])
     view = opened(server.url, expected=("Failed to load resource",))
     page = view.page
-    view.open_file(broken)
+    page.set_input_files("#file", broken)
     page.wait_for_selector("#error:not([hidden])")
     assert "damaged" in page.inner_text("#error") or "truncated" in page.inner_text("#error")
     view.open_file(EXAMPLES / "cat.jpg")
