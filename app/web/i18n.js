@@ -29,7 +29,7 @@ const ENGLISH = {
   pointer: "Point at a word, or tap it, to see where it looked.",
   earlier: "Asked about this image", code: "The same from your own code", copy: "Copy", copied: "Copied", copiedQuestion: "Copied, without the photograph",
   trust: "A map shows where the model looked, never why it answered. Images stay on this server, in memory, and are dropped after a while.",
-  others: "any other answer", unknown: "None of its own answers, scored by their wording alone: {answers}",
+  others: "any other answer", unknown: "It was not trained to give these answers, and judges them by their wording alone, which is less certain: {answers}",
   over_vocabulary: "{share} among all the answers it knows", over_candidates: "{share} among the given answers",
   over_sequence: "{share} for these exact words", over_text: "{share} that this is the text asked for",
   meta: "{model} · {time} ms",

@@ -169,7 +169,8 @@ async function ask() {
 async function add(asked, target) {
   const entry = await request(asked);
   if (!entry) return;
-  image.entries.push(entry);
+  const same = (old) => JSON.stringify(old.asked) === JSON.stringify(asked);
+  image.entries = [...image.entries.filter((old) => !same(old)), entry];
   show(entry, target);
   if (document.activeElement === $("question")) {
     if (matchMedia("(pointer: coarse)").matches) $("question").blur(); // its keyboard would cover the answer

@@ -205,6 +205,7 @@ def test_several_images_keep_their_questions(server: Server, opened: Visit, tmp_
     page.click("#gallery li:last-child button")
     assert page.inner_text("#words") == "Is it night?"
     view.ask("Is there smoke?")
+    view.ask("Is there smoke?")
     assert page.locator("#history li").count() == 2
     page.click("#change")
     assert page.is_visible("#examples")
@@ -313,7 +314,11 @@ def test_the_strongest_region_has_a_box_on_request(server: Server, opened: Visit
     y = frame["y"] + (row + 0.5) / grid["rows"] * frame["height"]
     assert box["x"] < x < box["x"] + box["width"]
     assert box["y"] < y < box["y"] + box["height"]
-    names = [["upper left", "top", "upper right"], ["left side", "centre", "right side"], ["lower left", "bottom", "lower right"]]
+    names = [
+        ["upper left", "top", "upper right"],
+        ["left side", "centre", "right side"],
+        ["lower left", "bottom", "lower right"],
+    ]
     third = [min(2, int(3 * (at + 0.5) / of)) for at, of in ((row, grid["rows"]), (column, grid["columns"]))]
     assert page.inner_text("#where").endswith(f" looked most at the {names[third[0]][third[1]]}")
 
