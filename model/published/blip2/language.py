@@ -50,12 +50,13 @@ class LanguageModel:
                 return self._forced_seq2seq(embedded, made, layers)
             size = embedded.shape[1]
             whole = torch.cat([embedded, self.embed(made)], 1)
-            result = self.net(inputs_embeds=whole, use_cache=False, output_attentions=layers is not None)
-        logits = result.logits[:, size - 1 :]
+            kept = made.shape[1] + 1  # of a prompt's tokens the vocabulary would cost as much as some layers
+            options = {"use_cache": False, "output_attentions": layers is not None, "logits_to_keep": kept}
+            result = self.net(inputs_embeds=whole, **options)
         if layers is None:
-            return Forced(logits)
+            return Forced(result.logits)
         rows = _chosen(result.attentions, layers)[:, :, : self.queries]
-        return Forced(logits, rows[:, self.queries : size], rows[:, size - 1 :])
+        return Forced(result.logits, rows[:, self.queries : size], rows[:, size - 1 :])
 
     def _forced_seq2seq(self, embedded: Tensor, made: Tensor, layers: Sequence[int] | None) -> Forced:
         """The prompt's tokens look from the encoder, the answer's from the decoder, at the encoder's states."""
@@ -73,7 +74,7 @@ class LanguageModel:
 class _CausalSession:
     def __init__(self, net: Any, embedded: Tensor) -> None:
         self._net, self._cache = net, DynamicCache()
-        result = net(inputs_embeds=embedded, past_key_values=self._cache, use_cache=True)
+        result = net(inputs_embeds=embedded, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self.logits: Tensor = result.logits[:, -1]
 
     def step(self, ids: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Images cut into tiles beside a thumbnail of the whole: the preprocessing of Idefics 3, LLaVA-OneVision and InternVL.
+"""Images cut into tiles beside a thumbnail of the whole: the preprocessing of Idefics 3, LLaVA-OneVision, InternVL and
+Gemma 3.
 
 No torch here: the service preprocesses in its parent process. Pixels equal those of transformers' Pillow processors.
 """
@@ -237,6 +238,51 @@ class BestCanvas:
             elif difference == closest and width * height > 0.5 * self.tile**2 * columns * rows:
                 best = (columns, rows)
         return best
+
+
+@dataclass(frozen=True, slots=True)
+class PanAndScan:
+    """Gemma 3: the whole image squashed and, where one side is at least ``ratio`` times the other, up to ``most`` crops
+    along it, each of at least ``least`` pixels a side, squashed too. ``cells``: tokens along the side of each."""
+
+    tile: int
+    cells: int
+    least: int
+    most: int
+    ratio: float
+    resample: int
+
+    @property
+    def size(self) -> int:
+        """What an image may be decoded down to: the pixels that its shorter side needs."""
+        return self.tile
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """``image`` RGB, upright. `Pixels.sizes`: rows and columns of crops, 0 and 0 where there are none."""
+        rows, columns = self._crops(image.width, image.height)
+        side = (self.tile, self.tile)
+        whole = np.asarray(image.resize(side, self.resample), np.uint8)
+        if not rows:
+            return Pixels(whole, whole_geometry(image, self.cells, self.cells), sizes=(0, 0))
+        width, height = math.ceil(image.width / columns), math.ceil(image.height / rows)
+        boxes = [
+            (x * width, y * height, min((x + 1) * width, image.width), min((y + 1) * height, image.height))
+            for y in range(rows)
+            for x in range(columns)
+        ]
+        crops = [np.asarray(image.crop(box).resize(side, self.resample), np.uint8) for box in boxes]
+        geometry = whole_geometry(image, rows * self.cells, columns * self.cells)
+        return Pixels(whole, geometry, tiles=np.stack(crops), sizes=(rows, columns))
+
+    def _crops(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of crops; none where the image is not long enough, or too small."""
+        longer, shorter = max(width, height), min(width, height)
+        if longer / shorter < self.ratio:
+            return 0, 0
+        count = min(self.most, max(2, min(longer // self.least, math.floor(longer / shorter + 0.5))))
+        if min(math.ceil(longer / count), shorter) < self.least:
+            return 0, 0
+        return (1, count) if width >= height else (count, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,8 +263,8 @@ def internvl(folder: Path) -> CausalPair:
     return pair_of(folder, net, processor, place)
 
 
-def gemma3(folder: Path) -> CausalPair:
-    """Gemma 3: 4 x 4 tokens of 8 x 8 patches; two of three layers look back 16 tokens."""
+def gemma3(folder: Path, *, crops: bool = False) -> CausalPair:
+    """Gemma 3: 4 x 4 tokens of 8 x 8 patches; two of three layers look back 16 tokens. ``crops``: of long images."""
     special = ["<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
     names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer = byte_tokenizer(special, eos="<end_of_turn>", bos="<bos>", **names)
@@ -289,9 +289,10 @@ def gemma3(folder: Path) -> CausalPair:
     )
     net = peaked(transformers.Gemma3ForConditionalGeneration(config))
     half = [0.5, 0.5, 0.5]
-    images = image_processor(
-        "Gemma3", size={"height": 64, "width": 64}, image_mean=half, image_std=half, do_pan_and_scan=False
-    )
+    settings = {"pan_and_scan_min_crop_size": 16, "pan_and_scan_max_num_crops": 3}
+    settings |= {"pan_and_scan_min_ratio_to_activate": 1.2, "do_pan_and_scan": crops}
+    side = {"height": 64, "width": 64}
+    images = image_processor("Gemma3", size=side, image_mean=half, image_std=half, **settings)
     chat = (
         "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
         "{% for part in message['content'] %}{% if part['type'] == 'image' %}<start_of_image>"
@@ -299,7 +300,20 @@ def gemma3(folder: Path) -> CausalPair:
         "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
     )
     processor = transformers.Gemma3Processor(images, tokenizer, chat_template=chat, image_seq_length=16)
-    return pair_of(folder, net, processor, lambda row, image: row.reshape(4, 4))
+
+    def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
+        if len(row) == 16:
+            return row.reshape(4, 4)
+        rows, columns = {(90, 60): (1, 2), (48, 80): (2, 1)}[image.size]
+        whole = spread(row[:16].reshape(4, 4), rows * 4, columns * 4)
+        return whole + tiles_to_grid(row[16:], rows, columns, 4)
+
+    return pair_of(folder, net, processor, place)
+
+
+def gemma3_crops(folder: Path) -> CausalPair:
+    """Gemma 3 with pan and scan."""
+    return gemma3(folder, crops=True)
 
 
 def paligemma(folder: Path) -> CausalPair:

@@ -18,6 +18,7 @@ FAMILIES = (
     "qwen3_vl",
     "internvl",
     "gemma3",
+    "gemma3_crops",
     "paligemma",
 )
 
