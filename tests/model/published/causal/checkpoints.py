@@ -308,7 +308,9 @@ def gemma3(folder: Path, *, crops: bool = False) -> CausalPair:
         whole = spread(row[:16].reshape(4, 4), rows * 4, columns * 4)
         return whole + tiles_to_grid(row[16:], rows, columns, 4)
 
-    return pair_of(folder, net, processor, place)
+    pair = pair_of(folder, net, processor, place)
+    pair.options = settings  # this processor follows no folder in it
+    return pair
 
 
 def gemma3_crops(folder: Path) -> CausalPair:

@@ -7,7 +7,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -156,6 +156,8 @@ class CausalPair:
     processor: Any
     folder: Path
     place: Place
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the processor takes with every call."""
 
     def encode(self, *images: Image.Image) -> list[Any]:
         """The images, encoded by ours one by one."""
@@ -187,7 +189,8 @@ class CausalPair:
         special = not (bos and text.startswith(bos))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # PaliGemma's makes an array of a tensor
-            return self.processor(images=[images], text=text, return_tensors="pt", add_special_tokens=special)
+            options = {"return_tensors": "pt", "add_special_tokens": special, **self.options}
+            return self.processor(images=[images], text=text, **options)
 
     @torch.no_grad()
     def reference(self, image: Image.Image | Sequence[Image.Image], question: str, tokens: int = 6) -> Theirs:
