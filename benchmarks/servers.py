@@ -49,14 +49,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(candidate: Candidate) -> Iterator[Running]:
-    """A server that is ready; its whole process group is ended afterwards."""
+def running(candidate: Candidate, tree: Path = ROOT) -> Iterator[Running]:
+    """A server of a checkout ``tree`` that is ready; its whole process group is ended afterwards."""
     port = free_port()
     command = [part.replace("{port}", str(port)) for part in candidate.command]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **candidate.environment}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=tree, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         url = f"http://127.0.0.1:{port}"
         try:
