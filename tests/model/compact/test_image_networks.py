@@ -102,6 +102,14 @@ def test_without_a_detector_nothing_is_detected() -> None:
         assert run(some_pixels(1)).detections is None
 
 
+def test_sessions_keep_no_memory_for_later() -> None:
+    vision, detector = networks()
+    sessions = OnnxNetworks(vision, detector, SIZE)
+    for session in (sessions._vision, sessions._detector):
+        assert session is not None
+        assert not session.get_session_options().enable_cpu_mem_arena
+
+
 def test_a_model_on_the_runtime_can_be_copied() -> None:
     """As evaluation does, to shuffle the copy's attention."""
     model = tiny(dtype="float32")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from model.compact.model import tiny
-from model.compact.storage import Uninitialised, load_small, revision_of, save_small
+from model.compact.storage import Uninitialised, forget, load_small, recall, revision_of, save_small
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,3 +118,19 @@ def test_a_state_dict_has_the_files_names_and_the_net_its_own() -> None:
     other.net.load_state_dict(stored)
     for name, value in other.net.state_dict().items():
         assert torch.equal(value, stored[name]), name
+
+
+def test_a_part_that_was_forgotten_is_read_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"kept": nn.Linear(3, 4), "gone": nn.Linear(4, 2)})
+    save_small(net.state_dict(), tmp_path / "w.safetensors")
+    stored, part = load_small(tmp_path / "w.safetensors"), load_small(tmp_path / "w.safetensors", "gone.")
+    assert sorted(part) == ["gone.bias", "gone.weight"]
+    net.load_state_dict(stored)
+    x = torch.randn(5, 4)
+    expected = net["gone"](x)
+    forget(net["gone"])
+    assert [parameter.numel() for parameter in net["gone"].parameters()] == [0, 0]
+    assert net["kept"].weight.numel() == 12
+    recall(net["gone"], tmp_path / "w.safetensors", "gone.")
+    assert torch.equal(net["gone"](x), expected)
