@@ -104,12 +104,18 @@ def needed(encode: float, answer: float) -> str:
             rate = an_hour / 3600
             work = rate * (encode / asked + answer)
             replicas = max(1, math.ceil(work / 0.6))
-            rows.append((f"{an_hour:,}, {asked} an image", f"{rate:.1f}", f"{work:.2f}", str(replicas)))
-    return table(("questions an hour", "a second", "replicas' time in one", "replicas at 60%"), rows)
+            hour = replicas * CORES * PRICE
+            shown = (f"{rate:.1f}", f"{work:.2f}", str(replicas), f"{hour:.2f}", f"{hour * 1e6 / an_hour:,.2f}")
+            rows.append((f"{an_hour:,}, {asked} an image", *shown))
+    head = ("questions an hour", "a second", "replicas' time in one", "replicas at 60%", "$ an hour", "$ a million")
+    return table(head, rows)
 
 
 ENCODE, ANSWER = 0.024, 0.003
 """Seconds of a replica of two workers: of distinct images 36.6 answers a second, of one image 327, without maps."""
+
+CORES, PRICE = 2, 0.04
+"""Of a replica, and assumed US dollars for a core and hour: about what large clouds ask for machines of general use."""
 
 TABLES = {"expected": expected, "replicas": needed}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -41,8 +42,10 @@ def nginx(folder: Path, recipe: str, *urls: str) -> Iterator[str]:
         f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     configuration = folder / "nginx.conf"
+    # As root it would answer as nobody, who may not keep the body of a request in this folder.
+    user = "user root;\n" if os.geteuid() == 0 else ""
     configuration.write_text(
-        f"daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
+        f"{user}daemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
         f"http {{\naccess_log off;\n{temporary}{recipe}}}\n"
     )
     command = [program, "-e", f"{folder}/error.log", "-p", str(folder), "-c", str(configuration)]

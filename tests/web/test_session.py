@@ -40,6 +40,7 @@ def test_each_image_is_a_session_and_is_encoded_once(opened: Callable[..., Watch
         for path in images:
             sent.clear()
             view.open_file(path)
+            view.page.wait_for_function("name => document.querySelector('#image').alt.includes(name)", arg=path.name)
             view.ask("What is this?")
             view.ask("What color is it?")
             assert [where for where, _ in sent].count("/v1/answer") == 2
