@@ -187,7 +187,9 @@ def request(rng: random.Random) -> Sent:
 def form(body: dict[str, Any], rng: random.Random) -> tuple[bytes, str]:
     """A multipart body: sound fields, too many, or of odd heads."""
     fields = [(name.rstrip("s"), str(value)) for name, value in body.items() if name != "image"]
-    fields += [("question", rng.choice(("what?", "", "[1,2]", "x" * 100_000)))] * rng.choice((0, 1, 50, 1200))
+    fields += [("question", rng.choice(("what?", "", "[1,2]", '["a?", "\\ud800"]', "x" * 100_000)))] * rng.choice(
+        (0, 1, 50, 1200)
+    )
     head = 'Content-Disposition: form-data; name="{}"'
     parts = [head.format(name) + f"\r\n\r\n{value}\r\n" for name, value in fields]
     parts.append(head.format("image") + f'; filename="{rng.choice(("a.png", "../x", ""))}"\r\n\r\n')

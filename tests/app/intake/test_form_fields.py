@@ -133,3 +133,11 @@ async def test_json_behind_a_byte_order_mark(client: httpx.AsyncClient, encode: 
     assert response.status_code == 200, response.text
     bad = await client.post(path, content=content[:-2] + b"\xff\xff\xff", headers=kind)
     assert bad.headers["x-error-code"] == "malformed_request"
+
+
+async def test_a_list_with_half_a_character(client: httpx.AsyncClient) -> None:
+    """JSON may spell one, and nothing can write it: such a list is no JSON, so it is a question as it stands."""
+    response = await post(client, FILE, field("question", '["\\ud83d", "b?"]'))
+    assert response.json()["results"][0]["question"] == '["\\ud83d", "b?"]'
+    both = await post(client, FILE, field("question", '["\\ud83d\\ude00?"]'))
+    assert both.json()["results"][0]["question"] == "\N{GRINNING FACE}?"
