@@ -28,7 +28,8 @@ async def formatted(output: model.Output, make: Callable[[], T]) -> T:
     """What ``make`` makes of the output: off the event loop where its maps are large."""
     maps = [text.answer_map for text in output.texts]
     maps += [token.map for text in output.texts for token in (*text.tokens, *text.answer_tokens)]
-    return await by_size(_BYTES_OF_A_CELL * sum(found.values.size for found in maps if found is not None), make)
+    grids = [grid for found in maps if found is not None for grid in (found.values, *found.others)]
+    return await by_size(_BYTES_OF_A_CELL * sum(grid.size for grid in grids), make)
 
 
 def to_json(response: BaseModel) -> str:
