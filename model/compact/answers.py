@@ -57,11 +57,15 @@ class AnswerSpace:
         biases[unseen] = head.bias.median()
         return Choices(candidates, vectors, biases, known)
 
+    def temperatures(self, texts: Sequence[str]) -> Tensor:
+        """What divides the logits of each text's answers, ``[texts]``."""
+        return self.net.head.bias.new_tensor([self.net.config.temperature_of(text) for text in texts])
+
     def rank(self, fused: Fused, item: Item, choices: Choices) -> list[TextOutput]:
         """The best answers to each text, without maps; ``fused.vector`` is ``[texts, meaning_dim + free_dim + 1]``."""
         names, known = choices.names, choices.known
         over: ScoreOver = "vocabulary" if known is None else "candidates"
-        best = self._logits(fused.vector, choices).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        best = self.logits(fused.vector, choices, item.texts).softmax(-1).sort(dim=-1, descending=True, stable=True)
         scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
         ranked = []
         for row_scores, row_order in zip(scores, order, strict=True):
@@ -81,34 +85,36 @@ class AnswerSpace:
             for text, score, fit in zip(item.texts, scores, fits, strict=True)
         ]
 
-    def log_odds(self, fused: Fused, choices: Choices | None) -> Tensor:
-        """What a gradient map explains, ``[rows]``: the log odds of the top answer of ``choices`` against all others;
-        without choices, that the text fits.
+    def log_odds(self, fused: Fused, choices: Choices | None, texts: Sequence[str]) -> Tensor:
+        """What a gradient map explains, ``[rows]``: the log odds of the top answer of ``choices`` against all others,
+        for each of ``texts``; without choices, that the text fits.
 
         Odds rather than the bare logit, which can rise without any change of the answer where all logits rise; and
         rather than the probability, whose gradient vanishes where the model is sure.
         """
         if choices is None:
             return fused.fit
-        logits = self._logits(fused.vector, choices)
+        logits = self.logits(fused.vector, choices, texts)
         if logits.shape[-1] == 1:
             return logits[:, 0]
         best = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)
 
-    def log_odds_gradient(self, fused: Fused, choices: Choices | None) -> tuple[Tensor, Tensor]:
+    def log_odds_gradient(
+        self, fused: Fused, choices: Choices | None, texts: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         """The gradients of `log_odds` with respect to ``fused.vector`` and ``fused.fit``, in their shapes."""
         if choices is None:
             return torch.zeros_like(fused.vector), torch.ones_like(fused.fit)
-        logits = self._logits(fused.vector, choices)
+        logits = self.logits(fused.vector, choices, texts)
         best = logits.argmax(-1, keepdim=True)
         others = logits.scatter(-1, best, -torch.inf).softmax(-1).nan_to_num(0.0)  # NaN: there are no others
         gradient = choices.vectors[best[:, 0]] - others @ choices.vectors
-        return gradient / self.net.config.temperature, torch.zeros_like(fused.fit)
+        return gradient / self.temperatures(texts)[:, None], torch.zeros_like(fused.fit)
 
-    def _logits(self, vectors: Tensor, choices: Choices) -> Tensor:
-        """Logits ``[rows, choices]`` of the rows' vectors, at the fitted temperature."""
-        return F.linear(vectors, choices.vectors, choices.biases) / self.net.config.temperature
+    def logits(self, vectors: Tensor, choices: Choices, texts: Sequence[str]) -> Tensor:
+        """Logits ``[rows, choices]`` of the rows' vectors, at the temperature that was fitted for each text's kind."""
+        return F.linear(vectors, choices.vectors, choices.biases) / self.temperatures(texts)[:, None]
 
     def _unseen(self, texts: Sequence[str]) -> Tensor:
         """Vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""

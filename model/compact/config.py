@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from model.compact.detector import CHANNELS
-from model.interface import MapKind
+from model.interface import MapKind, QuestionKind
+from model.question_kinds import QUESTION_KINDS, question_kind
 
 MAP_KINDS: tuple[MapKind, ...] = ("raw", "gradient", "rollout")
 
@@ -43,6 +45,8 @@ class CompactConfig:
     """A question-only twin: the null key is all there is to attend to, so it has no maps."""
     temperature: float = 1.0
     """Divides the logits; fitted after training."""
+    temperatures: Mapping[QuestionKind, float] = field(default_factory=dict)
+    """The same for kinds of questions, where one was fitted."""
     default_map_kind: MapKind = "raw"
     """What is shown where a request names no kind: one of `MAP_KINDS`, the one that is worth most (docs/maps.md)."""
     default_map_layers: tuple[int, ...] | None = None
@@ -56,8 +60,11 @@ class CompactConfig:
                 raise ValueError(f"{name} divides {width} ({getattr(self, width)}), {heads} does not")
         if self.size < 32 or self.size % 32:
             raise ValueError(f"size is a multiple of 32, not {self.size}")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature is a number above 0, not {self.temperature}")
+        for temperature in (self.temperature, *self.temperatures.values()):
+            if not (temperature > 0 and math.isfinite(temperature)):
+                raise ValueError(f"temperature is a number above 0, not {temperature}")
+        if unknown := self.temperatures.keys() - set(QUESTION_KINDS):
+            raise ValueError(f"temperatures are of {', '.join(QUESTION_KINDS)}, not of {', '.join(sorted(unknown))}")
         if self.default_map_kind not in MAP_KINDS:
             raise ValueError(f"default_map_kind is one of {', '.join(MAP_KINDS)}, not {self.default_map_kind!r}")
         if self.default_map_layers is not None:
@@ -65,6 +72,10 @@ class CompactConfig:
             if not layers or not set(layers) <= set(range(self.fusion_layers)):
                 raise ValueError(f"default_map_layers names layers of {self.fusion_layers}, from 0, not {layers}")
             object.__setattr__(self, "default_map_layers", layers)
+
+    def temperature_of(self, question: str) -> float:
+        """What divides the logits of the answers to a question."""
+        return self.temperatures.get(question_kind(question), self.temperature)
 
     @property
     def pixels(self) -> int:

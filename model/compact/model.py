@@ -1,9 +1,9 @@
 """The default model behind `model.interface.Model`: questions about an image, answered by a softmax over known answers.
 
-A model's folder holds ``config.json``, ``model.safetensors`` (see `model.compact.storage`), ``vocabulary.txt``,
-``answers.txt``, ``calibration.json`` (see `model.compact.image_networks`) and, where what scores mean was measured,
-``reliability.json`` (see `model.reliability`). `tiny` is the same code at toy size with random weights; most tests run
-on it.
+A model's folder holds ``config.json``, ``model.safetensors`` (and ``fitted.safetensors``, see `model.compact.storage`),
+``vocabulary.txt``, ``answers.txt``, ``calibration.json`` (see `model.compact.image_networks`) and, where what scores
+mean was measured, ``reliability.json`` (see `model.reliability`). `tiny` is the same code at toy size with random
+weights; most tests run on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from model.compact.preprocess import Squash
 from model.compact.question_networks import OnnxQuestions
 from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
-from model.compact.storage import Uninitialised, forget, load_small, revision_of, save_small
+from model.compact.storage import FITTED, Uninitialised, forget, load_fitted, revision_of, save_small
 from model.compact.texts import Texts
 from model.compact.token_maps import (
     MapRows,
@@ -242,7 +242,8 @@ class CompactModel(Family):
             states, mask = self.texts.states([self.tokenize(text)])
             states = states.expand(count, -1, -1)
             fused = self.net.fuse_states(states, mask.expand(count, -1), [(image.state, count)], patch_mask=allowed)
-            probabilities = self.net.logits(fused.vector).softmax(-1)[:, self._space.index[answer]]
+            logits = self._space.logits(fused.vector, self._space.choices(None), (text,))
+            probabilities = logits.softmax(-1)[:, self._space.index[answer]]
         result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
         return result
 
@@ -250,9 +251,9 @@ class CompactModel(Family):
         """Write the model's folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_small(self.net.state_dict(), folder / "model.safetensors")
-        (folder / "config.json").write_text(
-            json.dumps({"family": "compact", **asdict(self.net.config)}, indent=1) + "\n"
-        )
+        (folder / FITTED).unlink(missing_ok=True)
+        config = json.dumps({"family": "compact", **asdict(self.net.config)}, indent=1)
+        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
         (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
         (folder / "answers.txt").write_text("\n".join(self.answers) + "\n", encoding="utf-8")
         if self.detector is not None:
@@ -275,9 +276,9 @@ class CompactModel(Family):
         rows: MapRows | None = None
         runtime = self.questions if self._kernel == "auto" else None
 
-        def each(fused: Fused, of: Callable[[Fused, Choices | None], T]) -> list[T]:
+        def each(fused: Fused, of: Callable[[Fused, Choices | None, Sequence[str]], T]) -> list[T]:
             pairs = zip(items, parts, strict=True)
-            return [of(_part_of(fused, part), choices.get(item.candidates)) for item, part in pairs]
+            return [of(_part_of(fused, part), choices.get(item.candidates), item.texts) for item, part in pairs]
 
         if self._graphs is not None and kind in (None, "raw") and not heads and not any(text.chinese for text in flat):
             ids, mask = self.texts.ids(flat)
@@ -362,7 +363,8 @@ def load(
         answers = ["no one" if answer == "no 1" else answer for answer in answers]  # the challenge's script wrote that
         with Uninitialised():
             net = CompactNet(CompactConfig(**values), vocabulary=len(vocabulary), answers=len(answers))
-        net.load_state_dict(load_small(files[1]), assign=True)
+        tensors, fitted = load_fitted(files[1])
+        net.load_state_dict(tensors, assign=True)
         ranges = image_networks.load_ranges(folder / image_networks.CALIBRATION)
         file, variant = folder / image_networks.DETECTOR, net.config.detector
         detector = image_networks.load_detector(file, variant) if variant else None
@@ -373,6 +375,7 @@ def load(
         files.append(folder / image_networks.CALIBRATION)
     if detector is not None:
         files.append(file)
+    files += fitted
     # What knows no image reads none: it tells how far questions alone go.
     reading = None if net.config.blind else Reading(load_reader(torch.get_num_threads()), answers)
     revision = revision_of(files)

@@ -18,6 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+FITTED = "fitted.safetensors"
+"""Beside a model's weights: tensors that were fitted later and stand in place of those of the same names. So a large
+file that stays as it is need not be stored anew."""
+
 _SCALE = ".scale"
 
 
@@ -66,6 +70,14 @@ def recall(module: nn.Module, path: Path, prefix: str) -> None:
     weights = load_small(path, prefix)
     for name, parameter in module.named_parameters():
         parameter.data = weights[prefix + name]
+
+
+def load_fitted(file: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    """`load_small`, with the tensors of a `FITTED` beside the file in place of its own; and where there is one, that
+    file. Raises ValueError as `load_small`."""
+    later = file.with_name(FITTED)
+    fitted = [later] if later.is_file() else []
+    return load_small(file) | {name: tensor for one in fitted for name, tensor in load_small(one).items()}, fitted
 
 
 class Uninitialised(TorchFunctionMode):

@@ -23,7 +23,7 @@ from model.evaluation.ask import REFUSED, BestAnswer, NotBlind, ask_blind, ask_i
 from model.evaluation.caption_matching import match_captions
 from model.evaluation.collages import COLLAGES
 from model.evaluation.data import DataError, DataSet, ImageRef, Question, read_data
-from model.evaluation.judging import KINDS, Interval, accuracy, bootstrap, calibration_error, majority, paired_bootstrap
+from model.evaluation.judging import KINDS, Interval, accuracy, bootstrap, calibration_error, calibration_noise, majority, paired_bootstrap
 from model.evaluation.objects import measure_objects
 from model.evaluation.options import positive
 from model.evaluation.report import Evaluation, Row, as_markdown, write_report
@@ -168,7 +168,10 @@ def _row(
 ) -> Row:
     images = [question.image_ref for question, chosen in zip(questions, which, strict=True) if chosen]
     answered = which & ~np.isnan(confidences)  # a refusal claims nothing, so it is no sign of being well calibrated
-    calibration = calibration_error(confidences[answered], scores["model"][answered]) if answered.any() else None
+    calibration = noise = None
+    if answered.any():
+        calibration = calibration_error(confidences[answered], scores["model"][answered])
+        noise = calibration_noise(confidences[answered])
     right = {column: score[which] for column, score in scores.items()}
 
     def minus(other: str) -> Interval | None:
@@ -182,6 +185,7 @@ def _row(
         minus_shuffled=minus("shuffled"),
         minus_commonest=minus("commonest"),
         calibration_error=calibration,
+        calibration_noise=noise,
     )
 
 

@@ -209,3 +209,16 @@ def calibration_error(confidences: ArrayLike, accuracies: ArrayLike, *, bins: in
         for part in np.array_split(order, min(bins, len(order)))
     ]
     return float(sum(gaps) / len(order))
+
+
+def calibration_noise(confidences: ArrayLike, *, bins: int = 15, draws: int = 200, seed: int = 0) -> float:
+    """The `calibration_error` that chance alone gives to scores that are exactly right: its mean where each answer is
+    right as likely as its score ``[n]`` says. With few answers in a bin that is much (Broecker and Smith 2007).
+
+    Raises:
+        ValueError: no values.
+    """
+    confidence = np.asarray(confidences, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    right = rng.random((draws, confidence.size)) < confidence
+    return float(np.mean([calibration_error(confidence, draw, bins=bins) for draw in right]))

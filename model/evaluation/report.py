@@ -17,7 +17,8 @@ from model.evaluation.objects import ObjectFigures
 @dataclass(frozen=True, slots=True)
 class Row:
     """Accuracy on the questions of one source and kind, by who answered: ``model``, and where they were asked ``twin``,
-    ``shuffled`` and ``commonest``. ``calibration_error`` is over the questions that were not refused."""
+    ``shuffled`` and ``commonest``. ``calibration_error`` is over the questions that were not refused, and
+    ``calibration_noise`` what chance alone would make of it."""
 
     source: str
     kind: str
@@ -26,6 +27,7 @@ class Row:
     minus_shuffled: Interval | None
     minus_commonest: Interval | None
     calibration_error: float | None
+    calibration_noise: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def _accuracy_table(evaluation: Evaluation) -> str:
         *(_COLUMNS[column] for column in present),
         *(label for _, label in gains),
         "ECE",
+        "ECE by chance",
     ]
     body = [
         [
@@ -146,7 +149,7 @@ def _accuracy_table(evaluation: Evaluation) -> str:
             str(row.accuracy["model"].count),
             *(row.accuracy[column].percent() for column in present),
             *(getattr(row, name).percent() for name, _ in gains),
-            "" if row.calibration_error is None else f"{100 * row.calibration_error:.1f}",
+            *("" if x is None else f"{100 * x:.1f}" for x in (row.calibration_error, row.calibration_noise)),
         ]
         for row in evaluation.rows
     ]

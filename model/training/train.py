@@ -36,13 +36,12 @@ from model.training.match_fit import fit_match
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
-from model.training.tuning import figures, fit_temperature, fit_unseen
+from model.training.tuning import ENOUGH_TO_FIT, figures, fit_temperatures, fit_unseen
 from model.training.warm_start import take_over
 from model.training.yes_no_fit import fit_yes_no
 from model.training.yes_no_questions import asked_by_image
 
 _TEXTS_TO_CENTRE = 500
-_ENOUGH_TO_FIT = 50  # questions; with fewer, the temperature stays what it is
 _EXTRA_WORDS = "is this true? a photo image picture of the there any are how many what color colour doing who where"
 
 
@@ -193,8 +192,9 @@ def train(
             fit_match(model, captions, features, texts, seed=settings.seed)
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
-    if len(parts.tune) >= _ENOUGH_TO_FIT:
-        net.config = replace(net.config, temperature=fit_temperature(model, parts.tune, features))
+    if len(parts.tune) >= ENOUGH_TO_FIT:
+        temperature, by_kind = fit_temperatures(model, parts.tune, features)
+        net.config = replace(net.config, temperature=temperature, temperatures=by_kind)
     model.save(out / "model")
     return model
 

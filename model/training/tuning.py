@@ -14,8 +14,13 @@ from model.compact.network import mean_over
 from model.compact.text import pad_ids, tokenize
 from model.evaluation.data import ImageRef, Question
 from model.evaluation.judging import accuracy
+from model.interface import QuestionKind
+from model.question_kinds import QUESTION_KINDS, question_kind
 from model.training.features import FeatureCache
 from model.training.tasks import Example
+
+ENOUGH_TO_FIT = 50
+"""Questions, of all or of a kind: with fewer, the temperature stays what it is."""
 
 
 @torch.no_grad()
@@ -53,15 +58,29 @@ def figures(model: CompactModel, pairs: Sequence[tuple[Question, Example]], feat
     return {name: round(100 * sum(values) / len(values), 2) for name, values in sorted(scores.items())}
 
 
-def fit_temperature(model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache) -> float:
-    """The temperature whose scores say best how often the top answer is right (least log loss of that event)."""
+def fit_temperatures(
+    model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
+) -> tuple[float, dict[QuestionKind, float]]:
+    """The temperature of all questions, and that of each kind of which there are enough."""
     questions, logits = tune_logits(model, pairs, features)
     best = logits.argmax(-1).tolist()
     right = torch.tensor(
         [accuracy(model.answers[i], q.answers, q.source) for q, i in zip(questions, best, strict=True)]
     )
+    kinds = [question_kind(question.question) for question in questions]
+    by_kind: dict[QuestionKind, float] = {}
+    for kind in QUESTION_KINDS:
+        rows = [row for row, own in enumerate(kinds) if own == kind]
+        if len(rows) >= ENOUGH_TO_FIT:
+            by_kind[kind] = best_temperature(logits[rows], right[rows])
+    return best_temperature(logits, right), by_kind
+
+
+def best_temperature(logits: Tensor, right: Tensor) -> float:
+    """The temperature at which the top score of ``logits`` ``[n, answers]`` says best how often the top answer was
+    ``right`` ``[n]`` (least log loss of that event; Guo et al. 2017)."""
     losses: dict[float, float] = {}
-    for temperature in (0.5 + 0.025 * step for step in range(101)):
+    for temperature in (0.4 + 0.025 * step for step in range(125)):
         top = (logits / temperature).softmax(-1).amax(-1).clamp(1e-6, 1 - 1e-6)
         losses[temperature] = float(F.binary_cross_entropy(top, right))
     least = min(losses.values())

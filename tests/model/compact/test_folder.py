@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from model.compact.model import CompactModel, load, tiny
+from model.compact.storage import FITTED, load_small, save_small
 from model.interface import MapRequest
 from tests.model.tools import QUESTIONS, ask, encode, near, noise, scores
 
@@ -105,10 +107,12 @@ def test_a_folder_with_a_broken_file(model: CompactModel, tmp_path: Path, name: 
         ({"temperature": 0}, "temperature"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperatures": {"count": 0.0}}, "temperature"),
+        ({"temperatures": {"counts": 1.0}}, "temperatures"),
     ],
 )
 def test_figures_that_no_network_can_have(
-    model: CompactModel, tmp_path: Path, change: dict[str, float], message: str
+    model: CompactModel, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     """They would divide by zero, turn the ranking round, or answer with no numbers."""
     model.save(tmp_path)
@@ -116,6 +120,24 @@ def test_figures_that_no_network_can_have(
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=f"does not hold a compact model: {message} "):
         load(tmp_path)
+
+
+def test_tensors_fitted_later_stand_in_place_of_the_first(tmp_path: Path) -> None:
+    """They are a part of the revision, and gone when the model is saved whole."""
+    model = tiny()
+    model.save(tmp_path)
+    first, bias = load(tmp_path).info.revision, torch.linspace(-1, 1, len(model.answers))
+    save_small({"head.bias": bias}, tmp_path / FITTED)
+    later = load(tmp_path)
+    torch.testing.assert_close(later.net.head.bias, bias, atol=1e-3, rtol=0.0)
+    assert torch.equal(later.net.head.answers, load_small(tmp_path / "model.safetensors")["head.answers"])
+    assert later.info.revision != first
+    save_small({"head.bias": bias[1:]}, tmp_path / FITTED)
+    with pytest.raises(ValueError, match="size mismatch for head.bias"):
+        load(tmp_path)
+    later.save(tmp_path)
+    assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == ["detector.safetensors", "model.safetensors"]
+    assert torch.equal(load(tmp_path).net.head.bias, later.net.head.bias)
 
 
 def test_answers_with_odd_signs_survive_the_folder(tmp_path: Path) -> None:

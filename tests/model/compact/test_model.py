@@ -13,6 +13,7 @@ from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.network import CompactConfig, CompactNet
 from model.interface import Item, ItemError, MapRequest, Output
 from model.progress import listening
+from model.question_kinds import question_kind
 from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
 
 
@@ -96,11 +97,30 @@ def test_the_temperature_flattens_scores_and_keeps_their_order() -> None:
     assert [r.score for r in flat.ranking] == pytest.approx(list(np.exp(logits) / np.exp(logits).sum()), rel=1e-4)
 
 
+def test_a_kind_of_question_has_its_temperature() -> None:
+    """In one call with questions of other kinds, with and without maps, and where patches are masked."""
+    model = tiny()
+    (image,) = encode(model, noise())
+    texts = ("what colour is it", "is it red", "what is this")
+    before = ask(model, image, *texts, top_k=8)
+    model.net.config = replace(model.net.config, temperatures={"colour": 2.0, "yes/no": 0.5})
+    for maps in (None, MapRequest("gradient")):
+        after = ask(model, image, *texts, top_k=8, maps=maps)
+        for temperature, old, new in zip((2.0, 0.5, 1.0), before, after, strict=True):
+            logits = np.log([r.score for r in old.ranking]) / temperature
+            assert list(scores(new)) == list(scores(old)), "the order is never changed"
+            wanted = list(np.exp(logits) / np.exp(logits).sum())
+            assert [r.score for r in new.ranking] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    best = after[0].ranking[0]
+    (masked,) = model.score_masked(image, texts[0], np.ones((1, 4, 4), np.bool_), best.answer)
+    assert masked == pytest.approx(best.score, rel=1e-3)
+
+
 def test_the_temperature_holds_for_candidates_too() -> None:
     """All answers as candidates score as the vocabulary does."""
     model = tiny()
     (image,) = encode(model, noise())
-    model.net.config = replace(model.net.config, temperature=2.0)
+    model.net.config = replace(model.net.config, temperatures={question_kind(QUESTIONS[0]): 2.0})
     (chosen,) = ask(model, image, QUESTIONS[0], top_k=8, candidates=tuple(model.answers))
     (free,) = ask(model, image, QUESTIONS[0], top_k=8)
     assert scores(chosen) == pytest.approx(scores(free), abs=1e-5)

@@ -102,16 +102,17 @@ def test_matches_and_their_maps_are_pytorchs(both: tuple[CompactModel, CompactMo
 @pytest.mark.parametrize("candidates", [None, ("red", "a dog"), ("red",)])
 def test_the_gradient_of_the_odds_is_autograds(task: Any, candidates: Any) -> None:
     model = tiny(dtype="torch")
-    space = model._space
+    model.net.config = replace(model.net.config, temperatures={"colour": 0.5})
+    space, texts = model._space, ("what is this", "what colour is it", "is it red")
     fused = Fused(torch.randn(3, space.net.head.weight.shape[1]).requires_grad_(), torch.randn(3).requires_grad_(), [])
     choices = None if task == "match" else space.choices(candidates)
     wanted = torch.autograd.grad(
-        space.log_odds(fused, choices).sum(),
+        space.log_odds(fused, choices, texts).sum(),
         [fused.vector, fused.fit],
         allow_unused=True,
         materialize_grads=True,
     )
-    torch.testing.assert_close(space.log_odds_gradient(fused, choices), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(space.log_odds_gradient(fused, choices, texts), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_a_copy_has_its_own_weights(both: tuple[CompactModel, CompactModel]) -> None:

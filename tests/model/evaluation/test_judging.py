@@ -8,6 +8,7 @@ from model.evaluation.judging import (
     answer_kind,
     bootstrap,
     calibration_error,
+    calibration_noise,
     majority,
     normalise,
     paired_bootstrap,
@@ -188,3 +189,14 @@ def test_calibration_error() -> None:
     assert calibration_error([0.9] * 10, [1.0] * 5 + [0.0] * 5, bins=1) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="one accuracy"):
         calibration_error([], [])
+
+
+def test_what_chance_makes_of_calibration() -> None:
+    """Much with few answers, next to nothing with many, nothing where scores leave no doubt."""
+    random = np.random.default_rng(5)
+    few, many = (calibration_noise(random.uniform(size=size), draws=50) for size in (60, 6000))
+    assert 0.1 < few < 0.25
+    assert many < 0.025
+    assert calibration_noise([0.0, 1.0, 1.0]) == 0
+    own = [calibration_error(x := random.uniform(size=300), random.uniform(size=300) < x) for _ in range(50)]
+    assert calibration_noise(random.uniform(size=300)) == pytest.approx(np.mean(own), abs=0.01)
