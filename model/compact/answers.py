@@ -100,9 +100,7 @@ class AnswerSpace:
         best = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)
 
-    def log_odds_gradient(
-        self, fused: Fused, choices: Choices | None, texts: Sequence[str]
-    ) -> tuple[Tensor, Tensor]:
+    def log_odds_gradient(self, fused: Fused, choices: Choices | None, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The gradients of `log_odds` with respect to ``fused.vector`` and ``fused.fit``, in their shapes."""
         if choices is None:
             return torch.zeros_like(fused.vector), torch.ones_like(fused.fit)

@@ -23,7 +23,16 @@ from model.evaluation.ask import REFUSED, BestAnswer, NotBlind, ask_blind, ask_i
 from model.evaluation.caption_matching import match_captions
 from model.evaluation.collages import COLLAGES
 from model.evaluation.data import DataError, DataSet, ImageRef, Question, read_data
-from model.evaluation.judging import KINDS, Interval, accuracy, bootstrap, calibration_error, calibration_noise, majority, paired_bootstrap
+from model.evaluation.judging import (
+    KINDS,
+    Interval,
+    accuracy,
+    bootstrap,
+    calibration_error,
+    calibration_noise,
+    majority,
+    paired_bootstrap,
+)
 from model.evaluation.objects import measure_objects
 from model.evaluation.options import positive
 from model.evaluation.report import Evaluation, Row, as_markdown, write_report

@@ -133,7 +133,7 @@ def test_tensors_fitted_later_stand_in_place_of_the_first(tmp_path: Path) -> Non
     assert torch.equal(later.net.head.answers, load_small(tmp_path / "model.safetensors")["head.answers"])
     assert later.info.revision != first
     save_small({"head.bias": bias[1:]}, tmp_path / FITTED)
-    with pytest.raises(ValueError, match="size mismatch for head.bias"):
+    with pytest.raises(ValueError, match=r"size mismatch for head\.bias"):
         load(tmp_path)
     later.save(tmp_path)
     assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == ["detector.safetensors", "model.safetensors"]
