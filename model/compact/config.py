@@ -39,6 +39,9 @@ class CompactConfig:
     """A variant of `model.compact.detector`; empty: a network without detector, objects and colours."""
     detector_size: int = 416
     """Side of the square input of the detector, in pixels: a multiple of 32."""
+    hues: bool = False
+    """With a detector: whether it has learned to read colours from how much more of each there is where the words look
+    than in the whole image."""
     matches: bool = False
     """Whether it has learned how well a text fits an image."""
     blind: bool = False

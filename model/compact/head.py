@@ -52,6 +52,13 @@ class AnswerHead(nn.Module):
             self.read_objects = nn.Linear(config.meaning_dim, config.meaning_dim, bias=False)
             self.gates = nn.Linear(config.dim, 3)
             self.yes_from_objects = nn.Linear(config.dim, 1)
+        self.hues = bool(self.counts) and config.hues
+        if self.hues:
+            with torch.random.fork_rng(devices=[]):
+                self.read_hues = nn.Linear(2 * len(COLOURS), config.meaning_dim)
+                self.hue_gate = nn.Linear(config.dim, 1)
+            nn.init.zeros_(self.read_hues.weight)  # nothing, until it is learned
+            nn.init.zeros_(self.read_hues.bias)
         self.numbers: Tensor
         self.register_buffer("numbers", torch.zeros(answers, self.counts), persistent=bool(self.counts))
         self.yes_no: Tensor
@@ -86,10 +93,13 @@ class AnswerHead(nn.Module):
         read, counts = self.read(looked_at), fused.new_zeros(len(fused), self.counts)
         yes = self.yes_score(asked, fit, None if evidence is None else evidence.presence)
         if evidence is not None:
-            gates = self.gates(F.layer_norm(asked, asked.shape[-1:]))
+            said = F.layer_norm(asked, asked.shape[-1:])
+            gates = self.gates(said)
             of_colour, of_object = gates[:, :2].sigmoid().split(1, -1)
             read = read + of_colour * self.read_colours(evidence.colours)
             read = read + of_object * self.read_objects(evidence.meaning)
+            if self.hues:
+                read = read + self.hue_gate(said).sigmoid() * self.read_hues(evidence.hues)
             counts = gates[:, 2:] * evidence.counts
             seen = (evidence.colours, evidence.counts.exp(), evidence.presence[:, None] / 4)
             fused = fused + self.evidence(torch.cat(seen, -1))

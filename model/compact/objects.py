@@ -27,6 +27,7 @@ _WIDTH = 128
 NEVER = -20.0  # log odds of an empty slot
 MOST = 8.0  # log odds beyond which nothing is told apart
 LEAST_CHANCE = 1e-4  # of a number of objects
+LEAST_SHARE = 0.01  # of a colour, added before its logarithm is taken
 
 
 class Seen(NamedTuple):
@@ -132,12 +133,14 @@ def _halved(x: Tensor) -> Tensor:
 class Evidence(NamedTuple):
     """What the objects say to each row: ``counts`` ``[rows, 11]``, log probabilities of how many the question means;
     ``presence`` ``[rows]``, log odds that it is at least one; ``colours`` ``[rows, 22]`` of what the words look at, and
-    of the objects meant; ``meaning`` ``[rows, meaning_dim]`` of these objects."""
+    of the objects meant; ``meaning`` ``[rows, meaning_dim]`` of these objects; ``hues`` ``[rows, 22]``, logarithms of
+    the colours' shares where the words look, and in the whole image."""
 
     counts: Tensor
     presence: Tensor
     colours: Tensor
     meaning: Tensor
+    hues: Tensor
 
 
 class ObjectReader(nn.Module):
@@ -180,9 +183,12 @@ class ObjectReader(nn.Module):
         presence = (-torch.expm1(none.clamp_max(-1e-6))).log() - none
         share = chance / chance.sum(-1, keepdim=True).clamp_min(1.0)
         look = looking / looking.sum(-1, keepdim=True).clamp_min(1e-3)
-        colours = torch.cat([look @ state.place_colours, share @ state.colours], -1)
+        looked_at = look @ state.place_colours
+        colours = torch.cat([looked_at, share @ state.colours], -1)
+        whole = state.place_colours.mean(1, keepdim=True).expand_as(looked_at)
+        hues = (torch.cat([looked_at, whole], -1) + LEAST_SHARE).log()
         counts = _count(chance).clamp_min(LEAST_CHANCE).log()
-        parts = (counts, presence.clamp(-MOST, MOST), colours, share @ named)
+        parts = (counts, presence.clamp(-MOST, MOST), colours, share @ named, hues)
         return Evidence(*(part.flatten(0, 1) for part in parts))
 
 

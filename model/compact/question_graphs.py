@@ -16,7 +16,7 @@ from model.compact.colours import COLOURS
 from model.compact.config import CompactConfig
 from model.compact.fusion import FusionLayer
 from model.compact.network import FIRST_PATCH, CompactNet
-from model.compact.objects import COUNTS, LEAST_CHANCE, MOST, NEVER, SLOTS, sums_of_counts
+from model.compact.objects import COUNTS, LEAST_CHANCE, LEAST_SHARE, MOST, NEVER, SLOTS, sums_of_counts
 from model.compact.onnx_tape import Tape, Var
 from model.compact.text import TextLayer
 
@@ -171,6 +171,7 @@ class _Evidence(NamedTuple):
     presence: Var
     colours: Var
     meaning: Var
+    hues: Var
 
 
 def _evidence(tape: Tape, net: CompactNet, states: Var, own: Var, looking: Var) -> _Evidence:
@@ -215,9 +216,13 @@ def _evidence(tape: Tape, net: CompactNet, states: Var, own: Var, looking: Var) 
         tape.given(name, (size, len(COLOURS)))
         for name, size in (("place_colours", "places"), ("object_colours", SLOTS))
     )
-    colours = tape.join([tape.product(look, place_colours), tape.product(share, object_colours)])
+    looked_at = tape.product(look, place_colours)
+    colours = tape.join([looked_at, tape.product(share, object_colours)])
+    every = tape.times(tape.sum(place_colours, 0, keep=True), 1.0 / (config.cells // 2) ** 2)
+    whole = tape.plus(tape.times(looked_at, 0.0), every)
+    hues = tape.log(tape.plus(tape.join([looked_at, whole]), tape.fixed("number.0.01", LEAST_SHARE)))
     counts = tape.log(tape.clip(_count(tape, chance), LEAST_CHANCE))
-    return _Evidence(counts, presence, colours, tape.product(share, named))
+    return _Evidence(counts, presence, colours, tape.product(share, named), hues)
 
 
 def _cover(tape: Tape, objects: Var, cells: int) -> Var:
@@ -270,6 +275,10 @@ def _vector(
         objects = tape.linear(evidence.meaning, "head.read_objects", head.read_objects.weight)
         read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 0, 1)), colours))
         read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 1, 2)), objects))
+        if head.hues:
+            gate = tape.sigmoid(tape.linear(said, "head.hue_gate", head.hue_gate.weight, head.hue_gate.bias))
+            hues = tape.linear(evidence.hues, "head.read_hues", head.read_hues.weight, head.read_hues.bias)
+            read = tape.plus(read, tape.times(gate, hues))
         counts = [tape.times(tape.part(gates, 1, 2, 3), evidence.counts)]
         seen = tape.join([evidence.colours, tape.exp(evidence.counts), tape.times(evidence.presence, 0.25)])
         fused = tape.plus(fused, tape.linear(seen, "head.evidence", head.evidence.weight, head.evidence.bias))

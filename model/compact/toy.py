@@ -31,6 +31,7 @@ def tiny_parts(seed: int) -> tuple[CompactNet, NanoDet, list[str], list[str]]:
         meaning_dim=12,
         free_dim=4,
         match_dim=8,
+        hues=True,
         matches=True,
     )
     with torch.random.fork_rng(devices=[]):

@@ -1,8 +1,8 @@
 """Train the default model: ``crosslook-server train --data DIR`` (or ``scripts/train --data DIR``).
 
 The vision network is frozen, its features are cached once; text layers are frozen too; the fusion, the patch
-embedding and the head are trained. A new model then learns matching, and *yes* from *no* anew. A run's folder holds its
-settings, a log of figures, and a checkpoint from which the same command goes on.
+embedding and the head are trained. A new model then learns matching, colours, and *yes* from *no* anew. A run's folder
+holds its settings, a log of figures, and a checkpoint from which the same command goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from model.evaluation.data import DataError, DataSet, Question, read_data
 from model.evaluation.options import positive
 from model.training.batches import Mix, Sampler
 from model.training.collage_tasks import CollageMaker, collage_pools
+from model.training.colour_fit import fit_colours
 from model.training.features import FeatureCache, load_features
 from model.training.losses import batch_loss
 from model.training.made_questions import made_texts, made_words
@@ -190,6 +191,7 @@ def train(
             take_over(net, answers, _load(warm[-1]), settings.kept)
         if captions and not settings.blind:
             fit_match(model, captions, features, texts, seed=settings.seed)
+        fit_colours(model, parts.train, features, seed=settings.seed)
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     if len(parts.tune) >= ENOUGH_TO_FIT:
@@ -235,7 +237,7 @@ def _make_net(
     texts = [question.question for question, _ in (*parts.train, *parts.tune)]
     texts += [caption for record in data.captions if record.split == "train" for caption in record.captions]
     vocabulary = SentenceEncoder().cut_vocabulary([*texts, *answers, *made_texts(), _EXTRA_WORDS])
-    seeing = {} if settings.blind else {"detector": "nanodet", "default_map_kind": "gradient"}
+    seeing = {} if settings.blind else {"detector": "nanodet", "default_map_kind": "gradient", "hues": True}
     config = CompactConfig(blind=settings.blind, **seeing)  # type: ignore[arg-type]
     net = CompactNet(config, vocabulary=len(vocabulary), answers=len(answers), dropout=settings.dropout)
     start_from_pretrained(net, vocabulary, answers, texts[:_TEXTS_TO_CENTRE])
@@ -248,7 +250,9 @@ def _load(model: str) -> CompactModel:
 
 def _freeze(net: CompactNet) -> list[nn.Parameter]:
     """The parameters that are trained: patches (but not what the classes mean), fusion and head."""
-    later = (*net.head.unseen.parameters(), *net.head.yes_from_fit.parameters())
+    later = [*net.head.unseen.parameters(), *net.head.yes_from_fit.parameters()]
+    if net.head.hues:
+        later += [*net.head.read_hues.parameters(), *net.head.hue_gate.parameters()]
     frozen = {id(parameter) for parameter in (net.patches.class_meaning.weight, *later)}
     if net.patches.seen is not None:
         frozen |= {id(net.patches.seen.class_meaning.weight), id(net.patches.seen.colour_meaning.weight)}

@@ -33,7 +33,7 @@ def both() -> tuple[CompactModel, CompactModel]:
         model = tiny(dtype=dtype)
         found.append(model)
     for name, parameter in found[1].net.head.named_parameters():
-        if name.startswith(("yes_from_fit", "evidence", "gates", "yes_from_objects")):
+        if name.startswith(("yes_from_fit", "evidence", "gates", "yes_from_objects", "read_hues")):
             torch.nn.init.normal_(parameter, std=0.5)
     found[0].net.load_state_dict(found[1].net.state_dict())
     found[0].use_dtype("float32")

@@ -24,7 +24,7 @@ def test_a_doubtful_count_is_missed_least_by_evidence_that_doubts() -> None:
     def evidence(*shares: float) -> Evidence:
         counts = torch.tensor([[*shares, *[0.0] * (11 - len(shares))]]).clamp_min(1e-4).log()
         there = torch.tensor([1 - shares[0]]).logit(1e-4)
-        return Evidence(counts, there, torch.zeros(1, 22), torch.zeros(1, 4))
+        return Evidence(counts, there, torch.zeros(1, 22), torch.zeros(1, 4), torch.zeros(1, 22))
 
     known = torch.zeros(1, 11)
     known[0, :3] = torch.tensor([0.2, 0.5, 0.3])
