@@ -80,7 +80,7 @@ def _fit_answers(model: CompactModel, known: _Known, *, steps: int = 80) -> None
             raised = known.logits + (here * of_look + whole * of_whole + leaning) @ reach.T
             loss = 3 * (leaning**2).sum() - (known.targets * raised.log_softmax(1)).sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     with torch.no_grad():
         head.read_hues.weight.copy_(torch.cat([of_look * space, of_whole * space], 1))
