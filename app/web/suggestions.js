@@ -19,10 +19,10 @@ export const SUGGESTIONS = {
     "Are the lights on?"
   ],
   "astronaut": [
+    "What color is her suit?",
+    "What color is the suit?",
     "What color is the jacket?",
-    "Is there a dog?",
-    "How many people are there?",
-    "What color is her hair?"
+    "Is there a dog?"
   ],
   "camera": [
     "Is there a person?",
@@ -33,8 +33,8 @@ export const SUGGESTIONS = {
   "raccoon": [
     "What animal is this?",
     "What color are the leaves?",
-    "What color is the animal?",
-    "Is there an animal?"
+    "Is there an animal?",
+    "Is there a car?"
   ]
 };
 
@@ -68,8 +68,8 @@ export const SUGGESTIONS_ZH = {
   "raccoon": [
     "这是什么动物？",
     "叶子是什么颜色？",
-    "这只动物是什么颜色？",
-    "它的眼睛睁着吗？"
+    "它的眼睛睁着吗？",
+    "照片里有汽车吗？"
   ]
 };
 
