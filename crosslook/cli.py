@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
     except ImportError as error:
         _complain(f"--map needs Pillow (pip install pillow): {error}")
+    except BrokenPipeError:  # whoever reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the end of Python does not complain
     except (OSError, ValueError) as error:
         _complain(_said(error))
     except KeyboardInterrupt:

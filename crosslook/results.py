@@ -72,6 +72,13 @@ class Result:
         return find_word(self.words, word, occurrence)
 
 
+def is_unsure(scores: Sequence[float], reliability: Reliability | None, score_over: ScoreOver) -> bool:
+    """`Answer.unsure` of an answer with these ``scores`` in its ranking, the best first, 0 to 1."""
+    seldom = reliability is not None and reliability.right < _LEAST.get(reliability.kind, _HALF)
+    near = score_over != "sequence" and any(score >= _NEAR * scores[0] for score in scores[1:])
+    return seldom or near
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer(Result):
     """An answer to one question. ``words`` are the question's; ``answer_words`` are filled by models that generate.
@@ -96,10 +103,7 @@ class Answer(Result):
     def unsure(self) -> bool:
         """Whether to doubt it: such answers were right too seldom when the model was tested (`reliability`: less than
         half of them, of yes/no questions less than 60%), or a runner-up has nearly the same score."""
-        seldom = self.reliability is not None and self.reliability.right < _LEAST.get(self.reliability.kind, _HALF)
-        best, *others = self.ranking
-        near = self.score_over != "sequence" and any(other.score >= _NEAR * best.score for other in others)
-        return seldom or near
+        return is_unsure([ranked.score for ranked in self.ranking], self.reliability, self.score_over)
 
     def __repr__(self) -> str:
         return f"Answer({self.answer!r}, score={self.score:.3g}, question={self.question!r})"

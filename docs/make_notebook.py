@@ -80,7 +80,7 @@ The server encodes an image once: further questions about it are quick.""",
     ),
     (
         CODE,
-        """questions = ["What is in the cup?", "Is there a spoon?", "How many cups are there?"]
+        """questions = ["What is in the cup?", "What drink is this?", "How many cups are there?"]
 answers = client.answer("../examples/coffee.jpg", questions)
 for each in answers:
     right = each.reliability.right if each.reliability else float("nan")
@@ -98,14 +98,14 @@ chosen = client.answer("../examples/rocket.jpg", "What is this?", candidates=can
         """## Many images
 
 Several requests are under way at once, and the results are in order. On the command line the same is `crosslook
-ask --images examples "What is this?" --csv`.""",
+ask --images examples "Is there an animal?" --csv`.""",
     ),
     (
         CODE,
         """from pathlib import Path
 
 paths = sorted(Path("../examples").glob("*.jpg"))
-results = client.ask_many([(path, ["Is there a person?"]) for path in paths], maps="none")
+results = client.ask_many([(path, ["Is there an animal?"]) for path in paths], maps="none")
 for path, (found,) in zip(paths, results):
     print(f"{path.name:14} {found.answer:4} {found.score:.0%}")""",
     ),

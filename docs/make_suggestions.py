@@ -2,9 +2,10 @@
 
 `examples/questions.json` holds questions with their right answers and, where they are about a thing, the boxes around
 it (left, top, right, bottom as shares of the image's sides). Of each image those are kept that the default model
-answers right, with the peak of the answer's map in a box, at most `MOST` in the file's order; and those that are marked
-as a failure, where the model does fail: they show what it cannot do. Where the model reads Chinese, the same is done
-with the questions in Chinese. The choice is written to app/web/suggestions.js.
+answers right, with the peak of the answer's map in a box: at most `MOST` that it is sure of, and others only where
+there are fewer than `FEW` of these. Those that are marked as a failure are kept where the model does fail: they show
+what it cannot do. Where the model reads Chinese, the same is done with the questions in Chinese. The choice is written
+to app/web/suggestions.js.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from app.wire import reliability
+from crosslook.results import is_unsure
 from model.evaluation.judging import judged_form
 from model.interface import Item, MapRequest, Model, Output, TextOutput
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 WRITTEN = ROOT / "app" / "web" / "suggestions.js"
-MOST = 4
+MOST, FEW = 4, 3
 
 
 class Asked(NamedTuple):
-    """A question with what came of it: whether it was ``right``, and whether it was ``pointed`` at the thing (where it
-    is about none, it was)."""
+    """A question with what came of it: whether it was ``right``, whether it was ``pointed`` at the thing (where it is
+    about none, it was), and whether the page says that it is not ``sure``."""
 
     question: str
     failure: bool
@@ -34,6 +37,7 @@ class Asked(NamedTuple):
     score: float
     right: bool
     pointed: bool
+    sure: bool
 
     @property
     def kept(self) -> bool:
@@ -55,15 +59,17 @@ def ask(model: Model, name: str, rows: list[dict[str, Any]], wording: str = "que
     (output,) = model.run("answer", [Item(encoded, texts, maps=MapRequest())])
     if not isinstance(output, Output):
         raise output
-    return [_judged(row, row[wording], text) for row, text in zip(rows, output.texts, strict=True)]
+    return [_judged(model, row, row[wording], text) for row, text in zip(rows, output.texts, strict=True)]
 
 
-def _judged(row: dict[str, Any], question: str, text: TextOutput) -> Asked:
+def _judged(model: Model, row: dict[str, Any], question: str, text: TextOutput) -> Asked:
     best = text.ranking[0]
     english = getattr(best, "english", None) or best.answer
     right = judged_form(english) in map(judged_form, row["answers"])
     pointed = "at" not in row or any(_within(text, box) for box in row["at"])
-    return Asked(question, row.get("failure", False), best.answer, best.score, right, pointed)
+    worth = reliability(model.info, question, text)
+    unsure = is_unsure([ranked.score for ranked in text.ranking], worth, text.score_over)
+    return Asked(question, row.get("failure", False), best.answer, best.score, right, pointed, not unsure)
 
 
 def _within(text: TextOutput, box: list[float]) -> bool:
@@ -83,9 +89,13 @@ def choose(model: Model, wording: str) -> tuple[dict[str, list[str]], list[str]]
     for name, rows in pool().items():
         asked = ask(model, name, [row for row in rows if wording in row], wording)
         for each in asked:
-            marks = ("right" if each.right else "WRONG") + ("" if each.pointed else ", points elsewhere")
+            marks = "right" if each.right else "WRONG"
+            marks += ("" if each.pointed else ", points elsewhere") + ("" if each.sure else ", not sure")
             print(f"{name:10}{each.question:34}{each.answer:14}{each.score:6.1%}  {marks}")  # noqa: T201
-        chosen[name] = [each.question for each in asked if each.kept][:MOST]
+        kept = [each for each in asked if each.kept]
+        best = [each for each in kept if each.failure or each.sure][:MOST]
+        best += [each for each in kept if each not in best][: max(0, FEW - len(best))]
+        chosen[name] = [each.question for each in kept if each in best]
         failures += [f"{name}: {each.question}" for each in asked if each.failure and each.kept]
     return chosen, failures
 

@@ -3,7 +3,7 @@
 const LEAST = { "yes/no": 0.6 }; // right less often than that: "not sure". Of two answers a guess is right half of the time
 const HALF = 0.5; // the same for all other kinds
 const NEAR = 0.75; // a runner-up with so much of the best score: a tie
-const WORTH = 0.1; // a runner-up with less of the best score is none to name
+const WORTH = 0.25; // a second runner-up with less of the best score is none to name
 const BAD = 0.4; // right less often than that among all questions of a kind: what the model is bad at
 const NO_KIND = "other"; // too many things to warn of
 
@@ -31,11 +31,17 @@ export function weakness(model, text) {
   return count && kind !== NO_KIND && share < BAD ? { kind, share } : null;
 }
 
+// Whether the answer is that no text was found or could be read: it has no score to speak of.
+const NOTHING = new Set(["no text found", "unreadable", "没有找到文字", "无法读取文字"]); // model/compact/reading/answer.py
+export const readNothing = ({ answer, score_over: over }) => over === "text" && NOTHING.has(answer);
+
 // Whether to say "not sure" (as crosslook/results.py does), and what else the answer may be.
-export function doubt({ ranking, reliability, score_over: over }) {
+export function doubt({ question, ranking, reliability, score_over: over }) {
   const [best, ...others] = ranking;
+  if (readNothing({ answer: best.answer, score_over: over })) return { unsure: false, instead: [] };
   const close = others.filter((other) => other.score >= NEAR * best.score);
   const unsure = (reliability ? reliability.right < (LEAST[reliability.kind] ?? HALF) : false) || (close.length > 0 && over !== "sequence");
-  const worth = close.length ? close.slice(0, 3) : others.slice(0, 2).filter((other) => other.score >= WORTH * best.score);
-  return { unsure, instead: unsure ? worth.map(({ answer }) => answer) : [] };
+  const worth = close.length ? close.slice(0, 3) : others.slice(0, 2).filter((other, index) => index === 0 || other.score >= WORTH * best.score);
+  const offered = /\bor\b|还是/.test(question) ? worth.filter(({ answer }) => question.includes(answer)) : worth;
+  return { unsure, instead: unsure ? offered.map(({ answer }) => answer) : [] };
 }

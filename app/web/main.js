@@ -110,7 +110,7 @@ function upload(which) {
   which.small ??= lighter(which.file);
   which.ref = which.small.then((file) => api.upload(file, { session: which.session, signal: which.stop.signal, progress }));
   which.ref.then(() => told("ready"), (error) => {
-    told(error.name === "AbortError" ? "stopped" : "failed");
+    told(error.name === "AbortError" ? "stopped" : OF_IMAGES.has(error.code) ? "refused" : "failed");
     if (error.name !== "AbortError" && which === image) showError(imageError(which, error));
   });
   told("preparing");
@@ -118,11 +118,12 @@ function upload(which) {
 }
 
 function showProgress({ state, sent, current }) {
-  $("progress").hidden = !["sending", "stopped"].includes(state);
+  const unsent = ["stopped", "failed"].includes(state);
+  $("progress").hidden = state !== "sending" && !unsent;
   $("sent").hidden = $("cancel").hidden = state !== "sending";
-  $("retry").hidden = state !== "stopped";
+  $("retry").hidden = !unsent;
   $("sent").value = sent;
-  $("progress-text").textContent = state === "stopped" ? t("stopped") : t("sending", { share: percent(sent) });
+  $("progress-text").textContent = unsent ? t("stopped") : t("sending", { share: percent(sent) });
   if (!current) $("where").textContent = { preparing: t("preparing"), ready: t("ready") }[state] ?? "";
 }
 
@@ -253,7 +254,11 @@ function show(entry, target) {
   image.current = entry;
   pinned = entry.known.has(target) ? target : "answer";
   showResult(entry);
-  showHistory(image.entries, entry, (chosen) => show(chosen, "answer"));
+  showHistory(image.entries, entry, (chosen) => {
+    $("question").value = chosen.asked.question;
+    warn();
+    show(chosen, "answer");
+  });
   pin(pinned);
   choose(entry, model);
   $("code").hidden = false;
@@ -284,10 +289,11 @@ function showTarget(target) {
   const shown = entry.known.get(target);
   markTarget(target, pinned);
   heatmap.show(shown?.map ?? null, attention, size);
-  $("legend").hidden = !shown;
-  $("region").hidden = !shown || !$("box").checked;
-  if (!shown) {
-    $("where").textContent = t("noMap");
+  const somewhere = shown && maps.strongest(shown.map) > 0;
+  $("legend").hidden = !somewhere;
+  $("region").hidden = !somewhere || !$("box").checked;
+  if (!somewhere) {
+    $("where").textContent = t(shown ? "nowhere" : "noMap");
     return;
   }
   const sentence = { text: quoted(shown.text), place: place(maps.place(shown.map, attention, size)) };

@@ -33,13 +33,13 @@ function onImage({ grid, region }, image, left, top, right, bottom) {
 }
 
 // Which ninth of the image the strongest cell lies in, the brightest spot of what is drawn (crosslook/maps.py, `peak`):
-// [row, column] of a 3 x 3 split, each 0, 1 or 2.
+// [row, column] of a 3 x 3 split, each 0, 1 or 2; the middle ones are a little wider.
 export function place(map, attention, image) {
   const peak = map.values.indexOf(strongest(map));
   const { columns } = attention.grid;
   const [row, column] = [Math.floor(peak / columns), peak % columns];
   const { left, top } = onImage(attention, image, column + 0.5, row + 0.5, column + 0.5, row + 0.5);
-  const third = (part) => Math.min(2, Math.floor(part * 3));
+  const third = (part) => (part < 0.3 ? 0 : part <= 0.7 ? 1 : 2);
   return [third(top), third(left)];
 }
 

@@ -20,7 +20,7 @@ export function savedPicture({ image, overlay, box, question, answer, notes, sca
   const { naturalWidth, naturalHeight } = image;
   const factor = Math.min(1, LONGEST / Math.max(naturalWidth, naturalHeight));
   const [width, height] = [naturalWidth, naturalHeight].map((side) => Math.round(side * factor));
-  const unit = Math.max(width, 320) / 40;
+  const unit = Math.max(15, width / 40); // pixels: of the letters
   const fonts = { question: `${unit}px system-ui, sans-serif`, answer: `700 ${1.4 * unit}px system-ui, sans-serif`, note: `${0.8 * unit}px system-ui, sans-serif` };
   const canvas = document.createElement("canvas");
   const context = canvas.getContext("2d");

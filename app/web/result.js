@@ -1,5 +1,5 @@
 // Shows one answer: the question's words as buttons, the answer, the runners-up. Says which map to show.
-import { doubt } from "./doubt.js";
+import { doubt, readNothing } from "./doubt.js";
 import * as maps from "./maps.js";
 import { listed, percent, quoted, t } from "./i18n.js";
 
@@ -62,6 +62,7 @@ export function showResult(entry) {
   $("words").replaceChildren(...sentence(result.question, result.question_words, "q", known));
   if (!result.question_words.length) $("words").textContent = result.question;
   const { unsure, instead } = doubt(result);
+  const nothing = readNothing(result);
   const answer = known.has("answer")
     ? element("button", { type: "button", className: "word answer", textContent: result.answer })
     : element("strong", { className: "answer", textContent: result.answer });
@@ -70,9 +71,9 @@ export function showResult(entry) {
     ...(unsure ? [element("span", { className: "unsure", textContent: t("notSure") })] : []),
     answer,
     ...(instead.length ? [element("span", { className: "instead", textContent: t("or", { answers: listed(instead.map(quoted)) }) })] : []),
-    element("span", { className: "score", textContent: scoreInWords(result) }));
+    ...(nothing ? [] : [element("span", { className: "score", textContent: scoreInWords(result) })]));
   $("result").classList.toggle("doubted", unsure);
-  const measured = result.reliability;
+  const measured = nothing ? null : result.reliability;
   $("measured").hidden = !measured;
   if (measured) $("measured").textContent = t("measured", { share: percent(measured.right), count: measured.count });
   $("answer-words").hidden = result.answer_words.length < 2;
@@ -82,7 +83,7 @@ export function showResult(entry) {
     rows.push(bar(t("others"), result.rest, false));
     rows.at(-1).classList.add("rest");
   }
-  $("ranking").hidden = rows.length < 2;
+  $("ranking").hidden = nothing || rows.length < 2;
   $("ranking").replaceChildren(...rows);
   const unknown = result.ranking.filter((row) => row.in_vocabulary === false).map((row) => row.answer);
   $("unknown").hidden = !unknown.length;

@@ -86,6 +86,28 @@ def test_the_page_doubts_as_the_client_does(server: Server, opened: Visit) -> No
     ranking = [{"answer": "yes", "score": 0.6}, {"answer": "no", "score": 0.2}, {"answer": "1", "score": 0.02}]
     case = result | {"reliability": {"kind": "yes/no", "right": 0.5, "count": 40}, "ranking": ranking}
     assert opened(server.url).page.evaluate(code, case) == ["no"]
+    either = case | {"question": "Is it no or maybe?", "ranking": [*ranking[:1], {"answer": "1", "score": 0.5}]}
+    assert opened(server.url).page.evaluate(code, either) == []
+
+
+def test_where_no_text_was_found_no_score_is_shown(server: Server, opened: Visit) -> None:
+    def answer(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        result = body["results"][0]
+        result |= {"answer": "no text found", "score": 0.04, "score_over": "text", "rest": 0.96}
+        result["ranking"] = [{"answer": "no text found", "score": 0.04}]
+        result["answer_map"] |= {"scale": 0.0, "elsewhere": 1.0}
+        route.fulfill(response=response, json=body)
+
+    view = opened(server.url)
+    view.page.route("**/v1/answer", answer)
+    view.open_example()
+    view.ask("What does the sign say?")
+    assert view.page.inner_text("#answer-line") == "no text found"
+    assert view.page.is_hidden("#ranking")
+    assert view.page.inner_text("#where") == "This was read from no place in the image."
+    assert view.page.is_hidden("#legend")
 
 
 def test_what_it_is_bad_at_is_said_while_it_is_typed(measured: Server, opened: Visit) -> None:
@@ -319,7 +341,8 @@ def test_the_strongest_region_has_a_box_on_request(server: Server, opened: Visit
         ["left side", "centre", "right side"],
         ["lower left", "bottom", "lower right"],
     ]
-    third = [min(2, int(3 * (at + 0.5) / of)) for at, of in ((row, grid["rows"]), (column, grid["columns"]))]
+    shares = [(at + 0.5) / of for at, of in ((row, grid["rows"]), (column, grid["columns"]))]
+    third = [0 if share < 0.3 else 1 if share <= 0.7 else 2 for share in shares]
     assert page.inner_text("#where").endswith(f" looked most at the {names[third[0]][third[1]]}")
 
 
