@@ -10,7 +10,7 @@ from PIL import Image
 from crosslook import Client
 
 ROOT = Path(__file__).parents[1]
-SHOWN = [("cat", "What animal is this?"), ("coffee", "What is in the cup?"), ("raccoon", "What color are the leaves?")]
+SHOWN = [("cat", "What animal is this?"), ("coffee", "What drink is this?"), ("raccoon", "What color are the leaves?")]
 _SIZE = (400, 266)
 
 

@@ -4,37 +4,35 @@ export const SUGGESTIONS = {
   "cat": [
     "What animal is this?",
     "What color is the cat?",
-    "Is it a cat or a dog?"
+    "Is there a boat?"
   ],
   "coffee": [
-    "What is in the cup?",
-    "Is there a cup?",
     "Is there a dog?",
-    "What drink is this?"
+    "What drink is this?",
+    "How many cups are there?",
+    "Is there a car?"
   ],
   "rocket": [
     "What color is the sky?",
     "Is there a cat?",
-    "Is there a car?",
-    "Are the lights on?"
+    "Is there a dog?",
+    "Is there a horse?"
   ],
   "astronaut": [
     "What color is her suit?",
     "What color is the suit?",
-    "What color is the jacket?",
-    "Is there a dog?"
+    "What color is the jacket?"
   ],
   "camera": [
     "Is there a person?",
     "What color is his coat?",
-    "Is there a cat?",
-    "How many people are there?"
+    "Is there a cat?"
   ],
   "raccoon": [
     "What animal is this?",
     "What color are the leaves?",
-    "Is there an animal?",
-    "Is there a car?"
+    "Is there a car?",
+    "Is there a boat?"
   ]
 };
 
@@ -42,34 +40,37 @@ export const SUGGESTIONS = {
 export const SUGGESTIONS_ZH = {
   "cat": [
     "这是什么动物？",
-    "猫的眼睛睁着吗？",
-    "这只猫是什么颜色？"
+    "照片里有汽车吗？",
+    "有船吗？"
   ],
   "coffee": [
     "杯子里是什么？",
     "有狗吗？",
     "这是什么饮料？",
-    "有几个杯子？"
+    "照片里有汽车吗？"
   ],
   "rocket": [
-    "天空是什么颜色？",
     "有猫吗？",
-    "照片里有汽车吗？"
+    "照片里有汽车吗？",
+    "有狗吗？",
+    "有船吗？"
   ],
   "astronaut": [
     "有狗吗？",
-    "有几个人？"
+    "有几个人？",
+    "有船吗？"
   ],
   "camera": [
-    "他的外套是什么颜色？",
     "有猫吗？",
-    "有几个人？"
+    "有狗吗？",
+    "有船吗？",
+    "有马吗？"
   ],
   "raccoon": [
     "这是什么动物？",
-    "叶子是什么颜色？",
     "它的眼睛睁着吗？",
-    "照片里有汽车吗？"
+    "照片里有汽车吗？",
+    "有船吗？"
   ]
 };
 
