@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from markdown_it import MarkdownIt
 from starlette.exceptions import HTTPException
 
 from model.question_kinds import PATTERNS
@@ -47,7 +48,7 @@ class Folder:
 _ROOT = Path(__file__).resolve().parents[2]
 _WEB = Folder(_ROOT / "app" / "web")
 _EXAMPLES = Folder(_ROOT / "examples")
-_CARD = Folder(_ROOT / "model" / "weights" / "compact", "README.md")
+_CARD = _ROOT / "model" / "weights" / "compact" / "README.md"
 _KINDS = json.dumps(PATTERNS)
 # That package is taken for these files alone.
 _SWAGGER_UI = Folder(Path(str(files("fastapi_offline"))) / "static", "swagger-ui*")
@@ -68,6 +69,20 @@ DOCS_HEADERS = HEADERS | {
 }
 
 
+def _card_page(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    body = MarkdownIt("commonmark").enable("table").render(path.read_text("utf-8"))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Model card</title>'
+        f'<link rel="stylesheet" href="web/card.css"></head><body><main>{body}</main></body></html>'
+    )
+
+
+_CARD_PAGE = _card_page(_CARD)
+
+
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
     """The page."""
@@ -82,8 +97,13 @@ async def kinds() -> Response:
 
 @router.api_route("/card", methods=["GET", "HEAD"])
 async def card(request: Request) -> Response:
-    """The default model's card, as text."""
-    return _file(_CARD, "README.md", request, HEADERS | {"Content-Type": "text/plain; charset=utf-8"})
+    """The default model's card, which is Markdown in the repository, to read.
+
+    Raises: HTTPException 404 where the server has no default weights.
+    """
+    if _CARD_PAGE is None:
+        raise HTTPException(404)
+    return Response(b"" if request.method == "HEAD" else _CARD_PAGE, headers=HEADERS, media_type="text/html")
 
 
 @router.api_route("/web/{name}", methods=["GET", "HEAD"])

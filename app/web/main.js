@@ -1,7 +1,7 @@
 // The page's state and what happens on it.
 import { Api, newSession } from "./api.js";
 import { COLOURS } from "./colormaps.js";
-import { loadKinds, weakness } from "./doubt.js";
+import { loadKinds, questionKind, weakness } from "./doubt.js";
 import { exampleFile, isExample, listExamples, questionsAbout } from "./examples.js";
 import { Heatmap } from "./heatmap.js";
 import { advice, language, languageNames, percent, place, quoted, t, wordsFor } from "./i18n.js";
@@ -12,6 +12,7 @@ import { choose, chosenKind, chosenLayers, drawScale, showOptions } from "./opti
 import { isHeic, lighter } from "./photo.js";
 import { savedPicture } from "./picture.js";
 import { inWords, markTarget, scoreInWords, showGallery, showHistory, showResult, targets } from "./result.js";
+import { showCode } from "./snippets.js";
 import { stored } from "./store.js";
 import { copy, dress, speak } from "./surface.js";
 
@@ -222,7 +223,8 @@ async function answer(which, asked, signal) {
 }
 
 function busy(on) {
-  $("send").textContent = t(on ? "asking" : "ask");
+  // An image's text is read once, when first asked for: that takes seconds.
+  $("send").textContent = t(!on ? "ask" : questionKind($("question").value) === "reading" ? "readingText" : "asking");
   $("result").setAttribute("aria-busy", String(on));
   document.body.classList.toggle("busy", on);
 }
@@ -264,15 +266,7 @@ function show(entry, target) {
   $("code").hidden = false;
   for (const id of ["view", "smooth-field", "box-field", "save"]) $(id).hidden = entry.known.size === 0;
   $("link").hidden = false;
-  showCode(entry);
-}
-
-async function showCode(entry) {
-  const { curl, python } = await import("./snippets.js");
-  const base = new URL(".", location.href).href;
-  const code = { ...entry.asked, base, name: image.name, key: api.key };
-  $("curl").textContent = curl(code);
-  $("python").textContent = python(code);
+  showCode({ ...entry.asked, base: new URL(".", location.href).href, name: image.name, key: api.key });
 }
 
 // Show a target's map, and keep it.

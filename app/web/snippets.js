@@ -28,3 +28,8 @@ with Client(${inPython(base.replace(/\/$/, ""))}) as client:
 print(answer, answer.score)
 answer.overlay().save("map.png")`;
 }
+
+export function showCode(asked) {
+  document.getElementById("curl").textContent = curl(asked);
+  document.getElementById("python").textContent = python(asked);
+}

@@ -28,8 +28,12 @@ def load(name: str, **options: Any) -> CompactModel:
         kv = arguments[1]
         note(f"attend {[x.data_ptr() for x in kv]}" if isinstance(kv, KeysValues) else "attend features")
 
-    see = model.image_networks
-    model.image_networks = lambda pixels: (note("see"), see(pixels))[1]  # type: ignore[assignment,misc]
+    class Seen(type(model.image_networks)):  # type: ignore[misc]
+        def __call__(self, pixels: Any) -> Any:
+            note("see")
+            return super().__call__(pixels)
+
+    model.image_networks.__class__ = Seen
     for module in model.net.modules():
         if isinstance(module, CrossAttention):
             module.register_forward_pre_hook(attended, with_kwargs=True)

@@ -97,8 +97,11 @@ async def test_the_kinds_of_questions_are_those_of_the_model(client: httpx.Async
 
 async def test_the_default_models_card_is_there_to_read(client: httpx.AsyncClient) -> None:
     response = await client.get("/card")
-    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert "## What it is bad at" in response.text
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
+    assert "<h2>What it is bad at</h2>" in response.text
+    assert "<table>" in response.text
+    assert (await client.get("/web/card.css")).headers["Content-Type"] == "text/css; charset=utf-8"
     assert (await client.head("/card")).status_code == 200
 
 
