@@ -2,10 +2,11 @@
 
 `examples/questions.json` holds questions with their right answers and, where they are about a thing, the boxes around
 it (left, top, right, bottom as shares of the image's sides). Of each image those are kept that the default model
-answers right, with the peak of the answer's map in a box: at most `MOST` that it is sure of, and others only where
-there are fewer than `FEW` of these. Those that are marked as a failure are kept where the model does fail: they show
-what it cannot do. Where the model reads Chinese, the same is done with the questions in Chinese. The choice is written
-to app/web/suggestions.js.
+answers right, with the peak of the answer's map in a box: at most `MOST` that it is sure of, about things that are
+there, since their maps have something to show; then one whose thing is not there; and where these are fewer than `FEW`,
+what it is not sure of, then more that is not there. Two with one answer about one thing are one too many. Those that
+are marked as a failure are kept where the model does fail: they show what it cannot do. Where the model reads Chinese,
+the same is done with the questions in Chinese. The choice is written to app/web/suggestions.js.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Asked(NamedTuple):
     right: bool
     pointed: bool
     sure: bool
+    about: str
 
     @property
     def kept(self) -> bool:
@@ -69,7 +71,9 @@ def _judged(model: Model, row: dict[str, Any], question: str, text: TextOutput) 
     pointed = "at" not in row or any(_within(text, box) for box in row["at"])
     worth = reliability(model.info, question, text)
     unsure = is_unsure([ranked.score for ranked in text.ranking], worth, text.score_over)
-    return Asked(question, row.get("failure", False), best.answer, best.score, right, pointed, not unsure)
+    return Asked(
+        question, row.get("failure", False), best.answer, best.score, right, pointed, not unsure, str(row.get("at", ""))
+    )
 
 
 def _within(text: TextOutput, box: list[float]) -> bool:
@@ -93,11 +97,24 @@ def choose(model: Model, wording: str) -> tuple[dict[str, list[str]], list[str]]
             marks += ("" if each.pointed else ", points elsewhere") + ("" if each.sure else ", not sure")
             print(f"{name:10}{each.question:34}{each.answer:14}{each.score:6.1%}  {marks}")  # noqa: T201
         kept = [each for each in asked if each.kept]
-        best = [each for each in kept if each.failure or each.sure][:MOST]
-        best += [each for each in kept if each not in best][: max(0, FEW - len(best))]
-        chosen[name] = [each.question for each in kept if each in best]
+        chosen[name] = [each.question for each in best(kept)]
         failures += [f"{name}: {each.question}" for each in asked if each.failure and each.kept]
     return chosen, failures
+
+
+def best(kept: list[Asked]) -> list[Asked]:
+    """Those of one image that are suggested, in the order of the page."""
+    told: set[tuple[str, str]] = set()
+    there: list[Asked] = []
+    for each in sorted(kept, key=lambda each: not (each.failure or each.sure)):
+        if each.failure or (each.about and (each.answer, each.about) not in told):
+            there.append(each)
+            told.add((each.answer, each.about))
+    doubtful = [each for each in there if not each.failure and not each.sure]
+    absent = [each for each in kept if not each.about and each.sure and not each.failure]
+    found = [*[each for each in there if each not in doubtful][: MOST - 1], *absent[:1]]
+    rest = [*doubtful, *absent[1:], *(each for each in kept if not each.about and not each.sure and not each.failure)]
+    return found + rest[: max(0, FEW - len(found))]
 
 
 def main() -> int:

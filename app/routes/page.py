@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mimetypes
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def _card_page(path: Path) -> str | None:
     if not path.is_file():
         return None
     body = MarkdownIt("commonmark").enable("table").render(path.read_text("utf-8"))
+    body = re.sub(
+        r"<h2>(.*?)</h2>", lambda found: f'<h2 id="{found[1].lower().replace(" ", "-")}">{found[1]}</h2>', body
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Model card</title>'

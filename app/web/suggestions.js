@@ -7,32 +7,29 @@ export const SUGGESTIONS = {
     "Is there a boat?"
   ],
   "coffee": [
-    "Is there a dog?",
     "What drink is this?",
     "How many cups are there?",
-    "Is there a car?"
+    "Is there a dog?"
   ],
   "rocket": [
     "What color is the sky?",
     "Is there a cat?",
-    "Is there a dog?",
-    "Is there a horse?"
+    "Are the lights on?"
   ],
   "astronaut": [
-    "What color is her suit?",
-    "What color is the suit?",
-    "What color is the jacket?"
+    "What color is the jacket?",
+    "How many people are there?",
+    "What color is her hair?"
   ],
   "camera": [
     "Is there a person?",
     "What color is his coat?",
-    "Is there a cat?"
+    "How many people are there?"
   ],
   "raccoon": [
     "What animal is this?",
     "What color are the leaves?",
-    "Is there a car?",
-    "Is there a boat?"
+    "Is there a car?"
   ]
 };
 
@@ -41,19 +38,17 @@ export const SUGGESTIONS_ZH = {
   "cat": [
     "这是什么动物？",
     "照片里有汽车吗？",
-    "有船吗？"
+    "猫的眼睛睁着吗？"
   ],
   "coffee": [
     "杯子里是什么？",
     "有狗吗？",
-    "这是什么饮料？",
-    "照片里有汽车吗？"
+    "有几个杯子？"
   ],
   "rocket": [
     "有猫吗？",
-    "照片里有汽车吗？",
-    "有狗吗？",
-    "有船吗？"
+    "天空是什么颜色？",
+    "照片里有汽车吗？"
   ],
   "astronaut": [
     "有狗吗？",
@@ -62,15 +57,13 @@ export const SUGGESTIONS_ZH = {
   ],
   "camera": [
     "有猫吗？",
-    "有狗吗？",
-    "有船吗？",
-    "有马吗？"
+    "他的外套是什么颜色？",
+    "有几个人？"
   ],
   "raccoon": [
     "这是什么动物？",
-    "它的眼睛睁着吗？",
     "照片里有汽车吗？",
-    "有船吗？"
+    "叶子是什么颜色？"
   ]
 };
 

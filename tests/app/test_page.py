@@ -99,7 +99,8 @@ async def test_the_default_models_card_is_there_to_read(client: httpx.AsyncClien
     response = await client.get("/card")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert response.headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
-    assert "<h2>What it is bad at</h2>" in response.text
+    (link,) = re.findall(r'href="card#([^"]+)"', (await client.get("/")).text)
+    assert f'<h2 id="{link}">What it is bad at</h2>' in response.text
     assert "<table>" in response.text
     assert (await client.get("/web/card.css")).headers["Content-Type"] == "text/css; charset=utf-8"
     assert (await client.head("/card")).status_code == 200
