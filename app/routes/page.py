@@ -70,6 +70,10 @@ DOCS_HEADERS = HEADERS | {
 }
 
 
+def _with_id(heading: re.Match[str]) -> str:
+    return f'<h2 id="{heading[1].lower().replace(" ", "-")}">{heading[1]}</h2>'
+
+
 def _card_page(path: Path) -> str | None:
     if not path.is_file():
         return None

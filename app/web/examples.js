@@ -3,8 +3,8 @@ import { FAILURES, SUGGESTIONS, SUGGESTIONS_ZH } from "./suggestions.js";
 
 export const isExample = (name) => Object.hasOwn(SUGGESTIONS, name);
 
-const FOR_ANY = ["What is in the picture?", "Is there a person?", "Is there a dog?", "Is it day or night?", "What room is this?"];
-const FOR_ANY_ZH = ["图片里有什么？", "照片里有人吗？", "有狗吗？", "是白天还是晚上？"];
+const FOR_ANY = ["Is there a person?", "Is it day or night?", "What room is this?", "Is there a dog?", "What does the sign say?"];
+const FOR_ANY_ZH = ["照片里有人吗？", "是白天还是晚上？", "有狗吗？", "牌子上写着什么？"];
 
 // The questions about an example, or about any photograph (name null): [{text, lang, failure}].
 export function questionsAbout(name, chinese) {

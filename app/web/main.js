@@ -70,8 +70,7 @@ function showImage(which) {
   document.querySelector(".skip").href = "#question";
   showGallery(images, image, showImage);
   showProgress(image);
-  if (image.current) show(image.current, "answer");
-  warn();
+  image.current ? showAgain(image.current) : warn();
 }
 
 // In the interface's language where the model reads that.
@@ -256,17 +255,19 @@ function show(entry, target) {
   image.current = entry;
   pinned = entry.known.has(target) ? target : "answer";
   showResult(entry);
-  showHistory(image.entries, entry, (chosen) => {
-    $("question").value = chosen.asked.question;
-    warn();
-    show(chosen, "answer");
-  });
+  showHistory(image.entries, entry, showAgain);
   pin(pinned);
   choose(entry, model);
   $("code").hidden = false;
   for (const id of ["view", "smooth-field", "box-field", "save"]) $(id).hidden = entry.known.size === 0;
   $("link").hidden = false;
   showCode({ ...entry.asked, base: new URL(".", location.href).href, name: image.name, key: api.key });
+}
+
+function showAgain(entry) {
+  $("question").value = entry.asked.question;
+  warn();
+  show(entry, "answer");
 }
 
 // Show a target's map, and keep it.
@@ -310,7 +311,6 @@ async function remake() {
   show(entry, target);
 }
 
-// What is seen, as a file.
 async function savePicture() {
   const { result, response, known } = image.current;
   const shown = known.get(pinned);

@@ -224,6 +224,7 @@ def test_several_images_keep_their_questions(server: Server, opened: Visit, tmp_
     assert page.is_hidden("#earlier")
     page.click("#gallery li:first-child button")
     assert page.inner_text("#words") == "Is the cat sleeping?"
+    assert page.input_value("#question") == "Is the cat sleeping?"
     assert page.locator("#history li").count() == 2
     assert "cat.jpg" in page.get_attribute("#image", "alt")
     page.click("#gallery li:last-child button")
