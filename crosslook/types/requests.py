@@ -8,6 +8,21 @@ from pydantic import ConfigDict, Field
 
 from crosslook.types.base import MapChoice, MapKind, WireModel
 
+Layers = Annotated[
+    list[int] | None,
+    Field(min_length=1, max_length=256, fail_fast=True, description="Fusion layers to average; default: the model's."),
+]
+Heads = Annotated[
+    list[int] | None,
+    Field(
+        min_length=1,
+        max_length=256,
+        fail_fast=True,
+        description="Heads to average, of each layer: for `raw` maps of models that say how many `heads` they have; "
+        "default: all.",
+    ),
+]
+
 
 class MapOptions(WireModel):
     """Options that every task takes, the same in JSON and in multipart fields."""
@@ -17,21 +32,8 @@ class MapOptions(WireModel):
     model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
     maps: MapChoice = Field("float", description="Encoding of the maps, or none.")
     map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
-    layers: list[int] | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        fail_fast=True,
-        description="Fusion layers to average; default: the model's.",
-    )
-    heads: list[int] | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        fail_fast=True,
-        description="Heads to average, of each layer: for `raw` maps of models that say how many `heads` they have; "
-        "default: all.",
-    )
+    layers: Layers = None
+    heads: Heads = None
     points: bool = Field(
         False,
         description="Say of each map where it points: its strongest cell and the box of half of it, in pixels.",
@@ -152,18 +154,5 @@ class OverlayRequest(WireModel):
     )
     model: str | None = Field(None, description="Refused with 404 when this server does not serve it.")
     map_kind: MapKind | None = Field(None, description="The model's default kind when absent.")
-    layers: list[int] | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        fail_fast=True,
-        description="Fusion layers to average; default: the model's.",
-    )
-    heads: list[int] | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        fail_fast=True,
-        description="Heads to average, of each layer: for `raw` maps of models that say how many `heads` they have; "
-        "default: all.",
-    )
+    layers: Layers = None
+    heads: Heads = None
