@@ -89,7 +89,7 @@ def expected(encode: float, answer: float) -> str:
     for replicas in (1, 2, 4, 8):
         for affinity in (True, False):
             made = simulate(
-                Case(replicas, 20.0 * replicas, 2000, encode, answer, cache=500, affinity=affinity, skew=0.8)
+                Case(replicas, 20.0 * replicas, 2000, encode, answer, cache=200, affinity=affinity, skew=0.8)
             )
             shown = (100 * made.hits, 1000 * made.mean, 1000 * made.p99, 100 * made.busiest)
             rows.append((f"{replicas}{'' if affinity else ', no affinity'}", *(f"{figure:.0f}" for figure in shown)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.make_maps import REPORT, filled
+from docs.make_maps import PAGES, REPORT, filled
 from model.evaluation.judging import Interval
 from model.evaluation.report import Evaluation, MapRow, write_report
 from tests.app.servers import ROOT
@@ -22,10 +22,12 @@ def test_the_page_says_what_its_code_prints(monkeypatch: pytest.MonkeyPatch) -> 
     assert renew(page) == page, "docs/maps.md has drifted: python -m tests.docs.outputs docs/maps.md"
 
 
-@pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_tables_are_those_of_the_last_report(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert filled(text, json.loads(REPORT.read_text())) == text, "python docs/make_maps.py"
+    made = filled(text, json.loads(REPORT.read_text()), chinese=page.name == "README.zh-CN.md")
+    assert "maps in short: begin" in text or page == PAGE
+    assert made == text, "python -m docs.make_maps"
 
 
 def test_a_report_fills_a_page(tmp_path: Path) -> None:

@@ -40,13 +40,13 @@ from model.published.causal.items import Asked, CausalImage
 from model.published.causal.maps import looked_at, mean_map, on_grid, sink_share
 from model.published.causal.prompts import ChatPrompt
 from model.published.causal.stack import Prefix, TextStack, kv_bytes
+from model.published.causal.streaming import RowWriting
 from model.published.causal.vision import ImageTokens, Placement, joined
 from model.published.checkpoint import LoadRequest
 from model.published.family import PublishedFamily
 from model.published.generation import Batch, Row, Writer, WritingOptions
 from model.published.generation_config import ends_of, read_writing_defaults
 from model.published.map_passes import map_info
-from model.published.streaming import RowWriting
 from model.published.tokenizer import Tokenizer
 from model.published.writing import FOLLOWED
 
