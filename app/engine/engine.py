@@ -17,6 +17,7 @@ from app.engine.batcher import GATHER
 from app.engine.cache import Entry
 from app.engine.decoders import Decoders
 from app.engine.devices import default_workers, device_environment
+from app.engine.jobs import worker_failed
 from app.engine.local import LocalWorker
 from app.engine.messages import Load, RunItem, cost_of
 from app.engine.options import Observer, ReplicaOptions
@@ -138,7 +139,7 @@ class Engine:
     @property
     def encoded(self) -> int:
         """Images that went through the vision encoder since the start."""
-        return sum(replica.encoded for replica in self.replicas)
+        return sum(replica.images.encoded for replica in self.replicas)
 
     def _on_change(self) -> None:
         self.info = next((replica.info for replica in self.replicas if replica.info is not None), None)
@@ -202,7 +203,7 @@ class Engine:
             if replica.cache.peek(key) is not None:
                 return replica
         now = perf_counter()
-        return min(ready, key=lambda replica: (replica.estimated_wait(now), replica.loading + replica.asked))
+        return min(ready, key=lambda replica: (replica.estimated_wait(now), replica.images.loading + replica.asked))
 
     async def encode(self, image: ImageSource) -> Uploaded:
         """Encode an image, if it is not encoded yet, and keep it. Cancelled, it leaves the queue.
@@ -211,7 +212,7 @@ class Engine:
         """
         stages = Stages()
         async with self._hold(image, 0, stages) as (replica, held, cache):
-            await replica.loaded(held, stages)
+            await replica.images.loaded(held, stages)
             return Uploaded(held.key, _geometry(held), cache, stages)
 
     async def run(
@@ -259,12 +260,12 @@ class Engine:
         # All that is asked about one image goes to one worker, however idle the others are.
         wait = replica.estimated_wait(perf_counter())
         with self.admission.hold(images=int(cache == "miss"), texts=texts, wait=wait):
-            async with replica.hold_image(key, pixels, stages) as held:
+            async with replica.images.hold(key, pixels, stages) as held:
                 held.scopes.add(image.scope)
                 yield replica, held, cache
 
 
 def _geometry(entry: Entry) -> Geometry:
     if entry.geometry is None:
-        raise RequestError("worker_failed", "The worker died while it held this request.")
+        raise worker_failed()
     return entry.geometry

@@ -14,6 +14,11 @@ from app.errors import RequestError
 from model.interface import ItemError, Output, Pixels, Task
 
 
+def worker_failed() -> RequestError:
+    """The error of a request whose worker died while it held it."""
+    return RequestError("worker_failed", "The worker died while it held this request.")
+
+
 class _Waits:
     """A job whose request awaits ``future``."""
 

@@ -47,7 +47,7 @@ async def test_others_do_not_wait_behind_large_images(small_limits: tuple[FastAP
         large_places.acquire()
     try:
         waiting = [asyncio.create_task(ask(client, large(n))) for n in range(60)]
-        await until(lambda: app.state.engine.replicas[0].loading == len(waiting))
+        await until(lambda: app.state.engine.replicas[0].images.loading == len(waiting))
         small = encoded(Image.new("RGB", (25, 40), (77, 77, 77)))  # 1,000 pixels
         answer = await ask(client, small)
         assert answer.json()["results"][0]["answer"] == "77"
@@ -84,12 +84,12 @@ async def test_who_hangs_up_leaves_the_line(small_limits: tuple[FastAPI, AsyncCl
         large_places.acquire()
     try:
         waiting = [asyncio.create_task(ask(client, large(100 + n))) for n in range(LARGE_AT_ONCE + 3)]
-        await until(lambda: replica.loading == len(waiting))
+        await until(lambda: replica.images.loading == len(waiting))
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        await until(lambda: replica.loading == 0)
-        assert not replica.decoding
+        await until(lambda: replica.images.loading == 0)
+        assert not replica.images.decoding
     finally:
         for _ in range(LARGE_AT_ONCE):
             large_places.release()
