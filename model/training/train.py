@@ -9,87 +9,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from model.compact.image_networks import CALIBRATION, DETECTOR, load_detector, load_ranges
 from model.compact.model import EMBEDDED, CompactModel, load
 from model.compact.network import CompactConfig, CompactNet
 from model.evaluation.data import DataError, DataSet, Question, read_data
 from model.evaluation.options import positive
-from model.training.batches import Mix, Sampler
+from model.training.batches import Sampler
 from model.training.collage_tasks import CollageMaker, collage_pools
 from model.training.colour_fit import fit_colours
-from model.training.features import FeatureCache, load_features
-from model.training.losses import batch_loss
+from model.training.features import load_features
 from model.training.made_questions import made_texts, made_words
 from model.training.match_fit import fit_match
 from model.training.pretrained import SentenceEncoder, start_from_pretrained
+from model.training.settings import Settings
+from model.training.steps import run_steps
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
-from model.training.tuning import ENOUGH_TO_FIT, figures, fit_temperatures, fit_unseen
+from model.training.tuning import ENOUGH_TO_FIT, fit_temperatures, fit_unseen
 from model.training.warm_start import take_over
 from model.training.yes_no_fit import fit_yes_no
 from model.training.yes_no_questions import asked_by_image
 
 _TEXTS_TO_CENTRE = 500
 _EXTRA_WORDS = "is this true? a photo image picture of the there any are how many what color colour doing who where"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that a run depends on beside its data."""
-
-    steps: int = 1200
-    images: int = 24
-    rows: int = 3
-    learning_rate: float = 4e-4
-    answers_rate: float = 6e-5
-    """Of the answers' vectors, which start from what the answers mean."""
-    weight_decay: float = 0.05
-    warmup: int = 40
-    smoothing: float = 0.05
-    dropout: float = 0.25
-    caption_share_first: float = 0.2
-    caption_share_last: float = 0.1
-    captioned_images: int = 2000
-    """Of the images that have captions: what the texts of more cost in time is more than they teach."""
-    turned_share: float = 0.0
-    made: int = 3
-    """Questions an image whose answers the detector knows."""
-    map_weight: float = 0.3
-    """Of the boxes that a made question's word should look at."""
-    count_weight: float = 0.3
-    """Of the objects that a made question means."""
-    collages: int = 4
-    collage_stock: int = 4000
-    collage_weight: float = 0.3
-    """At the first step; it falls to ``collage_weight_last`` by the middle of the run and stays there: maps that point
-    are learned early, and then only kept."""
-    collage_weight_last: float = 0.15
-    drop_patches: float = 0.3
-    daquar_weight: float = 0.4
-    average: float = 0.995
-    min_answers: int = 4
-    tune_share: float = 0.06
-    """Of the train images: to choose by and to fit the temperature on; dev is never touched."""
-    coarse_share: float = 0.93
-    """Of the steps: the first ones, which see a quarter of the patches and cost half."""
-    kept: float = 0.3
-    """Of the last model of ``--warm``, mixed in again when all steps are done: what it knew of people's answers and the
-    steps made it forget (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models")."""
-    seed: int = 0
-    blind: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,7 +136,7 @@ def train(
         seed=settings.seed,
         device=device,
     )
-    _run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
+    run_steps(model, sampler, parts.tune, features, settings, out, trained, device)
     if start is None:
         if warm:
             take_over(net, answers, _load(warm[-1]), settings.kept)
@@ -258,133 +209,6 @@ def _freeze(net: CompactNet) -> list[nn.Parameter]:
         frozen |= {id(net.patches.seen.class_meaning.weight), id(net.patches.seen.colour_meaning.weight)}
     parts = (net.patches, net.narrow, net.fusion, net.head)
     return [parameter for part in parts for parameter in part.parameters() if id(parameter) not in frozen]
-
-
-def _run_steps(
-    model: CompactModel,
-    sampler: Sampler,
-    tune: Sequence[tuple[Question, Example]],
-    features: FeatureCache,
-    settings: Settings,
-    out: Path,
-    trained: Sequence[nn.Parameter],
-    device: torch.device,
-) -> None:
-    net = model.net
-    optimizer = torch.optim.AdamW(_groups(net, trained, settings), betas=(0.9, 0.98))
-    average = [parameter.detach().clone() for parameter in trained]
-    how = {"smoothing": settings.smoothing, "drop_patches": settings.drop_patches}
-    taught = {"map_weight": settings.map_weight, "count_weight": settings.count_weight}
-    first = 0
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
-        first = saved["step"]
-        optimizer.load_state_dict(saved["optimizer"])
-        with torch.no_grad():
-            for parameter, value, mean, kept in zip(trained, saved["values"], average, saved["average"], strict=True):
-                parameter.copy_(value)
-                mean.copy_(kept)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    rates = [group.setdefault("initial", rate) for group, rate in zip(optimizer.param_groups, rates, strict=True)]
-    saved_at, loss_mean, began = time.monotonic(), 0.0, time.monotonic()
-    bar = tqdm(
-        range(first, settings.steps), initial=first, total=settings.steps, unit="step", smoothing=0.02, mininterval=5
-    )
-    for step in bar:
-        torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout too resumes where it was
-        net.train()
-        share = step / settings.steps
-        scale = min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + math.cos(math.pi * share))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * scale
-        caption_share = settings.caption_share_first + share * (
-            settings.caption_share_last - settings.caption_share_first
-        )
-        captioned = max(0, round(settings.images * caption_share))
-        mix = Mix(settings.images, settings.rows, captioned, settings.turned_share, settings.collages, settings.made)
-        batch, collages = sampler.draw(step, mix)
-        rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            coarse_only = share < settings.coarse_share
-            loss = batch_loss(net, batch, rng, **how, **taught, coarse_only=coarse_only)
-            if collages is not None:
-                left = max(0.0, 1 - 2 * share)
-                weight = settings.collage_weight * left + settings.collage_weight_last * (1 - left)
-                loss = loss + weight * batch_loss(net, collages, rng, **how, coarse_only=coarse_only)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        decay = min(settings.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, parameter in zip(average, trained, strict=True):
-                mean.lerp_(parameter, 1 - decay)
-        loss_mean += (loss.item() - loss_mean) / min(step - first + 1, 50)
-        bar.set_postfix(loss=f"{loss_mean:.3f}")
-        if time.monotonic() - saved_at > 240 or step + 1 == settings.steps:
-            saved_at = time.monotonic()
-            _save_checkpoint(checkpoint, step + 1, optimizer, trained, average)
-        if (step + 1) % 200 == 0 or step + 1 == settings.steps:
-            line = {
-                "step": step + 1,
-                "loss": round(loss_mean, 4),
-                "seconds": round(time.monotonic() - began),
-                **_with_average(model, trained, average, tune, features),
-            }
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            bar.write(json.dumps(line))
-    with torch.no_grad():
-        for parameter, mean in zip(trained, average, strict=True):
-            parameter.copy_(mean)
-    net.eval()
-
-
-def _groups(net: CompactNet, trained: Sequence[nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
-    """What starts from pretrained vectors learns slowly; norms, biases and single vectors do not decay."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in trained:
-        groups.setdefault((parameter is not net.head.answers, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": settings.learning_rate if is_new else settings.answers_rate,
-            "weight_decay": settings.weight_decay if is_matrix else 0.0,
-        }
-        for (is_new, is_matrix), parameters in groups.items()
-    ]
-
-
-def _save_checkpoint(
-    file: Path, step: int, optimizer: torch.optim.Optimizer, trained: Sequence[Tensor], average: Sequence[Tensor]
-) -> None:
-    state = {
-        "step": step,
-        "optimizer": optimizer.state_dict(),
-        "values": [parameter.detach() for parameter in trained],
-        "average": list(average),
-    }
-    torch.save(state, file.with_suffix(".new"))
-    file.with_suffix(".new").replace(file)
-
-
-def _with_average(
-    model: CompactModel,
-    trained: Sequence[nn.Parameter],
-    average: Sequence[Tensor],
-    tune: Sequence[tuple[Question, Example]],
-    features: FeatureCache,
-) -> dict[str, float]:
-    """Accuracy on the part chosen by, with the averaged weights in place."""
-    kept = [parameter.detach().clone() for parameter in trained]
-    with torch.no_grad():
-        for parameter, mean in zip(trained, average, strict=True):
-            parameter.copy_(mean)
-        found = figures(model, tune, features)
-        for parameter, value in zip(trained, kept, strict=True):
-            parameter.copy_(value)
-    return found
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ import torch
 from model.compact.model import CompactModel, load, tiny
 from model.compact.text import pad_ids, tokenize
 from model.evaluation.data import DataSet, ImageRef, read_data
+from model.training import steps
 from model.training import train as training
 from model.training.batches import Mix, Sampler, collage_features
 from model.training.collage_tasks import CollageMaker, CollagePool, collage_image
 from model.training.features import load_features
+from model.training.settings import Settings
 from model.training.tasks import Asked, CaptionTasks, Example
 from model.training.texts import TextCache
-from model.training.train import Settings, split_train, train
+from model.training.train import split_train, train
 from tests.fakes.colour_model import write_toy_data
 
 CPU = torch.device("cpu")
@@ -198,7 +200,7 @@ def test_a_broken_run_goes_on_as_if_it_had_not(
 ) -> None:
     # Every look at the clock is ten minutes after the last, so that each step is saved.
     clock = itertools.count(0, 600)
-    monkeypatch.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(steps, "time", types.SimpleNamespace(monotonic=lambda: float(next(clock))))
     train(data, tmp_path / "whole", tmp_path / "cache", SETTINGS, device=CPU, start=start)
     draw = Sampler.draw
 
