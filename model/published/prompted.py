@@ -36,7 +36,6 @@ from model.published.generation_config import WritingDefaults, read_writing_defa
 from model.published.map_passes import map_info, to_maps
 from model.published.prompted_streaming import PromptedWriting
 from model.published.prompts import Asked, Forced, Found, Prompt
-from model.published.tokenizer import Tokenizer
 from model.published.writing import FOLLOWED, Session, start
 
 _SCORED_AT_ONCE = 2048  # tokens of candidates and their prompts; bounds the memory of their logits
@@ -305,52 +304,6 @@ class Prompted(PublishedFamily):
             answer_tokens=make_tokens(names, found.spans, said),
             answer_words=find_words(answer, found.spans),
         )
-
-
-def templated(tokenizer: Tokenizer, template: str, text: str) -> Prompt:
-    """``text`` in its place (``{}``) in ``template``, as tokens with the tokenizer's own special ones around.
-
-    Spans are places in ``text``; a token that stands outside has none. What the template spells like a special token is
-    one; what the text spells so is text.
-    """
-    before, _, after = template.partition("{}")
-    backend = tokenizer.hub._tokenizer
-    special = [token.content for token in tokenizer.hub.added_tokens_decoder.values() if token.special]
-    in_template = any(token in before + after for token in special)
-    if in_template and any(token in text for token in special):
-        return _in_parts(tokenizer, before, text, after)
-    backend.encode_special_tokens = not in_template
-    try:
-        encoding = backend.encode(before + text + after, add_special_tokens=not in_template)
-    finally:
-        backend.encode_special_tokens = True
-    end = len(before) + len(text)
-    spans: list[Span | None] = [
-        (max(a, len(before)) - len(before), min(b, end) - len(before)) if max(a, len(before)) < min(b, end) else None
-        for a, b in encoding.offsets
-    ]
-    whole = before + text + after
-    return Prompt(encoding.ids, _names(encoding, whole), spans, whole)
-
-
-def _in_parts(tokenizer: Tokenizer, before: str, text: str, after: str) -> Prompt:
-    """The template's two parts and the text, each by itself: special tokens count in the first two alone."""
-    backend, found = tokenizer.hub._tokenizer, Prompt([], [], [], before + text + after)
-    for part, own in ((before, False), (text, True), (after, False)):
-        backend.encode_special_tokens = own
-        try:
-            encoding = backend.encode(part, add_special_tokens=False)
-        finally:
-            backend.encode_special_tokens = True
-        found.ids.extend(encoding.ids)
-        found.texts.extend(_names(encoding, part))
-        found.spans.extend(encoding.offsets if own else [None] * len(encoding.ids))
-    return found
-
-
-def _names(encoding: Any, text: str) -> list[str]:
-    """Each token as it stands in the text; the tokenizer's own name for one that does not."""
-    return [text[a:b] or name for (a, b), name in zip(encoding.offsets, encoding.tokens, strict=True)]
 
 
 def side_by_side(images: Sequence[EncodedImage]) -> list[tuple[Any, int]]:

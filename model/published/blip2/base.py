@@ -23,8 +23,8 @@ from model.published.blip2.qformer import QFormer
 from model.published.checkpoint import Loaded
 from model.published.family import to_input
 from model.published.generation_config import ends_of
-from model.published.prompted import Prompted, side_by_side, templated
-from model.published.prompts import Forced, Prompt
+from model.published.prompted import Prompted, side_by_side
+from model.published.prompts import Forced, Prompt, templated
 from model.published.writing import Session
 from model.rows import Source
 

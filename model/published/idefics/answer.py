@@ -24,8 +24,7 @@ from model.published.family import to_input
 from model.published.generation_config import ends_of
 from model.published.idefics.resampler import Resampler
 from model.published.idefics.text_stack import IdeficsStack
-from model.published.prompted import templated
-from model.published.prompts import Prompt
+from model.published.prompts import Prompt, templated
 
 LIMIT = 50  # tokens of an answer where neither request nor folder says
 ROOM = 2048  # positions used, however many the model has

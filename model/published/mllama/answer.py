@@ -26,8 +26,7 @@ from model.published.generation_config import ends_of
 from model.published.mllama.text_stack import MllamaStack
 from model.published.mllama.tiles import Tiles
 from model.published.preprocess import Normalization
-from model.published.prompted import templated
-from model.published.prompts import Prompt
+from model.published.prompts import Prompt, templated
 from model.published.tokenizer import Tokenizer
 
 LIMIT = 256  # tokens of an answer where neither request nor folder says
