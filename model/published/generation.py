@@ -12,7 +12,7 @@ that what else is in the batch changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor
 
 from model import progress
-from model.family import Span
 from model.interface import Generation, Progress, TokenChoice
+from model.published.detokenizer import Detokenizer
 from model.published.generation_config import WritingDefaults
 
 Finish = Literal["stop", "length"]
@@ -56,85 +56,6 @@ class WritingOptions:
         )
 
 
-class Writer:
-    """The text that comes of generated ids, as far as it is certain.
-
-    A token may be a part of a letter, and what a token looks like depends on the one before it, so each is decoded
-    together with its predecessor. ``spans`` are in ``text``; tokens of one letter share its span, and those that leave
-    no trace have None.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
-        self._decode, self._stop = decode, stop
-        self.ids: list[int] = []
-        self.spans: list[Span | None] = []
-        self.text = ""
-        self.stopped = False
-        self._window, self._known, self._sent = 0, 0, 0
-        self._waiting: list[int] = []  # tokens whose letter is not whole yet
-
-    def add(self, token: int) -> str:
-        """Take one more token; what it added to the text. `stopped` is set where a stop string has come: the text ends
-        before it then."""
-        self.ids.append(token)
-        self.spans.append(None)
-        self._waiting.append(len(self.ids) - 1)
-        before = self._decode(self.ids[self._window : self._known])
-        whole = self._decode(self.ids[self._window :])
-        if len(whole) <= len(before) or whole.endswith("\ufffd"):
-            return ""
-        self._window, self._known = self._known, len(self.ids)
-        return self._append(whole[len(before) :])
-
-    def end(self) -> None:
-        """No token follows: a letter that is not whole stays so."""
-        before = self._decode(self.ids[self._window : self._known])
-        rest = self._decode(self.ids[self._window :])[len(before) :]
-        if rest and not self.stopped:
-            self._append(rest)
-
-    def _append(self, new: str) -> str:
-        start = len(self.text)
-        self.text += new
-        for index in self._waiting:
-            self.spans[index] = (start, len(self.text))
-        self._waiting.clear()
-        for stop in self._stop:
-            found = self.text.find(stop, max(0, start - len(stop)))
-            if found >= 0 and (not self.stopped or found < len(self.text)):
-                self.text, self.stopped = self.text[:found], True
-        return new
-
-    def release(self, *, over: bool) -> str:
-        """What can be shown of the text and was not yet. Until it is ``over``, spaces at the end and what may be the
-        beginning of a stop string wait. All that was released is `answer` in the end."""
-        ready = len(self.text)
-        if not over:
-            for stop in self._stop:
-                for length in range(min(len(stop) - 1, len(self.text)), 0, -1):
-                    if self.text.endswith(stop[:length]):
-                        ready = min(ready, len(self.text) - length)
-                        break
-        shown = self.text[:ready].strip()
-        new, self._sent = shown[self._sent :], max(self._sent, len(shown))
-        return new
-
-    @property
-    def answer(self) -> str:
-        """The text without the space around it."""
-        return self.text.strip()
-
-    @property
-    def answer_spans(self) -> list[Span | None]:
-        """Where each token stands in `answer`."""
-        shift, length = len(self.text) - len(self.text.lstrip()), len(self.answer)
-        spans: list[Span | None] = []
-        for span in self.spans:
-            start, end = (0, 0) if span is None else (max(0, span[0] - shift), min(length, span[1] - shift))
-            spans.append((start, end) if start < end else None)
-        return spans
-
-
 @dataclass(eq=False, slots=True)
 class Row:
     """One text that is being answered. ``prompt``: the ids that are fed first; ``source``: what the row attends to
@@ -144,7 +65,7 @@ class Row:
 
     prompt: list[int]
     options: WritingOptions
-    writer: Writer
+    detokenizer: Detokenizer
     source: Hashable = None
     context: Sequence[int] = ()
     processors: Sequence[LogitsProcessor] = ()
@@ -162,14 +83,14 @@ class Row:
     def news(self, index: int, told: int) -> Progress | None:
         """What there is of the row behind the ``told`` tokens that were reported, and of its text; None for nothing.
         ``index`` is the text's among its item's."""
-        text = self.writer.release(over=self.finish is not None)
+        text = self.detokenizer.release(over=self.finish is not None)
         return Progress(index, text, tuple(self.choices[told:])) if text or len(self.choices) > told else None
 
     def processed(self, logits: Tensor) -> Tensor:
         """Float32 ``[vocabulary]`` as the row's processors change it."""
         if not self.processors:
             return logits
-        ids = torch.tensor([[*self.context, *self.writer.ids]], device=logits.device)
+        ids = torch.tensor([[*self.context, *self.detokenizer.ids]], device=logits.device)
         scores = logits[None]
         for processor in self.processors:
             scores = processor(ids, scores)  # a tensor of its own, by their contract
@@ -261,7 +182,7 @@ class Batch:
         for index, (keys, values) in enumerate(self._layers):
             cache.update(keys, values, index)
         self._lengths = [length + 1 for length in self._lengths]
-        logits = self._pass([[row.writer.ids[-1]] for row in self.rows], self._lengths, self.rows, cache)
+        logits = self._pass([[row.detokenizer.ids[-1]] for row in self.rows], self._lengths, self.rows, cache)
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         self._choose(self.rows, logits)
         if any(row.finish for row in self.rows):
@@ -291,15 +212,15 @@ class Batch:
         row.log_probability += chosen
         if token in self.stack.end_ids:
             row.finish = "stop"
-            row.writer.end()
+            row.detokenizer.end()
             return
-        new = row.writer.add(token)
+        new = row.detokenizer.add(token)
         row.choices.append(TokenChoice(new, chosen, self._alternatives(row, log_probabilities)))
-        if row.writer.stopped:
+        if row.detokenizer.stopped:
             row.finish = "stop"
-        elif len(row.writer.ids) >= row.options.max_new_tokens:
+        elif len(row.detokenizer.ids) >= row.options.max_new_tokens:
             row.finish = "length"
-            row.writer.end()
+            row.detokenizer.end()
 
     def _alternatives(self, row: Row, log_probabilities: Tensor) -> tuple[tuple[str, float], ...]:
         if not row.options.top:

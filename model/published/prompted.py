@@ -30,8 +30,9 @@ from model.interface import (
     Task,
     TextOutput,
 )
+from model.published.detokenizer import Detokenizer
 from model.published.family import PublishedFamily
-from model.published.generation import Batch, Row, Writer
+from model.published.generation import Batch, Row
 from model.published.generation_config import WritingDefaults, read_writing_defaults
 from model.published.map_passes import map_info, to_maps
 from model.published.prompted_streaming import PromptedWriting
@@ -199,10 +200,10 @@ class Prompted(PublishedFamily):
 
     def written(self, row: Row) -> Found:
         """What a finished row wrote."""
-        writer = row.writer
-        ranking = (Ranked(writer.answer, math.exp(row.log_probability)),)
+        made = row.detokenizer
+        ranking = (Ranked(made.answer, math.exp(row.log_probability)),)
         finish = row.finish or "stop"
-        return Found(ranking, tuple(writer.ids), writer.answer_spans, choices=tuple(row.choices), finish=finish)
+        return Found(ranking, tuple(made.ids), made.answer_spans, choices=tuple(row.choices), finish=finish)
 
     @torch.no_grad()
     def rank(self, row: Asked) -> Found:
@@ -228,11 +229,11 @@ class Prompted(PublishedFamily):
 
     def _spans(self, ids: Sequence[int]) -> list[Span | None]:
         """Where each token of an answer stands in its text."""
-        writer = Writer(self._decode)
+        detokenizer = Detokenizer(self._decode)
         for token in ids:
-            writer.add(token)
-        writer.end()
-        return writer.answer_spans
+            detokenizer.add(token)
+        detokenizer.end()
+        return detokenizer.answer_spans
 
     def answer_ids(self, answer: str) -> list[int]:
         """The tokens of an answer as they follow a prompt."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from model.interface import Generation
-from model.published.generation import Batch, Feed, Row, Writer, WritingOptions
+from model.published.detokenizer import Detokenizer
+from model.published.generation import Batch, Feed, Row, WritingOptions
 from model.published.generation_config import WritingDefaults
 
 FOLLOWED = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
@@ -43,7 +44,7 @@ class _SessionStack:
         if not self._started:
             self._started = True
             return self._session.logits
-        last = [row.writer.ids[-1] if row.writer.ids else 0 for row in self._rows]
+        last = [row.detokenizer.ids[-1] if row.detokenizer.ids else 0 for row in self._rows]
         logits = self._session.step(torch.tensor(last, device=self.device)[:, None])
         wanted = {id(row) for row in feed.rows}
         return logits[[place for place, row in enumerate(self._rows) if id(row) in wanted]]
@@ -68,7 +69,7 @@ def start(
     rows = []
     for asked, context in zip(options, contexts, strict=True):
         settled = WritingOptions.of(asked, defaults, limit=max(1, most))
-        row = Row([0], settled, Writer(decode, settled.stop), context=context)  # its prompt was read
+        row = Row([0], settled, Detokenizer(decode, settled.stop), context=context)  # its prompt was read
         row.processors = defaults.processors(len(context), ends, session.logits.device)
         rows.append(row)
     batch = Batch(_SessionStack(session, rows, ends, decode))

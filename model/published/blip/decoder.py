@@ -60,7 +60,7 @@ class Decoder:
         given = WritingDefaults(self.options.max_new_tokens, repetition_penalty=self.options.repetition_penalty)
         contexts = prompts.tolist()
         rows = write(session, options, ends=(self.end,), defaults=given, contexts=contexts, most=room, decode=decode)
-        return [[Generated(tuple(row.writer.ids), row.log_probability, row.finish == "stop")] for row in rows]
+        return [[Generated(tuple(row.detokenizer.ids), row.log_probability, row.finish == "stop")] for row in rows]
 
     def _search(self, prompts: Tensor, sources: Sources, options: BeamOptions) -> list[list[Generated]]:
         cache: Any = DynamicCache()

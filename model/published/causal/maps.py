@@ -40,7 +40,7 @@ def looked_at(stack: TextStack, asked: Sequence[Asked]) -> dict[int, Rows]:
         groups.setdefault(one.maps, []).append(one)
     for maps, members in groups.items():
         members.sort(key=lambda one: id(one.row.source))
-        fed = [[*one.row.prompt, *one.row.writer.ids][: len(one.row.prompt) + _fed(one)] for one in members]
+        fed = [[*one.row.prompt, *one.row.detokenizer.ids][: len(one.row.prompt) + _fed(one)] for one in members]
         longest = max(map(len, fed))
         if longest:
             rows = [one.row for one in members]
@@ -63,7 +63,7 @@ def looked_at(stack: TextStack, asked: Sequence[Asked]) -> dict[int, Rows]:
 
 def _fed(one: Asked) -> int:
     """How many of the answer's tokens are fed for the maps: the last one chooses nothing that is shown."""
-    return max(0, len(one.row.writer.ids) - 1)
+    return max(0, len(one.row.detokenizer.ids) - 1)
 
 
 def mean_map(running: AttentionPass, maps: MapRequest, prefix: Prefix, rows: slice) -> Tensor:

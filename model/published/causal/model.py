@@ -43,8 +43,9 @@ from model.published.causal.stack import Prefix, TextStack, kv_bytes
 from model.published.causal.streaming import RowWriting
 from model.published.causal.vision import ImageTokens, Placement, joined
 from model.published.checkpoint import LoadRequest
+from model.published.detokenizer import Detokenizer
 from model.published.family import PublishedFamily
-from model.published.generation import Batch, Row, Writer, WritingOptions
+from model.published.generation import Batch, Row, WritingOptions
 from model.published.generation_config import ends_of, read_writing_defaults
 from model.published.map_passes import map_info
 from model.published.tokenizer import Tokenizer
@@ -188,8 +189,8 @@ class CausalVLM(PublishedFamily):
         image = _image_of(item)
         room = self.context - len(image.ids) - len(tokens.ids)
         options = WritingOptions.of(item.generation, self.defaults, limit=room)
-        writer = Writer(self.stack.text_of, options.stop)
-        asked = Asked(Row(list(tokens.ids), options, writer), item, text, tokens, maps)
+        detokenizer = Detokenizer(self.stack.text_of, options.stop)
+        asked = Asked(Row(list(tokens.ids), options, detokenizer), item, text, tokens, maps)
         self._attach(asked, image)
         return asked
 
@@ -256,8 +257,8 @@ class CausalVLM(PublishedFamily):
         shares = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
         order = sorted(range(len(candidates)), key=lambda i: -shares[i])
         for token in targets[order[0]][:-1]:
-            asked.row.writer.add(token)
-        asked.row.writer.end()
+            asked.row.detokenizer.add(token)
+        asked.row.detokenizer.end()
         asked.row.log_probability = scores[order[0]]
         asked.row.finish = "stop"
         ranking = tuple(Ranked(candidates[i], shares[i]) for i in order[: asked.item.top_k])
@@ -282,8 +283,8 @@ class CausalVLM(PublishedFamily):
         return [self._output(one, looked.get(id(one)), (rankings or {}).get(id(one))) for one in asked]
 
     def _output(self, one: Asked, looked: NDArray[np.float32] | None, ranking: tuple[Ranked, ...] | None) -> TextOutput:
-        row, writer = one.row, one.row.writer
-        answer = writer.answer
+        row, made = one.row, one.row.detokenizer
+        answer = made.answer
         written = ranking is None
         ranking = ranking or (Ranked(answer, math.exp(row.log_probability)),)
         result = TextOutput(
@@ -291,7 +292,7 @@ class CausalVLM(PublishedFamily):
             "sequence" if written else "candidates",
             None,
             token_count=len(one.tokens.ids),
-            answer_token_count=len(writer.ids),
+            answer_token_count=len(made.ids),
             choices=tuple(row.choices),
             finish=row.finish or "stop",
         )
@@ -301,11 +302,11 @@ class CausalVLM(PublishedFamily):
         maps = on_grid(looked, image)
         asked_maps = maps[: len(one.tokens.ids)]
         first = len(one.tokens.ids) - 1
-        answer_maps = maps[first : first + len(writer.ids)]
-        mean = looked[first : first + max(1, len(writer.ids))].mean(0, keepdims=True)
-        spans = writer.answer_spans
+        answer_maps = maps[first : first + len(made.ids)]
+        mean = looked[first : first + max(1, len(made.ids))].mean(0, keepdims=True)
+        spans = made.answer_spans
         texts = [answer[span[0] : span[1]] if span else "" for span in spans]
-        names = [text or token for text, token in zip(texts, self.tokenizer.texts(writer.ids), strict=True)]
+        names = [text or token for text, token in zip(texts, self.tokenizer.texts(made.ids), strict=True)]
         return replace(
             result,
             tokens=make_tokens(one.tokens.texts, one.tokens.spans, asked_maps),

@@ -77,7 +77,7 @@ def test_tokens_logits_and_maps_are_transformers_own(
     found = pair.ask(encoded, QUESTION)
     assert isinstance(found, TextOutput)
     assert encoded.ids + pair.ours.tokenize(QUESTION).ids == theirs.ids
-    assert recorded.rows[0].writer.ids == theirs.answer
+    assert recorded.rows[0].detokenizer.ids == theirs.answer
     assert found.answer_token_count == len(theirs.answer)
     logits = torch.cat(recorded.logits)[-len(theirs.logits) :]
     scale = max(1.0, float(theirs.logits.abs().max()))  # what float32's rounding grows with

@@ -109,22 +109,3 @@ def test_rows_of_one_image_share_its_prefix(llava: CausalPair, monkeypatch: pyte
     monkeypatch.setattr(stack, "sources_of", sources)
     writing.advance([], ())
     assert seen == [[2, 1]]
-
-
-@pytest.mark.parametrize("stop", ["o", "at", "xyz"])
-def test_what_is_shown_never_goes_back(llava: CausalPair, stop: str) -> None:
-    """The beginning of a stop string waits until it is none."""
-    from model.published.generation import Writer
-
-    pieces = ["a c", "a", "t x", "y", " is", " so"]
-    writer = Writer(lambda ids: "".join(pieces[i] for i in ids), (stop,))
-    shown = ""
-    for index in range(len(pieces)):
-        writer.add(index)
-        shown += writer.release(over=False)
-        assert writer.text.strip().startswith(shown)
-        if writer.stopped:
-            break
-    shown += writer.release(over=True)
-    whole = "".join(pieces)
-    assert shown == writer.answer == whole[: whole.index(stop) if stop in whole else len(whole)].strip()
