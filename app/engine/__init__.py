@@ -8,7 +8,8 @@
    `writing.Writers` has the answers that are written token by token.
 4. `dispatch.Dispatcher` sends the batch as one message (`messages`) to the replica's `protocol.Worker`:
    `local.LocalWorker`, a process.
-5. That process (`worker`) holds the model, encodes, runs, replies; the dispatcher hands each result to its request.
+5. In that process (`worker`), `model_runner.ModelRunner` encodes and runs; the dispatcher hands each result to its
+   request.
 
 `replica.Replica` keeps a worker alive: it replaces one that dies. `devices` gives each worker its GPU. Nothing is
 imported here, so that the worker loads its own modules alone.

@@ -16,7 +16,7 @@ from PIL import Image
 from app import wire
 from app.engine.engine import LOADER
 from app.engine.messages import Encode, Failure, Run, RunItem
-from app.engine.worker import Server
+from app.engine.model_runner import ModelRunner
 from crosslook.types import CaptionResponse, FloatMap, MatchResponse, U8Map
 from model.compact import model as compact
 from model.interface import Item, MapInfo, MapRequest, Output
@@ -190,12 +190,12 @@ async def test_texts_that_are_compared_are_never_torn_apart() -> None:
                 raise MemoryError
             return super().run(task, items)
 
-    server = Server(Small())
-    server.handle(Encode((("a", preprocess(Image.new("RGB", (40, 30)))),)))
-    (match,) = server.handle(Run("match", (RunItem("a", ("one", "two")),))).results
+    runner = ModelRunner(Small())
+    runner.handle(Encode((("a", preprocess(Image.new("RGB", (40, 30)))),)))
+    (match,) = runner.handle(Run("match", (RunItem("a", ("one", "two")),))).results
     assert isinstance(match, Failure)
     assert match.out_of_memory
-    (caption,) = server.handle(Run("caption", (RunItem("a", ("one", "two")),))).results
+    (caption,) = runner.handle(Run("caption", (RunItem("a", ("one", "two")),))).results
     assert len(caption.texts) == 2
 
 

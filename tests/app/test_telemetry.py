@@ -47,7 +47,7 @@ def test_workers_log_as_the_server_does(tmp_path: Path) -> None:
         assert client.post("/v1/answer", json=body).status_code == 500
         lines = server.log.read_text().splitlines()
     entries = [json.loads(line) for line in lines if not line.startswith(("crosslook is up", "Try: "))]  # for people
-    (fault,) = [entry for entry in entries if entry["logger"] == "app.engine.worker"]
+    (fault,) = [entry for entry in entries if entry["logger"] == "app.engine.model_runner"]
     assert "told to" in fault["exception"]
 
 
