@@ -14,9 +14,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from app import conversation, wire
+from app import wire
 from app.choices import Choice
-from app.conversation import MOST_MESSAGES, Asked, ConversationRequest, Received, TokenLogProb, Tokens
+from app.conversation import answers, messages
+from app.conversation.answers import TokenLogProb, Tokens
+from app.conversation.messages import MOST_MESSAGES, Asked, Received
+from app.conversation.options import ConversationRequest
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import TAG, RequestError, request_id_of
@@ -182,10 +185,10 @@ async def chat_completions(request: Request, context: AskerDep) -> Response:
         raise RequestError("invalid_request", "n: this model gives one answer; `crosslook` ranks others.", param="n")
     body.refuse_tools()
     choice = body.choice(body.response_format, "response_format")
-    asked = await conversation.read(body.messages, "messages", most=context.most_images)
+    asked = await messages.read(body.messages, "messages", most=context.most_images)
     if body.stream:
         return await _stream(request, context, body, asked, choice)
-    answered, text, info = await conversation.answer(context, body, asked, choice)
+    answered, text, info = await answers.answer(context, body, asked, choice)
     start = perf_counter()
 
     def content() -> str:
@@ -204,7 +207,7 @@ async def _stream(
     info = context.model(body.model)
 
     async def run(on_progress: Callable[[Progress], None]) -> Answered:
-        return (await conversation.answer(context, body, asked, choice, on_progress))[0]
+        return (await answers.answer(context, body, asked, choice, on_progress))[0]
 
     followed = await Followed.begin(run)
     chunks = _Chunks(request, info, with_usage=bool(body.stream_options and body.stream_options.include_usage))
@@ -214,7 +217,7 @@ async def _stream(
         written = False
         async for step in followed.progress():
             written = True
-            scores = [conversation.token_log_probability(choice).model_dump() for choice in step.choices]
+            scores = [answers.token_log_probability(choice).model_dump() for choice in step.choices]
             yield chunks.make({"content": step.text}, {"content": scores} if body.logprobs else None)
         answered = await followed.answered()
         start = perf_counter()
@@ -272,7 +275,7 @@ def _completion(
     request: Request, body: _Body, asked: Asked, answered: Answered, text: TextOutput, info: ModelInfo, said: str
 ) -> ChatCompletion:
     tokens = Tokens.of(answered, text)
-    logprobs = LogProbs(content=conversation.log_probabilities(text, body.top_logprobs or 0)) if body.logprobs else None
+    logprobs = LogProbs(content=answers.log_probabilities(text, body.top_logprobs or 0)) if body.logprobs else None
     return ChatCompletion(
         id=f"chatcmpl-{request_id_of(request)}",
         created=int(time.time()),
@@ -286,5 +289,5 @@ def _completion(
                 text_tokens=tokens.text, image_tokens=tokens.image, cached_tokens=tokens.cached
             ),
         ),
-        crosslook=conversation.native(body, asked, answered, info),
+        crosslook=answers.native(body, asked, answered, info),
     )

@@ -16,9 +16,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from app import conversation, wire
+from app import wire
 from app.choices import Choice
-from app.conversation import MOST_MESSAGES, MOST_PARTS, Asked, ConversationRequest, Received, TokenLogProb, Tokens
+from app.conversation import answers, messages
+from app.conversation.answers import TokenLogProb, Tokens
+from app.conversation.messages import MOST_MESSAGES, MOST_PARTS, Asked, Received
+from app.conversation.options import ConversationRequest
 from app.dependencies import AskerDep
 from app.engine.engine import Answered
 from app.errors import TAG, RequestError, request_id_of
@@ -201,11 +204,11 @@ async def responses(request: Request, context: AskerDep) -> Response:
     wanted_format = None if body.text is None else body.text.format
     choice = body.choice(wanted_format, "text.format")
     given = [Received(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    asked = await conversation.read(given, "input", most=context.most_images)
+    asked = await messages.read(given, "input", most=context.most_images)
     named = _Named(request_id_of(request), int(time.time()), wanted_format or {"type": "text"})
     if body.stream:
         return await _stream(context, body, asked, choice, named)
-    answered, _, info = await conversation.answer(context, body, asked, choice)
+    answered, _, info = await answers.answer(context, body, asked, choice)
     start = perf_counter()
 
     def content() -> str:
@@ -235,7 +238,7 @@ def _response(
     """The whole response."""
     text = answered.output.texts[0]
     tokens = Tokens.of(answered, text)
-    logprobs = conversation.log_probabilities(text, body.top_logprobs or 0) if _wants_logprobs(body) else []
+    logprobs = answers.log_probabilities(text, body.top_logprobs or 0) if _wants_logprobs(body) else []
     said = text.ranking[0].answer if choice is None else choice.content(text.ranking[0].answer)
     return ModelResponse(
         id=f"resp_{named.request_id}",
@@ -252,7 +255,7 @@ def _response(
             output_tokens=tokens.answer,
             total_tokens=tokens.text + tokens.image + tokens.answer,
         ),
-        crosslook=conversation.native(body, asked, answered, info),
+        crosslook=answers.native(body, asked, answered, info),
     )
 
 
@@ -261,7 +264,7 @@ async def _stream(context: RequestContext, body: _Body, asked: Asked, choice: Ch
     info = context.model(body.model)
 
     async def run(on_progress: Callable[[Progress], None]) -> Answered:
-        return (await conversation.answer(context, body, asked, choice, on_progress))[0]
+        return (await answers.answer(context, body, asked, choice, on_progress))[0]
 
     followed = await Followed.begin(run)
     known: dict[str, Any] = {
@@ -290,7 +293,7 @@ async def _stream(context: RequestContext, body: _Body, asked: Asked, choice: Ch
         written = False
         async for step in followed.progress():
             written = True
-            scores = [conversation.token_log_probability(c).model_dump() for c in step.choices]
+            scores = [answers.token_log_probability(c).model_dump() for c in step.choices]
             yield one(
                 "output_text.delta", item | {"delta": step.text, "logprobs": scores if _wants_logprobs(body) else []}
             )

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.conversation import ConversationRequest
+from app.conversation.options import ConversationRequest
 from tests.app.test_native import failed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
