@@ -36,14 +36,33 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def ask(client: httpx.AsyncClient, data: dict[str, Any], path: str = "/v1/answer") -> httpx.Response:
+    """Ask about the cat, in a form."""
+    return await client.post(path, files={"image": CAT.read_bytes()}, data=data)
+
+
+def asked_directly(model: compact.CompactModel, *questions: str, maps: MapRequest) -> Output:
+    """What the model says itself of the cat, with the service's limits of images."""
+    limits = image_limits(Settings(_env_file=None))
+    encoded = model.encode([loader(CAT.read_bytes(), limits)(model.info.preprocess)])[0]
+    output = model.run("answer", [Item(encoded, questions, maps=maps)])[0]
+    assert isinstance(output, Output)
+    return output
+
+
+def same_answer_map(found: AnswerResponse, output: Output) -> None:
+    """Of the first question, to 4 digits."""
+    expected, own = output.texts[0].answer_map, found.results[0].answer_map
+    assert expected is not None
+    assert isinstance(own, FloatMap)
+    np.testing.assert_allclose(own.values, expected.values, rtol=6e-4, atol=1e-6)
+
+
 async def test_answers_and_maps_are_the_models_own(client: httpx.AsyncClient) -> None:
     """Scores to 6 digits, maps to 4, tokens and spans exactly; each question alone gives the same."""
     model = compact.tiny()
-    limits = image_limits(Settings(_env_file=None))
-    encoded = model.encode([loader(CAT.read_bytes(), limits)(model.info.preprocess)])[0]
-    output = model.run("answer", [Item(encoded, tuple(QUESTIONS), maps=MapRequest())])[0]
-    assert isinstance(output, Output)
-    response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data={"question": QUESTIONS})
+    output = asked_directly(model, *QUESTIONS, maps=MapRequest())
+    response = await ask(client, {"question": QUESTIONS})
     assert response.status_code == 200, response.text
     body = AnswerResponse.model_validate_json(response.content)
     assert body.model.revision == model.info.revision
@@ -59,7 +78,7 @@ async def test_answers_and_maps_are_the_models_own(client: httpx.AsyncClient) ->
             assert source.map is not None
             np.testing.assert_allclose(token.map.values, source.map.values, rtol=6e-4)
             assert sum(map(sum, token.map.values)) + token.map.elsewhere == pytest.approx(1.0, abs=1e-3)
-        alone = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data={"question": question})
+        alone = await ask(client, {"question": question})
         single = AnswerResponse.model_validate_json(alone.content).results[0]
         assert single.answer == result.answer
         assert single.score == pytest.approx(result.score, abs=1e-5)
@@ -70,7 +89,7 @@ async def test_maps_do_not_change_the_answer(client: httpx.AsyncClient) -> None:
     both = []
     for maps in ("float", "none"):
         data = {"question": QUESTIONS, "maps": maps}
-        response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+        response = await ask(client, data)
         both.append(AnswerResponse.model_validate_json(response.content))
     for with_maps, without in zip(both[0].results, both[1].results, strict=True):
         assert with_maps.answer == without.answer
@@ -80,7 +99,7 @@ async def test_maps_do_not_change_the_answer(client: httpx.AsyncClient) -> None:
 async def test_candidates(client: httpx.AsyncClient) -> None:
     """Scores are over the candidates alone, each counted once."""
     data = {"question": "What is this?", "candidates": ["cat", "dog", "cat", "Dog", " cat "], "top_k": "5"}
-    response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+    response = await ask(client, data)
     result = AnswerResponse.model_validate_json(response.content).results[0]
     assert result.score_over == "candidates"
     assert sorted(ranked.answer for ranked in result.ranking) == ["cat", "dog"]
@@ -111,7 +130,6 @@ async def test_candidates_that_are_no_answers_of_the_model_are_marked(client: ht
 async def test_layers_are_chosen_by_the_request(client: httpx.AsyncClient, encoding: str, kind: str | None) -> None:
     """The response names what it averaged, and the maps are the model's own of these layers."""
     model = compact.tiny()
-    encoded = model.encode([loader(CAT.read_bytes(), image_limits(Settings(_env_file=None)))(model.info.preprocess)])[0]
     card = (await client.get("/v1/models")).json()["data"][0]
     assert (card["map_kinds"], card["layers"]) == (["raw", "gradient", "rollout"], [0, 1])
     assert "default_layers" not in card
@@ -124,50 +142,39 @@ async def test_layers_are_chosen_by_the_request(client: httpx.AsyncClient, encod
             response = await client.post("/v1/answer", json=body)
         else:
             data = {"question": QUESTIONS[1], **options}
-            response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+            response = await ask(client, data)
         assert response.status_code == 200, response.text
         found = AnswerResponse.model_validate_json(response.content)
         assert found.attention is not None
         assert found.attention.layers == ([1] if layers == [1] else [0, 1])
         assert found.attention.kind == (kind or card["default_map_kind"])
         request = MapRequest(kind, None if layers is None else tuple(layers))  # type: ignore[arg-type]
-        output = model.run("answer", [Item(encoded, (QUESTIONS[1],), maps=request)])[0]
-        assert isinstance(output, Output)
-        expected, own = output.texts[0].answer_map, found.results[0].answer_map
-        assert expected is not None
-        assert isinstance(own, FloatMap)
-        np.testing.assert_allclose(own.values, expected.values, rtol=6e-4, atol=1e-6)
+        same_answer_map(found, asked_directly(model, QUESTIONS[1], maps=request))
 
 
 async def test_heads_are_chosen_by_the_request(client: httpx.AsyncClient) -> None:
     """The maps are the model's own of these heads, and drawings are of them."""
     model = compact.tiny()
-    encoded = model.encode([loader(CAT.read_bytes(), image_limits(Settings(_env_file=None)))(model.info.preprocess)])[0]
     assert (await client.get("/v1/models")).json()["data"][0]["heads"] == 2
     data = {"question": QUESTIONS[1], "map_kind": "raw", "layers": "1"}
     drawn = set()
     for heads in ({}, {"heads": ["1"]}):
-        response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data | heads)
+        response = await ask(client, data | heads)
         found = AnswerResponse.model_validate_json(response.content)
         assert found.attention is not None
         assert found.attention.heads == ([1] if heads else None)
         request = MapRequest("raw", (1,), (1,) if heads else None)
-        output = model.run("answer", [Item(encoded, (QUESTIONS[1],), maps=request)])[0]
-        assert isinstance(output, Output)
-        expected, own = output.texts[0].answer_map, found.results[0].answer_map
-        assert expected is not None
-        assert isinstance(own, FloatMap)
-        np.testing.assert_allclose(own.values, expected.values, rtol=6e-4, atol=1e-6)
-        drawn.add((await client.post("/v1/overlay", files={"image": CAT.read_bytes()}, data=data | heads)).content)
+        same_answer_map(found, asked_directly(model, QUESTIONS[1], maps=request))
+        drawn.add((await ask(client, data | heads, "/v1/overlay")).content)
     assert len(drawn) == 2
-    refused = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data | {"heads": ["2"]})
+    refused = await ask(client, data | {"heads": ["2"]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (422, "heads")
 
 
 @pytest.mark.parametrize("layers", [["2"], ["-1"], ["0", "7"], ["x"]])
 async def test_layers_that_there_are_none_of(client: httpx.AsyncClient, layers: list[str]) -> None:
     data = {"question": "What is this?", "layers": layers}
-    response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+    response = await ask(client, data)
     assert response.status_code == 422
     error = response.json()["error"]
     assert error["code"] == ("invalid_request" if layers == ["x"] else "map_not_supported")
@@ -178,7 +185,7 @@ async def test_what_only_the_model_can_refuse(client: httpx.AsyncClient) -> None
     """Too many tokens, too many unknown ones: 422 with the index."""
     for question, code in (("what " * 150, "question_too_long"), ("你好吗 你好", "question_not_understood")):
         data = {"question": ["What is this?", question]}
-        response = await client.post("/v1/answer", files={"image": CAT.read_bytes()}, data=data)
+        response = await ask(client, data)
         assert response.status_code == 422
         assert response.json()["error"]["code"] == code
         assert response.json()["error"]["param"] == "questions[1]"
