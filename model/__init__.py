@@ -7,5 +7,9 @@ Read `cross_attention` first (``kernels`` computes it), then `interface`: what t
 * ``published``: Hugging Face checkpoints with this cross-attention inside.
 * ``training`` makes the default model, ``evaluation`` judges any.
 
+A map is made in two steps. A family says how much each token looked at each key of the image (`compact.token_maps`,
+`published.map_passes`; `attribution` where that is more than one layer's attention). `grid_maps` lays that on the patch
+grid, and knows which tokens are a word.
+
 Nothing is imported here: the server's parent process reads what is free of torch.
 """
