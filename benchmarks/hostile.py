@@ -2,7 +2,7 @@
 
 The service at its default settings is measured alone first (its capacity, closed loop). Then good requests come at half
 of that, at random times, while hostile clients send without rest: requests made up over all routes
-(`tests.faults.requests_made_up`) and floods of every kind that once was a fault: heads and trailers without end, lists
+(`tests.faults.requests_made_up`) and floods of every kind: heads and trailers without end, lists
 by the hundred thousand, answers that nobody reads, long candidates, 32 questions with maps, whitespace for base64,
 images of 50 million pixels in a few kB and of millions of chunks.
 
