@@ -60,9 +60,7 @@ class Dispatcher:
             cost = sum(job.item.cost for job in batch.runs)
             self.call = (start, self.admission.seconds(len(batch.encodes), cost))
             try:
-                reply = await worker.call(
-                    batch.message(evict), seconds=self.options.call_seconds, wanted=batch.wanted
-                )
+                reply = await worker.call(batch.message(evict), seconds=self.options.call_seconds, wanted=batch.wanted)
             except BaseException:
                 self.on_lost()  # before anyone is told, so that nobody comes back too soon
                 for job in batch.jobs:
