@@ -127,7 +127,7 @@ async def test_several_workers_share_the_load_and_keep_to_their_images() -> None
         await until(lambda: all(replica.state == "ready" for replica in made.replicas))
         images = [source() for _ in range(8)]
         await asyncio.gather(*(made.run("answer", image, ["what?"]) for image in images))
-        assert all(replica.encoded for replica in made.replicas)
+        assert all(replica.images.encoded for replica in made.replicas)
         results = await asyncio.gather(*(made.run("answer", image, ["again?"]) for image in images))
         assert {result.cache for result in results} == {"hit"}
         os.kill(made.replicas[0].worker.pid or 0, signal.SIGKILL)
