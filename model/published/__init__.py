@@ -7,5 +7,6 @@ module that says so itself. Three kinds of them share their parts:
 * ``blip2``, ``instructblip``, ``mllama`` and ``idefics``, which write behind a prompt: `prompted`, `cross_reader`;
 * ``causal`` (LLaVA and its kin), whose images are tokens among the text.
 
-All that write do it by `generation`, and `detokenizer` makes text of it. `map_passes` makes maps, `attention` puts ours into transformers' models.
+All that write do it by `generation`, and `detokenizer` makes text of it. `map_passes` makes maps, `attention` puts ours
+into transformers' models.
 """
