@@ -305,7 +305,8 @@ def main(settings: Settings, arguments: Arguments, **options: Any) -> int:
 
 
 def status_of(arguments: Arguments, work: Callable[[], int]) -> int:
-    """What ``work`` returns; 2, and a message, for arguments or files that cannot be used."""
+    """What ``work`` returns; 2, and a message, for arguments or files that cannot be used (`BadInput`, OSError,
+    RuntimeError)."""
     try:
         for name, count in (("concurrency", arguments.concurrency), ("ray", arguments.ray)):
             if count is not None and count < 1:

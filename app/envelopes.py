@@ -25,6 +25,7 @@ class ErrorEnvelope:
         self.wrap = wrap
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
         if scope["type"] != "http" or not self.ours(scope):
             await self.app(scope, receive, send)
             return

@@ -51,6 +51,7 @@ class BodyLimit:
         self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -12,6 +12,7 @@ class Prefixed:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
         prefix, path = scope.get("root_path", "").rstrip("/"), scope.get("path", "")
         if prefix and not f"{path}/".startswith(f"{prefix}/"):
             scope["path"] = prefix + path

@@ -88,7 +88,7 @@ class RequestContext:
     ) -> ImageSource:
         """The one image among the fields of a request, by value or by the id that an earlier response gave it.
 
-        Raises: as `data`.
+        Raises: `RequestError` ``invalid_request`` for an image with an id beside it; as `data`.
         """
         if image_id is None:
             return await self.by_value(await self.data(file=file, text=text, param=param), param=param)

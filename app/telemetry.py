@@ -45,6 +45,7 @@ class Telemetry:
         self.tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -66,9 +66,8 @@ def check(folder: Path, *, toy: bool) -> tuple[str, bool]:
     row = ours.begin(item, QUESTION, asked, None)
     batch = ours.batch()
     batch.join([row.row])
-    while batch.rows:
-        batch.step()
-    written = row.row.writer.ids
+    batch.finish()
+    written = row.row.detokenizer.ids
     before = net.model.language_model.config._attn_implementation
     net.set_attn_implementation("eager")
     ids = torch.tensor([[*encoded.ids, *asked.ids, *written]], device=device)

@@ -36,6 +36,11 @@ class KeysValues(NamedTuple):
     keys: Tensor
     values: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of both, in bytes."""
+        return self.keys.nbytes + self.values.nbytes
+
 
 class CrossAttention(nn.Module):
     """Multi-head cross-attention from ``q`` ``[batch, tokens, dim_q]`` to ``kv`` ``[batch, patches, dim_kv]``.

@@ -44,6 +44,7 @@ class Trimmer:
         self._next = time.monotonic() + every
 
     def __call__(self) -> None:
+        """A piece of work is done."""
         if self._trim is not None and time.monotonic() >= self._next:
             self._trim(0)
             self._next = time.monotonic() + self._every

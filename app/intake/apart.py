@@ -27,7 +27,7 @@ _CHILD = Path(__file__).with_name("apart_child.py")
 def open_apart(data: bytes, bounds: ImageLimits) -> RenderedImage:
     """As `crosslook.decoding.decode_image`.
 
-    Raises: `DecodingError`; `TooLarge` too where a bound of the process is met.
+    Raises: `DecodingError`: `TooLarge` too where a bound of the process is met, `DamagedData` where the decoder dies.
     """
     order = json.dumps({"limits": asdict(bounds), "memory": _BASE + BYTES_A_PIXEL * bounds.pixels, "seconds": SECONDS})
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
+from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 
@@ -18,6 +20,8 @@ from crosslook.types import CaptionRequest, CaptionResponse, MatchRequest, Match
 router = APIRouter(prefix="/v1", tags=["native"])
 _CAPTION_LISTS = {"prompt": "prompts", "prompts": "prompts", "layers": "layers", "heads": "heads"}
 _MATCH_LISTS = {"text": "texts", "texts": "texts", "layers": "layers", "heads": "heads"}
+
+Body = TypeVar("Body", CaptionResponse, MatchResponse)
 
 
 @router.post(
@@ -45,13 +49,12 @@ async def caption(request: Request, context: AskerDep) -> Response:
     maps = map_request(body, info)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run("caption", image, body.prompts, field="prompts", maps=maps)
-    start, output = perf_counter(), answered.output
 
-    def content() -> str:
-        response = wire.caption_response(info, answered.image_id, answered.geometry, body.prompts, output, body.maps)
-        return wire.to_json(with_points(response) if body.points else response)
+    def response() -> CaptionResponse:
+        geometry, output = answered.geometry, answered.output
+        return wire.caption_response(info, answered.image_id, geometry, body.prompts, output, body.maps)
 
-    return _respond(context, answered, await wire.formatted(output, content), start)
+    return await _respond(context, answered, response, points=body.points)
 
 
 @router.post(
@@ -80,15 +83,24 @@ async def match(request: Request, context: AskerDep) -> Response:
     maps = map_request(body, info)
     image = await context.image(file=file, text=body.image, image_id=body.image_id)
     answered = await context.run("match", image, body.texts, field="texts", maps=maps)
-    start, output = perf_counter(), answered.output
+
+    def response() -> MatchResponse:
+        geometry, output = answered.geometry, answered.output
+        return wire.match_response(info, answered.image_id, geometry, body.texts, output, body.maps)
+
+    return await _respond(context, answered, response, points=body.points)
+
+
+async def _respond(
+    context: RequestContext, answered: Answered, response: Callable[[], Body], *, points: bool
+) -> Response:
+    """The body that ``response`` makes, with its stage among the times."""
+    start = perf_counter()
 
     def content() -> str:
-        response = wire.match_response(info, answered.image_id, answered.geometry, body.texts, output, body.maps)
-        return wire.to_json(with_points(response) if body.points else response)
+        made = response()
+        return wire.to_json(with_points(made) if points else made)
 
-    return _respond(context, answered, await wire.formatted(output, content), start)
-
-
-def _respond(context: RequestContext, answered: Answered, content: str, start: float) -> Response:
+    made = await wire.formatted(answered.output, content)
     answered.stages.add("format", start, perf_counter())
-    return Response(content, headers=context.headers(answered), media_type="application/json")
+    return Response(made, headers=context.headers(answered), media_type="application/json")

@@ -39,7 +39,8 @@ def read_heic(data: bytes, limits: ImageLimits, side: int | None) -> Decoded:
 
 
 def checked(data: bytes) -> bytes:
-    """The file without its EXIF. Raises `TooLarge` for boxes that describe too much."""
+    """The file without its EXIF. Raises `DamagedData` for boxes that cannot be, `TooLarge` for those that describe too
+    much."""
     at, described = 0, 0
     for _ in range(MOST_PARTS):
         if len(data) < at + 8:

@@ -240,8 +240,9 @@ class CompactNet(nn.Module):
         return Fused(self.head.vector(fused, asked, torch.cat(looked_at), fit, evidence), fit, maps, evidence)
 
     def weigh(self, patch_mask: Tensor | None, keys: int, states: Tensor) -> Tensor | None:
-        """What is added to the scores where patches are coarse: each stands for four, so that the null key has the
-        weight beside them that it has beside all patches."""
+        """What is added to the scores of ``keys`` keys where patches are coarse: ``[images, keys]``, of the dtype of
+        ``states`` ``[images, ..]``. Each patch stands for four, so that the null key has the weight beside them that it
+        has beside all patches. Where they are not, ``patch_mask``, bool ``[images, keys]``, as it is."""
         if keys in (FIRST_PATCH, FIRST_PATCH + self.config.cells**2):
             return patch_mask
         bias = states.new_full((len(states), keys), math.log(4.0))

@@ -50,7 +50,7 @@ class Tape(Graph):
         return Var(self.input(name, dtype), tuple(shape))
 
     def fixed(self, name: str, values: Tensor | float | Sequence[float]) -> Var:
-        """A float32 constant."""
+        """A float32 constant of the shape of ``values``."""
         array = np.asarray(values.detach().float().cpu() if isinstance(values, Tensor) else values, np.float32)
         return Var(self.constant(name, array, np.float32), array.shape)
 

@@ -73,8 +73,8 @@ def recall(module: nn.Module, path: Path, prefix: str) -> None:
 
 
 def load_fitted(file: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    """`load_small`, with the tensors of a `FITTED` beside the file in place of its own; and where there is one, that
-    file. Raises ValueError as `load_small`."""
+    """`load_small`, each tensor of the shape it was saved with, those of a `FITTED` beside the file in place of its
+    own; and where there is one, that file. Raises ValueError as `load_small`."""
     later = file.with_name(FITTED)
     fitted = [later] if later.is_file() else []
     return load_small(file) | {name: tensor for one in fitted for name, tensor in load_small(one).items()}, fitted

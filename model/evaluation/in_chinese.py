@@ -81,7 +81,10 @@ def measure_chinese(
 
 
 def read_questions(data: DataSet) -> list[tuple[Question, str]]:
-    """The questions with all their answers, and their Chinese."""
+    """The questions with all their answers, and their Chinese.
+
+    Raises: `DataError` for a question that the data has not.
+    """
     known = {(q.image_ref.name, q.question): q for q in data.questions if q.split == "dev"}
     found = []
     for line in QUESTIONS.read_text(encoding="utf-8").splitlines():

@@ -86,7 +86,8 @@ def attention_map(
     (a slice or an index tensor) picks keys, all where None: only what is asked for is computed. Heads are averaged, or
     summed with ``head_weights`` ``[H]``. The mean's sum over all keys is 1, or 0 where all keys of a row were masked.
 
-    ``kernel``: ``triton`` (no gradient), ``reference`` or ``auto``. Raises as `cross_attention` does.
+    ``kernel``: ``triton`` (no gradient), ``reference`` or ``auto``. Raises ValueError and RuntimeError
+    as `cross_attention` does; RuntimeError too where ``triton`` is asked for and a gradient is needed.
     """
     check_queries_keys(q, k)
     if lse.shape != q.shape[:3]:

@@ -37,7 +37,7 @@ class CrossImage:
     @property
     def nbytes(self) -> int:
         """The memory of all tensors, in bytes."""
-        own = sum(tensor.nbytes for layer in self.layers for tensor in layer)
+        own = sum(layer.nbytes for layer in self.layers)
         return own + sum(tensor.nbytes for tensor in (self.latent_map, self.features) if tensor is not None)
 
 

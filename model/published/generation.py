@@ -188,6 +188,11 @@ class Batch:
         if any(row.finish for row in self.rows):
             self._keep_only(row for row in self.rows if row.finish is None)
 
+    def finish(self) -> None:
+        """Write until no row is under way."""
+        while self.rows:
+            self.step()
+
     def leave(self, rows: Sequence[Row]) -> None:
         """Forget rows, finished or not."""
         gone = set(map(id, rows))

@@ -165,7 +165,10 @@ def _check_numbers(folder: Path, name: str, values: Any, *, count: int = 3, posi
 
 
 def processor_config(folder: Path) -> dict[str, Any]:
-    """The image processor's settings, from either of the two files that hold them."""
+    """The image processor's settings, from either of the two files that hold them.
+
+    Raises: ValueError where there is none, or it holds no mapping.
+    """
     old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
     found: Any = None
     if old.is_file():

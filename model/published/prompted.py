@@ -168,8 +168,7 @@ class Prompted(PublishedFamily):
             if not free:
                 continue
             written, batch = self.start([rows[i] for i in free])
-            while batch.rows:
-                batch.step()
+            batch.finish()
             found.update((i, self.written(one)) for i, one in zip(free, written, strict=True))
         return [found[i] for i in range(len(rows))]
 

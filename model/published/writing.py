@@ -77,23 +77,6 @@ def start(
     return rows, batch
 
 
-def write(
-    session: Session,
-    options: Sequence[Generation | None],
-    *,
-    ends: Collection[int],
-    defaults: WritingDefaults,
-    contexts: Sequence[Sequence[int]],
-    most: int,
-    decode: Decode,
-) -> list[Row]:
-    """The rows of ``session``, finished; see `start`."""
-    rows, batch = start(session, options, ends=ends, defaults=defaults, contexts=contexts, most=most, decode=decode)
-    while batch.rows:
-        batch.step()
-    return rows
-
-
 def before_stop(ids: Sequence[int], stop: Sequence[str] | None, decode: Decode) -> int:
     """How many of the tokens come before any of the ``stop`` strings in their text; all where none occurs."""
     text = decode(ids) if stop else ""

@@ -56,7 +56,7 @@ class BlipImage:
     @property
     def nbytes(self) -> int:
         """The memory of all keys and values, in bytes."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+        return sum(layer.nbytes for layer in self.layers)
 
 
 class VisionAttention(nn.Module):

@@ -14,7 +14,7 @@ from model.interface import Generation
 from model.published.beam_search import Generated, beam_search
 from model.published.blip.text_stack import Stacked, TextStack
 from model.published.generation_config import BeamOptions, WritingDefaults
-from model.published.writing import Decode, before_stop, write
+from model.published.writing import Decode, before_stop, start
 from model.rows import Source
 
 Sources = Callable[[Sequence[int], int], list[Source]]
@@ -59,7 +59,10 @@ class Decoder:
         session = _Session(self, prompts, sources(list(range(len(prompts))), 1))
         given = WritingDefaults(self.options.max_new_tokens, repetition_penalty=self.options.repetition_penalty)
         contexts = prompts.tolist()
-        rows = write(session, options, ends=(self.end,), defaults=given, contexts=contexts, most=room, decode=decode)
+        rows, batch = start(
+            session, options, ends=(self.end,), defaults=given, contexts=contexts, most=room, decode=decode
+        )
+        batch.finish()
         return [[Generated(tuple(row.detokenizer.ids), row.log_probability, row.finish == "stop")] for row in rows]
 
     def _search(self, prompts: Tensor, sources: Sources, options: BeamOptions) -> list[list[Generated]]:

@@ -69,7 +69,7 @@ class ProjectedImage:
     @property
     def nbytes(self) -> int:
         """The memory of all keys and values, in bytes."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+        return sum(layer.nbytes for layer in self.layers)
 
 
 class QueryWriter(Prompted):

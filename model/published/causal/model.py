@@ -232,8 +232,7 @@ class CausalVLM(PublishedFamily):
         batch = self.batch()
         if free:
             batch.join([one.row for one in free])
-        while batch.rows:
-            batch.step()
+        batch.finish()
         rankings = {id(one): ranking for one, ranking in ranked}
         found = self.finish(asked, rankings)
         results = iter(found)

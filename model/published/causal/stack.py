@@ -32,7 +32,7 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """The memory of all keys and values, in bytes."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+        return sum(layer.nbytes for layer in self.layers)
 
 
 class TextStack:

@@ -86,8 +86,8 @@ def _overlaps(parts: int, cells: int) -> list[tuple[int, int, float]]:
 
 
 def tiled(tile_rows: int, tile_columns: int, rows: int, columns: int) -> NDArray[np.int64]:
-    """The cell of each token of tiles that stand one after the other, each of ``rows`` x ``columns`` tokens row by row;
-    the tiles cover the image row by row."""
+    """The cell of each token, ``[tile_rows * tile_columns * rows * columns]``, of tiles that stand one after the other,
+    each of ``rows`` x ``columns`` tokens row by row; the tiles cover the image row by row."""
     cells = np.arange(tile_rows * rows * tile_columns * columns)
     return cells.reshape(tile_rows, rows, tile_columns, columns).transpose(0, 2, 1, 3).reshape(-1)
 
@@ -184,7 +184,7 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def tensors_of(features: Any) -> list[Tensor]:
-    """All tensors of `kept_features`."""
+    """All tensors of `kept_features`, each of its own shape."""
     found: list[Tensor] = []
     for part in vars(features).values():
         found += _flat(part)

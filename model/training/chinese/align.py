@@ -46,8 +46,8 @@ class Alignment:
         self._counts = np.bincount(self._key, self.shares(), len(keys))
 
     def shares(self) -> NDArray[np.float64]:
-        """For all tokens of all pairs in order, the shares of NULL and of each English token, flat: they sum to 1 for
-        each Chinese token."""
+        """For all Chinese tokens of all pairs in order, the shares of NULL and of each English token, flat: ``[sum of
+        Chinese tokens * (1 + English tokens)]``. They sum to 1 for each Chinese token."""
         found = self._probability[self._key]
         sums = np.bincount(self._tokens, found)
         result: NDArray[np.float64] = found / sums[self._tokens]

@@ -193,8 +193,8 @@ def batches(lessons: Lessons, size: int, rng: random.Random) -> Iterator[list[Ex
 def loss_of(
     encoder: ChineseEncoder, english: TextEncoder, lessons: Lessons, batch: Sequence[Example], spread: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the states are from the English ones: of the first token, of the mean, of the words; each as a share of
-    ``spread``, the English states' own variance for a single state and for means."""
+    """How far the states are from the English ones: of the first token, of the mean, of the words; a scalar each, as a
+    share of ``spread`` ``[2]``, the English states' own variance for a single state and for means."""
     ids, mask = pad_ids([example.ids for example in batch])
     states = encoder(ids, mask, english)
     wanted = torch.zeros_like(states)

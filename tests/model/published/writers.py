@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from model.interface import Generation, Item, MapRequest, Output
+from model.published.cross_reader import CrossBlock
 from model.published.generation_config import WritingDefaults
 
 SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
@@ -29,6 +30,7 @@ MERGES = (
 )
 QUESTIONS = ("what is the color of the cat?", "a dog", "how many are there in this photo, two or 3?")
 SHAPES = ((90, 50), (50, 90), (64, 64), (300, 64))
+SHORT = Generation(max_new_tokens=6)
 
 
 def byte_tokenizer(*, before: str = "", after: str = "", more: Sequence[str] = ()) -> Any:
@@ -96,6 +98,25 @@ def assert_batch_is_alone(ours: Any, images: Sequence[Any], maps: MapRequest | N
         for text, found in zip(item.texts, output.texts, strict=True):
             options = {"maps": maps, "generation": item.generation, "candidates": item.candidates}
             assert_same(found, ask(ours, item.image, text, **options).texts[0])
+
+
+def assert_kept_is_as_new(ours: Any, kept: Any, pixels: Any) -> None:
+    """``kept``, encoded among others and asked again and again, is as ``pixels`` encoded anew for each question."""
+    for question in QUESTIONS:
+        [anew] = ours.encode([pixels])
+        one, other = (ask(ours, i, question, maps=MapRequest(), generation=SHORT) for i in (kept, anew))
+        assert_same(one.texts[0], other.texts[0])
+
+
+def roll_maps(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """A mutant: the maps of `CrossBlock` moved on by one along axis ``place``."""
+    forward = CrossBlock.forward
+
+    def rolled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        states, found = forward(self, *args, **kwargs)
+        return states, None if found is None else found.roll(1, place)
+
+    monkeypatch.setattr(CrossBlock, "forward", rolled)
 
 
 def assert_spans(text: str, tokens: Sequence[Any]) -> None:

@@ -114,6 +114,16 @@ def smolvlm(folder: Path) -> CausalPair:
     return idefics3(folder, small=True)
 
 
+QWEN_VISION: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_heads": 3,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "out_hidden_size": 48,
+}
+
+
 def qwen_tokenizer() -> Any:
     """Qwen's special tokens."""
     special = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -132,17 +142,7 @@ def qwen_ids(tokenizer: Any) -> dict[str, int]:
 def qwen2_5_vl(folder: Path) -> CausalPair:
     """Qwen2.5-VL: patches of 4 pixels, 2 x 2 of them a token; windows of 4 x 4 patches."""
     tokenizer = qwen_tokenizer()
-    vision = {
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "depth": 2,
-        "num_heads": 3,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-        "out_hidden_size": 48,
-    }
+    vision = QWEN_VISION | {"depth": 2, "window_size": 16, "fullatt_block_indexes": [1]}
     text = text_sizes(vocab_size=len(tokenizer), rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]})
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = transformers.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **qwen_ids(tokenizer))
@@ -166,17 +166,7 @@ def qwen_place(images: Any, unit: int) -> Place:
 def qwen3_vl(folder: Path) -> CausalPair:
     """Qwen3-VL: features of two depths are added to the first text layers."""
     tokenizer = qwen_tokenizer()
-    vision = {
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "depth": 3,
-        "num_heads": 3,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "out_hidden_size": 48,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
+    vision = QWEN_VISION | {"depth": 3, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True}
     text = text_sizes(vocab_size=len(tokenizer), head_dim=8, rope_parameters=rope)
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}

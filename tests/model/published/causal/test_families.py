@@ -201,8 +201,7 @@ def test_rows_of_the_steps_are_those_of_the_pass_for_maps(pair: CausalPair) -> N
 
     batch = Batch(Keeping(ours.stack))
     batch.join([asked.row])
-    while batch.rows:
-        batch.step()
+    batch.finish()
     steps = torch.cat(rows).numpy()
     maps = causal_maps.on_grid(steps, image)
     of_pass = [*found.tokens, *found.answer_tokens[1:]][-len(maps) :]

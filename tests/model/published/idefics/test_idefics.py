@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.interface import Generation, MapRequest
+from model.interface import MapRequest
 from model.published.cross_reader import CrossBlock
 from model.published.idefics.resampler import Resampler
 from model.published.loading import load
@@ -18,16 +18,16 @@ from tests.model.published.idefics.conftest import IdeficsPair, Theirs
 from tests.model.published.writers import (
     QUESTIONS,
     SHAPES,
+    SHORT,
     ask,
     assert_batch_is_alone,
     assert_defaults_are_followed,
+    assert_kept_is_as_new,
     assert_maps,
     assert_peaked,
-    assert_same,
     assert_spans,
+    roll_maps,
 )
-
-SHORT = Generation(max_new_tokens=6)
 
 
 def rows_of(theirs: Theirs, layer: int, before: int) -> torch.Tensor:
@@ -84,13 +84,7 @@ def test_a_mutant_is_noticed(idefics: IdeficsPair, mutant: str, monkeypatch: pyt
     ours.net.double()
     forward, blocks = CrossBlock.forward, ours.stack.blocks
     if mutant in ("columns", "row by one"):
-        place = 2 if mutant == "columns" else 1
-
-        def rolled(self: Any, *args: Any, **kwargs: Any) -> Any:
-            states, found = forward(self, *args, **kwargs)
-            return states, None if found is None else found.roll(1, place)
-
-        monkeypatch.setattr(CrossBlock, "forward", rolled)
+        roll_maps(monkeypatch, 2 if mutant == "columns" else 1)
     elif mutant == "gate":
         blocks[0].gate = torch.nn.Parameter(torch.full((1,), 30.0, dtype=torch.float64))
     elif mutant == "no feed-forward gate":
@@ -118,10 +112,7 @@ def test_an_encoded_image_is_as_a_new_one(idefics: IdeficsPair) -> None:
     """Encoded among others and asked again and again, or anew for each question."""
     pixels = [idefics.ours.info.preprocess(make_image(80, 60, seed=s)) for s in range(2)]
     kept = idefics.ours.encode(pixels)[1]
-    for question in QUESTIONS:
-        [anew] = idefics.ours.encode(pixels[1:])
-        one, other = (ask(idefics.ours, i, question, maps=MapRequest(), generation=SHORT) for i in (kept, anew))
-        assert_same(one.texts[0], other.texts[0])
+    assert_kept_is_as_new(idefics.ours, kept, pixels[1])
     tensors = [tensor for layer in kept.layers for tensor in layer]
     tensors += [] if kept.latent_map is None else [kept.latent_map]
     assert kept.nbytes == sum(tensor.untyped_storage().nbytes() for tensor in tensors)
