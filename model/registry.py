@@ -1,4 +1,4 @@
-"""From a model's name to a loaded model: the one place that knows all families."""
+"""From a model's name to a loaded model: the default one, its folders, or a published one (`model.published`)."""
 
 from __future__ import annotations
 
