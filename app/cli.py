@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     serve.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
     serve.add_argument("--model", help="compact, tiny, a folder or a hub name")
     serve.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    serve.add_argument("--workers", type=int, help="worker processes, each with its own copy of the model")
+    serve.add_argument("--workers", type=int, help="worker processes, each with a model")
     serve.add_argument("--threads", type=int, help="CPU threads of each worker")
     batch.add_arguments(commands.add_parser("batch", help="answer a file of requests (JSONL) into another"))
     key = commands.add_parser("key", help="make an API key: what its owner sends, and what the server is told")

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=64,
-        description="Worker processes, each with a copy of the model; absent: one for each GPU; on a CPU, 2 where "
-        "there are two cores.",
+        description="Worker processes, each with a model (which those of one thread on a CPU share); absent: one for "
+        "each GPU; on a CPU, 2 where there are two cores.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of each worker; absent: cores / workers.")
     decode_threads: int | None = Field(

@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 
 from benchmarks.load import Plan
-from benchmarks.machine import append_result, describe_machine, load_average, table
-from benchmarks.model import example_jpeg
-from benchmarks.servers import Candidate, load, memory_mib, running
+from benchmarks.machine import table
+from benchmarks.servers import Candidate, load, memory_mib, report, running
 
 QUESTION = "What is in the cup?"
 THREADS, REQUESTS = 2, 200
@@ -58,15 +56,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cached")
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
-    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
-        file.write(example_jpeg())
-        file.flush()
-        text = f"{describe_machine()}, {load_average()} at the start.\n\n" + measure(
-            file.name, min(THREADS, os.cpu_count() or 1)
-        )
-    print(text)
-    if not options.no_save:
-        append_result("serve", "Serving", text)
+    threads = min(THREADS, os.cpu_count() or 1)
+    report("serve", "Serving", lambda image: measure(image, threads), save=not options.no_save)
     return 0
 
 

@@ -13,13 +13,15 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.load import Outcome, Plan
+from benchmarks.machine import append_result, describe_machine, load_average
+from benchmarks.model import example_jpeg
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,6 +99,18 @@ def load(plan: Plan) -> Outcome:
         command, cwd=ROOT, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=True
     )
     return Outcome(**json.loads(result.stdout))
+
+
+def report(name: str, title: str, measure: Callable[[str], str], *, save: bool, about: str = "") -> None:
+    """Print what ``measure`` says, given the example image's file, and ``save`` it as `append_result` does. ``about``:
+    what was measured, where that is not this checkout."""
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        file.write(example_jpeg())
+        file.flush()
+        text = f"{describe_machine()}, {load_average()} at the start{about}.\n\n" + measure(file.name)
+    print(text)
+    if save:
+        append_result(name, title, text)
 
 
 def memory_mib(group: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,3 +46,19 @@ def device_environment(index: int, device: str, gpus: list[str] | None = None) -
     if device not in _ALL or len(found) < 2:
         return {}
     return {"CUDA_VISIBLE_DEVICES": found[index % len(found)]}
+
+
+def can_share(device: str, gpus: int | None = None) -> bool:
+    """Whether workers of one thread each may be forks of one process (`app.engine.fork_server`): on a CPU, on Linux. No
+    fork can use a GPU that its parent has used. ``gpus`` None: count them."""
+    count = len(visible_gpus()) if gpus is None else gpus
+    return (device == "cpu" or (device == "auto" and count == 0)) and _has_pidfd()
+
+
+def _has_pidfd() -> bool:
+    """Whether the system can tell of a process that is no child of this one that it has ended (Linux 5.3)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # an older system, or a sandbox
+        return False
+    return sys.platform == "linux"

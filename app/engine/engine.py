@@ -16,9 +16,9 @@ from app.engine.admission import Admission
 from app.engine.batcher import GATHER
 from app.engine.cache import Entry
 from app.engine.decoders import Decoders
-from app.engine.devices import default_workers, device_environment
+from app.engine.devices import can_share, default_workers, device_environment
 from app.engine.jobs import worker_failed
-from app.engine.local import LocalWorker
+from app.engine.local import ForkServer, LocalWorker
 from app.engine.messages import Load, RunItem, cost_of
 from app.engine.options import Observer, ReplicaOptions
 from app.engine.replica import Replica
@@ -100,10 +100,13 @@ class Engine:
             load_seconds=settings.load_seconds,
         )
 
+        # A worker's idle threads must not spin on cores that other processes need.
+        threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        shares = workers > 1 and threads == 1 and can_share(settings.device)
+        self._forks = ForkServer(threading) if shares else None
+
         def make_worker(index: int) -> LocalWorker:
-            # A worker's idle threads must not spin on cores that other processes need.
-            threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-            return LocalWorker(threading | device_environment(index, settings.device))
+            return LocalWorker(threading | device_environment(index, settings.device), self._forks)
 
         shared = (options, self.admission, self._decoders, self._observer, self._on_change)
         self.replicas = [Replica(index, make_worker, *shared) for index in range(workers)]
@@ -169,6 +172,8 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._forks is not None:
+            await self._forks.stop()
         self._decoders.close()
 
     # -- requests -------------------------------------------------------------------------------------------------

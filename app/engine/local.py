@@ -1,6 +1,7 @@
 """A worker on this machine: the parent's end of one process, which runs `app.engine.worker`.
 
-The process is spawned by command, never forked: the parent must stay free of torch and of its threads.
+The process is spawned by command, or forked by one that was: never by the parent, which must stay free of torch and of
+its threads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from app.engine.messages import (
     HEADER,
+    PID,
     Abandon,
     Encode,
     Load,
@@ -30,7 +32,7 @@ from app.engine.messages import (
     pack,
     unpack,
 )
-from app.engine.protocol import ModelNotLoaded, WorkerDied
+from app.engine.protocol import ModelNotLoaded, WorkerDied, how_it_ended
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,38 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 _BUFFER = 16 * 1024 * 1024
 
 
-class LocalWorker:
-    """A `app.engine.protocol.Worker`: one spawned process. ``environment`` is added to the parent's."""
+class Forked:
+    """A fork, which is no child of this process: what `LocalWorker` needs to know of it (Linux)."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.ended = asyncio.Event()
+        self._fd = os.pidfd_open(pid)  # the number alone may be another process's by the time that it is killed
+        asyncio.get_running_loop().add_reader(self._fd, self._end)
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        self.ended.set()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if not self.ended.is_set():
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+
+class LocalWorker:
+    """A `app.engine.protocol.Worker`: one process, spawned, or forked by ``forks``. ``environment`` is added to the
+    parent's."""
+
+    module = "app.engine.worker"
+    kind = "worker"
+
+    def __init__(self, environment: Mapping[str, str] | None = None, forks: ForkServer | None = None) -> None:
         self._environment = dict(environment or {})
-        self._process: asyncio.subprocess.Process | None = None
+        self._forks = forks
+        self._process: asyncio.subprocess.Process | Forked | None = None
+        self._socket: socket.socket | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -55,23 +83,26 @@ class LocalWorker:
     @property
     def alive(self) -> bool:
         """Whether the process was started and has not ended."""
+        if isinstance(self._process, Forked):
+            return not self._process.ended.is_set()
         return self._process is not None and self._process.returncode is None
 
     async def start(self, message: Load, *, seconds: float) -> Ready:
-        """Spawn the process, load the model and warm it up.
+        """Start the process, load the model and warm it up.
 
         Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            path = os.pathsep.join(part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "app.engine.worker", str(theirs.fileno()), str(os.getpid())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **self._environment, "PYTHONPATH": path},
-            )
+            try:
+                if self._forks is not None:
+                    self._process = await self._forks.fork(message, theirs, seconds=seconds)
+                if self._process is None:
+                    self._process = await self._spawn(theirs)
+            except BaseException:
+                ours.close()
+                raise
+        self._socket = ours
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER)
         answer = await self._exchange(message, seconds)
         if isinstance(answer, LoadFailed):
@@ -79,8 +110,18 @@ class LocalWorker:
             raise ModelNotLoaded(answer.message)
         if not isinstance(answer, Ready):
             raise WorkerDied(f"the worker said {type(answer).__name__}")
-        logger.info("worker %d ready in %.1f s with %s", self.pid, answer.seconds, answer.info.id)
+        logger.info("%s %d ready in %.1f s with %s", self.kind, self.pid, answer.seconds, answer.info.id)
         return answer
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        path = os.pathsep.join(part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part)
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", self.module, str(theirs.fileno()), str(os.getpid())),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **self._environment, "PYTHONPATH": path},
+        )
 
     async def call(
         self, message: Encode | Run | Write, *, seconds: float, wanted: Callable[[], bool] = lambda: True
@@ -129,15 +170,17 @@ class LocalWorker:
             return "the worker was never started"
         try:
             async with asyncio.timeout(grace):
-                status = await self._process.wait()
+                return await self._end()
         except TimeoutError:
             self.kill()
-            status = await self._process.wait()
-        if status >= 0:
-            return f"worker {self.pid} ended with exit status {status}"
-        with suppress(ValueError):
-            return f"worker {self.pid} was ended by {signal.Signals(-status).name}"
-        return f"worker {self.pid} was ended by signal {-status}"
+            return await self._end()
+
+    async def _end(self) -> str:
+        if isinstance(self._process, Forked):
+            await self._process.ended.wait()
+            return f"worker {self.pid} ended"  # how, `app.engine.fork_server` says
+        assert self._process is not None  # noqa: S101
+        return how_it_ended(self._process.pid, await self._process.wait())
 
     def kill(self) -> None:
         """End the process at once."""
@@ -152,3 +195,65 @@ class LocalWorker:
                 await self._writer.wait_closed()
             self._writer = self._reader = None
         await self.ended(grace=grace)
+
+
+class _Loaded(LocalWorker):
+    """A process that runs `app.engine.fork_server`: started as a worker is, it forks others."""
+
+    module = "app.engine.fork_server"
+    kind = "fork server"
+
+    async def fork(self, theirs: socket.socket, *, seconds: float) -> int:
+        """Have a worker serve ``theirs``. Returns its process id; 0 where the process cannot be forked.
+
+        Raises: `WorkerDied`.
+        """
+        if self._socket is None or self._reader is None:
+            raise WorkerDied("the fork server was never started")
+        try:
+            async with asyncio.timeout(seconds):
+                socket.send_fds(self._socket, [b"+"], [theirs.fileno()])
+                return int(PID.unpack(await self._reader.readexactly(PID.size))[0])
+        except (OSError, EOFError, TimeoutError) as error:
+            self.kill()
+            raise WorkerDied(f"the fork server {self.pid} is gone") from error
+        except asyncio.CancelledError:
+            self.kill()  # its reply would be taken for that of the next call
+            raise
+
+
+class ForkServer:
+    """Starts workers as forks of one process that has loaded the model, and starts that where there is none.
+    ``environment``: theirs."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._lock = asyncio.Lock()
+        self._loaded: _Loaded | None = None
+        self._forks = True
+
+    async def fork(self, message: Load, theirs: socket.socket, *, seconds: float) -> Forked | None:
+        """A worker for the other end of ``theirs``; None where the model has threads of its own, so that no fork of it
+        would be safe.
+
+        Raises: as `LocalWorker.start`.
+        """
+        async with self._lock:
+            if not self._forks:
+                return None
+            if self._loaded is None or not self._loaded.alive:
+                await self.stop()
+                self._loaded = _Loaded(self._environment)
+                await self._loaded.start(message, seconds=seconds)
+            pid = await self._loaded.fork(theirs, seconds=seconds)
+            if pid:
+                return Forked(pid)
+            logger.warning("%s has threads of its own: its workers share no memory", message.arguments.get("name"))
+            self._forks = False
+            await self.stop()
+            return None
+
+    async def stop(self) -> None:
+        """End the process, once its forks have ended."""
+        if self._loaded is not None:
+            await self._loaded.stop()

@@ -21,6 +21,9 @@ from model.interface import Generation, MapRequest, ModelInfo, Pixels, Task
 HEADER = struct.Struct("!Q")
 """The length of a pickled message in bytes, in front of it."""
 
+PID = struct.Struct("!Q")
+"""What a fork server replies with: the fork's process id, or 0 where it cannot fork."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:

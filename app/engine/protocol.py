@@ -6,7 +6,9 @@ place: `app.engine.replica.Replica` knows only the `Worker` of this module.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from app.engine.messages import Encode, Load, Ready, Reply, Run, Write
@@ -46,3 +48,12 @@ class Worker(Protocol):
 
     async def stop(self, *, grace: float = 5.0) -> None:
         """Hang up and wait until it has ended; kill it after ``grace`` seconds. Safe to call twice."""
+
+
+def how_it_ended(pid: int, status: int) -> str:
+    """How a worker ended, in words. ``status``: its exit status, or a signal's number, negative."""
+    if status >= 0:
+        return f"worker {pid} ended with exit status {status}"
+    with suppress(ValueError):
+        return f"worker {pid} was ended by {signal.Signals(-status).name}"
+    return f"worker {pid} was ended by signal {-status}"

@@ -1,7 +1,7 @@
 """The worker: a process of its own that holds one model and does what it is told (`app.engine.model_runner`).
 
-The parent (`app.engine.local`) starts it with one end of a socket pair; nothing imports it. What is said over the
-socket is in `app.engine.messages`. No question and no image is ever logged.
+The parent (`app.engine.local`) starts it with one end of a socket pair, or has `app.engine.fork_server` fork it. What
+is said over the socket is in `app.engine.messages`. No question and no image is ever logged.
 """
 
 from __future__ import annotations
@@ -126,10 +126,32 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def main(fd: int, parent: int) -> int:
-    """Serve the parent at the other end of socket ``fd`` until it hangs up."""
-    for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent drains, then hangs up
+def prepare(message: Load) -> tuple[Model, Ready] | LoadFailed:
+    """Load a model, warm it up, and let go of what that took."""
+    configure_logging(message.log_level, message.log_format)
+    start = time.perf_counter()
+    try:
+        model = load(message)
+        warm_up(model)
+        settle(model)
+    except Exception as error:
+        # These two are messages for the operator, which the parent logs; anything else is a fault.
+        expected = isinstance(error, ValueError | OSError)
+        logger.log(logging.DEBUG if expected else logging.ERROR, "the model cannot be loaded", exc_info=True)
+        return LoadFailed(str(error) if expected else f"{type(error).__name__}: {error}")
+    return model, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu())
+
+
+def ignore_signals() -> None:
+    """SIGINT and SIGTERM are sent to the whole group; the parent drains, then hangs up."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+
+
+def main(fd: int, parent: int, prepared: tuple[Model, Ready] | None = None) -> int:
+    """Serve the process at the other end of socket ``fd`` until it hangs up, or ``parent``, this one's, is gone.
+    ``prepared``: what a fork has from `app.engine.fork_server`; else the model is loaded here."""
+    ignore_signals()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with (
         socket.socket(fileno=fd) as connection,
@@ -139,19 +161,12 @@ def main(fd: int, parent: int) -> int:
         message = receive(incoming)
         if message is None:
             return 0
-        configure_logging(message.log_level, message.log_format)
-        start = time.perf_counter()
-        try:
-            model = load(message)
-            warm_up(model)
-            settle(model)
-        except Exception as error:
-            # These two are messages for the operator, which the parent logs; anything else is a fault.
-            expected = isinstance(error, ValueError | OSError)
-            logger.log(logging.DEBUG if expected else logging.ERROR, "the model cannot be loaded", exc_info=True)
-            send(out, LoadFailed(str(error) if expected else f"{type(error).__name__}: {error}"))
+        found = prepared or prepare(message)
+        if isinstance(found, LoadFailed):
+            send(out, found)
             return 1
-        send(out, Ready(model.info, time.perf_counter() - start, gpu=uses_gpu()))
+        model, ready = found
+        send(out, ready)
         runner, trim, pulse = ModelRunner(model), Trimmer(), Pulse(connection, incoming, out)
         with listening(pulse):
             while (message := receive(incoming)) is not None:
@@ -163,4 +178,4 @@ def main(fd: int, parent: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

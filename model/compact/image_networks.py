@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import math
+import os
 import platform
 import re
 from collections.abc import Mapping
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 Way = Literal["int8", "float32", "torch"]
 Ranges = Mapping[str, tuple[float, float]]
 CALIBRATION, DETECTOR = "calibration.json", "detector.safetensors"
+
+# Before it is imported: ONNX Runtime reports every process and session to its makers, by a thread of its own.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class ImageFeatures(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,6 +158,27 @@ def load_but_once(name: str, **options: Any) -> StandIn:
     return StandIn(**options)
 
 
+def load_counted(name: str, **options: Any) -> StandIn:
+    """A loader that adds a sign to the file ``name``."""
+    with Path(name).open("a") as file:
+        file.write("+")
+    return StandIn(**options)
+
+
+def load_heavy(**options: Any) -> StandIn:
+    """A loader of a model of 64 MiB."""
+    return StandIn(weights=np.ones(1 << 26, np.uint8), **options)
+
+
+def load_threaded(name: str, **options: Any) -> StandIn:
+    """As `load_counted`, of a model that has a thread."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    return load_counted(name, **options)
+
+
 LOADER = "tests.fakes.model:load"
 FAILING = "tests.fakes.model:fail"
 FAILING_ONCE = "tests.fakes.model:load_but_once"
+COUNTED = "tests.fakes.model:load_counted"
+HEAVY = "tests.fakes.model:load_heavy"
+THREADED = "tests.fakes.model:load_threaded"

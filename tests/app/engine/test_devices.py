@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from app.engine.devices import default_workers, device_environment, visible_gpus
+from app.engine.devices import can_share, default_workers, device_environment, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,12 @@ def test_device_nodes_are_counted_where_nothing_is_said(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia3", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / name).touch()
     assert visible_gpus({}, tmp_path) == ["0", "1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+@pytest.mark.parametrize(
+    ("device", "gpus", "shared"), [("cpu", 2, True), ("auto", 0, True), ("auto", 1, False), ("cuda", 0, False)]
+)
+def test_workers_on_a_gpu_share_nothing(device: str, gpus: int, shared: bool) -> None:
+    """No fork can use a GPU that its parent has used."""
+    assert can_share(device, gpus) is shared

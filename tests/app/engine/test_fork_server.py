@@ -1,0 +1,124 @@
+"""Workers as forks of one process: what they share, and that none of them takes the others with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.engine.engine import LOADER, Engine, ImageSource
+from app.settings import Settings
+from model.interface import MapRequest
+from tests.app.engine.tools import engine, refused, said, source, until
+from tests.fakes.model import COUNTED, FAILING, HEAVY, THREADED
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
+
+TWO = {"workers": 2, "threads": 1, "device": "cpu"}
+
+
+async def both_ready(made: Engine) -> list[int]:
+    """The workers' process ids, once all are ready."""
+    await until(lambda: all(replica.state == "ready" for replica in made.replicas), 30.0)
+    pids = [replica.worker.pid for replica in made.replicas]
+    assert all(pids)
+    return [pid for pid in pids if pid]
+
+
+def figure(pid: int, file: str, name: str) -> int:
+    """What a file of /proc says of a process."""
+    found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+async def ask_both(made: Engine) -> set[int]:
+    """Two requests at once, which go to two workers: those that have encoded an image so far."""
+    slow = [asyncio.create_task(made.run("answer", source(colour=(n, n, n)), ["!slow 0.2"])) for n in (7, 8)]
+    assert [said(await task) for task in slow] == [["7"], ["8"]]
+    return {replica.index for replica in made.replicas if replica.images.encoded}
+
+
+async def test_the_model_is_loaded_once_for_all_workers(tmp_path: Path) -> None:
+    """Also for one that takes the place of another; each answers."""
+    loads = tmp_path / "loads"
+    async with engine(loader=COUNTED, model=str(loads), **TWO) as (made, recorder):
+        first = await both_ready(made)
+        assert len(set(first)) == 2
+        assert await ask_both(made) == {0, 1}
+        os.kill(first[0], signal.SIGKILL)
+        await until(lambda: recorder.restarts == 1)
+        second = await both_ready(made)
+        assert second[0] != first[0]
+        assert second[1] == first[1]
+        assert loads.read_text() == "+"
+
+
+async def test_a_worker_holds_no_copy_of_what_was_loaded() -> None:
+    """Of 64 MiB, that is."""
+    async with engine(loader=HEAVY, **TWO) as (made, _):
+        for pid in await both_ready(made):
+            assert figure(pid, "smaps_rollup", "Private_Dirty") < 32 * 1024  # kB
+
+
+async def test_workers_end_with_the_process_that_they_are_forks_of(tmp_path: Path) -> None:
+    """Then that is started anew, and they with it."""
+    loads = tmp_path / "loads"
+    async with engine(loader=COUNTED, model=str(loads), **TWO) as (made, recorder):
+        first = await both_ready(made)
+        os.kill(figure(first[0], "status", "PPid"), signal.SIGKILL)
+        await until(lambda: recorder.restarts == 2)
+        assert not set(first) & set(await both_ready(made))
+        assert loads.read_text() == "++"
+        assert await ask_both(made) == {0, 1}
+
+
+async def test_a_stuck_fork_is_killed() -> None:
+    """As any worker; the other goes on."""
+    async with engine(worker_seconds=0.5, **TWO) as (made, recorder):
+        first = await both_ready(made)
+        assert await refused(asyncio.ensure_future(made.run("answer", source(), ["!hang"]))) == "worker_failed"
+        await until(lambda: recorder.restarts == 1)
+        assert len(set(first) & set(await both_ready(made))) == 1
+
+
+async def test_a_model_with_threads_is_not_forked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fork would have none of them, and the locks that they held for ever. Each worker loads for itself."""
+    loads = tmp_path / "loads"
+    async with engine(loader=THREADED, model=str(loads), **TWO) as (made, _):
+        await both_ready(made)
+        assert loads.read_text() == "+++"
+        assert await ask_both(made) == {0, 1}
+    assert "share no memory" in caplog.text
+
+
+async def test_a_model_that_cannot_be_loaded() -> None:
+    """It is said once, as without forks."""
+    made = Engine(Settings(_env_file=None, **TWO), loader=FAILING)
+    made.start()
+    assert not await made.wait_ready()
+    assert made.failure == "no weights here"
+    await made.stop()
+
+
+async def test_forks_of_a_real_model_give_the_same_maps_of_all_kinds() -> None:
+    """By PyTorch too: a rollout's and a gradient's of one head go through it."""
+    with Image.open(Path(__file__).parents[3] / "examples" / "cat.jpg") as image:
+        cat = image.convert("RGB")
+    async with engine(loader=LOADER, model="tiny", **TWO) as (made, _):
+        pids = await both_ready(made)
+        (parent,) = {figure(pid, "status", "PPid") for pid in pids}  # ONNX Runtime has brought no thread
+        assert parent != os.getpid()
+        for request in (MapRequest("gradient"), MapRequest("rollout"), MapRequest("raw", heads=(0,))):
+            images = [ImageSource(f"{request} {n}".encode(), lambda preprocess: preprocess(cat)) for n in range(2)]
+            answers = await asyncio.gather(*(made.run("answer", image, ["what?"], maps=request) for image in images))
+            one, other = (answer.output.texts[0].answer_map for answer in answers)
+            assert one is not None and other is not None  # noqa: PT018
+            np.testing.assert_allclose(one.values, other.values, rtol=1e-5)
+        assert {replica.index for replica in made.replicas if replica.images.encoded} == {0, 1}
