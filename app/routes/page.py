@@ -84,7 +84,8 @@ def _card_page(path: Path) -> str | None:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Model card</title>'
-        f'<link rel="stylesheet" href="web/card.css"></head><body><main>{body}</main></body></html>'
+        '<link rel="icon" href="web/icon.svg" type="image/svg+xml">'
+        f'<link rel="stylesheet" href="web/card.css"></head><body><main><p><a href="./">crosslook</a></p>{body}</main></body></html>'
     )
 
 
@@ -112,6 +113,12 @@ async def card(request: Request) -> Response:
     if _CARD_PAGE is None:
         raise HTTPException(404)
     return Response(b"" if request.method == "HEAD" else _CARD_PAGE, headers=HEADERS, media_type="text/html")
+
+
+@router.api_route("/favicon.ico", methods=["GET", "HEAD"])
+async def icon(request: Request) -> Response:
+    """The icon, for what asks for it without having read a page (a browser that shows JSON or a PNG)."""
+    return _file(_WEB, "icon.svg", request)
 
 
 @router.api_route("/web/{name}", methods=["GET", "HEAD"])
