@@ -233,6 +233,8 @@ _WORDS = {
         "rest": "all others {rest:.1%}",
         "then": "then: {others}",
         "unknown": "none of the model's own answers, scored by their wording alone: {unknown}",
+        "off answer": "{share:.0%} of the answer's map is not in the image",
+        "off": "  ({share:.0%} of its map is not in the image)",
         "looked": "looked most at (pixels from the upper left, strength of that cell):",
     },
     "zh": {
@@ -246,6 +248,8 @@ _WORDS = {
         "rest": "其他所有答案 {rest:.1%}",
         "then": "其次：{others}",
         "unknown": "不在模型自己的答案里，只凭字面打分：{unknown}",
+        "off answer": "答案的图有 {share:.0%} 不在图片里",
+        "off": "（它的图有 {share:.0%} 不在图片里）",
         "looked": "看得最多的地方（从左上角起的像素，以及那一格的强度）：",
     },
 }
@@ -270,13 +274,18 @@ def _print(answer: Answer) -> None:
         print(f"  {words['then'].format(others=', '.join(others))}")
     if unknown:
         print(f"  {words['unknown'].format(unknown=', '.join(unknown))}")
+    # A model that writes attends to its text most, whatever is asked.
+    tell_off = answer.score_over != "sequence"
+    if answer.map and answer.map.mostly_off_image and tell_off:
+        print(f"  {words['off answer'].format(share=answer.map.off_image)}")
     if answer.words:
         width = max(_columns(word.text) for word in answer.words)
         print(f"  {words['looked']}")
         for word in answer.words:
             x, y, value = word.peak()
             padding = " " * (width - _columns(word.text))
-            print(f"    {word.text}{padding}  {x:6.0f} {y:6.0f}  {word.format_value(value)}")
+            off = words["off"].format(share=word.off_image) if word.mostly_off_image and tell_off else ""
+            print(f"    {word.text}{padding}  {x:6.0f} {y:6.0f}  {word.format_value(value)}{off}")
 
 
 def _columns(text: str) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from crosslook.types import Attention, ImageRef, RankedAnswer, Reliability
+from crosslook.types import Attention, ImageRef, RankedAnswer, Reliability, ScoreOver
 
 
 class DrawnMap(Protocol):
@@ -30,6 +30,14 @@ class DrawnMap(Protocol):
 
     def format_value(self, value: float) -> str:
         """A value of this map as text."""
+
+    @property
+    def off_image(self) -> float:
+        """The share of the map that lies on no place of the image, 0 to 1."""
+
+    @property
+    def mostly_off_image(self) -> bool:
+        """Whether most of what it shows is not in the image."""
 
 
 class DrawnAnswer(Protocol):
@@ -82,6 +90,10 @@ class ShownAnswer(DrawnAnswer, Protocol):
     @property
     def reliability(self) -> Reliability | None:
         """What such a score has meant."""
+
+    @property
+    def score_over(self) -> ScoreOver:
+        """What the score is a share of."""
 
     @property
     def unsure(self) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from crosslook.overlay import Style
 
 _SHARES = ("raw", "rollout")  # the kinds whose values are shares of a token's attention
+# Off the image, until a map says little of the image. Of a rollout half stays with the words anyway.
+_MOST_OFF = {"raw": 0.5, "gradient": 0.5, "rollout": 0.75}
 
 
 class Peak(NamedTuple):
@@ -82,6 +84,20 @@ class AttentionMap:
         y = region.top + (row + 0.5) * (region.bottom - region.top) / rows
         inside = min(max(x, 0.0), float(self.image.width)), min(max(y, 0.0), float(self.image.height))
         return Peak(*inside, self.values[row][column])
+
+    @property
+    def off_image(self) -> float:
+        """The share of the map that lies on no place of the image, 0 to 1: `elsewhere` of it and all values."""
+        if self.attention.kind in _SHARES:
+            return self.elsewhere
+        whole = self.elsewhere + sum(max(0.0, value) for row in self.values for value in row)
+        return self.elsewhere / whole if whole > 0 else 0.0
+
+    @property
+    def mostly_off_image(self) -> bool:
+        """Whether most of what it shows is not in the image, so that its `peak` says little: more than half
+        (`off_image`); of a rollout three quarters, since half of it stays with the words anyway."""
+        return self.off_image > _MOST_OFF.get(self.attention.kind, 1.0)
 
     def format_value(self, value: float) -> str:
         """A value of this map as text: per cent where it is a share (raw and rollout maps), else the number."""

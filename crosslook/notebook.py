@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _WIDEST = 480  # pixels of the image in a cell
 _MAP = 160  # pixels of a map's longer side, which the browser smooths
 _OPACITY = 0.8  # of what is not looked at
+_FAINT = 0.2  # the same where most of the map is not in the image
 
 
 def show_answer(answer: ShownAnswer, image: Any = None) -> None:
@@ -80,14 +81,19 @@ def _html(answer: ShownAnswer, image: Image) -> str:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     maps = ([answer.map] if answer.map else []) + list(answer.words)
     photograph = _address(_encoded(image.resize(size), "JPEG"), "jpeg")
-    masks = "".join(f'<img class="m{i}" alt="" src="{_mask(each, size)}">' for i, each in enumerate(maps))
+    off = [_off(each, answer) for each in maps]
+    masks = "".join(
+        f'<img class="m{i}" alt="" src="{_mask(each, size, _FAINT if off[i] else _OPACITY)}">'
+        for i, each in enumerate(maps)
+    )
     then = ", ".join(f"{html.escape(each.answer)} {each.score:.1%}" for each in answer.ranking[1:4])
     measured, doubt = answer.reliability, "not sure: " if answer.unsure else ""
     worth = f"; when it was tested, {measured.right:.0%} of such answers were right" if measured else ""
+    small = "<br>".join(filter(None, [then and f"then {then}", off[0] if answer.map else ""]))
     return (
-        f'<style>{_style(name, size[0], len(maps))}</style><section class="{name}">{_words(answer)}<br>'
+        f'<style>{_style(name, size[0], len(maps))}</style><section class="{name}">{_words(answer, off)}<br>'
         f"{doubt}<b>{html.escape(answer.answer)}</b> {answer.score:.1%}{worth}<br>"
-        f"<small>{then and 'then ' + then}</small>"
+        f"<small>{small}</small>"
         f'<div><img alt="{html.escape(answer.question)}" src="{photograph}">{masks}</div></section>'
     )
 
@@ -109,18 +115,27 @@ def _style(name: str, width: int, maps: int) -> str:
     return "".join(f".{name}{selector} {{ {declarations} }}" for selector, declarations in rules)
 
 
-def _words(answer: ShownAnswer) -> str:
-    """The question, each word with a map in a span of its own."""
+def _words(answer: ShownAnswer, off: list[str]) -> str:
+    """The question, each word with a map in a span of its own; ``off``: of each map what `_off` says."""
     parts, at = [], 0
     for index, word in enumerate(answer.words, start=1 if answer.map else 0):
         start, end = word.span or (at, at)
         parts.append(html.escape(answer.question[at:start]))
-        parts.append(f'<span class="w w{index}" tabindex="0">{html.escape(answer.question[start:end])}</span>')
+        title = f' title="{off[index]}"' if off[index] else ""
+        parts.append(f'<span class="w w{index}" tabindex="0"{title}>{html.escape(answer.question[start:end])}</span>')
         at = end
     return "".join(parts) + html.escape(answer.question[at:])
 
 
-def _mask(attention_map: DrawnMap, size: tuple[int, int]) -> str:
+def _off(attention_map: DrawnMap, answer: ShownAnswer) -> str:
+    """What to say of a map that says little of the image. A model that writes attends to its text most, whatever is
+    asked: of its maps nothing is said."""
+    if not attention_map.mostly_off_image or answer.score_over == "sequence":
+        return ""
+    return f"{attention_map.off_image:.0%} of its map is not in the image"
+
+
+def _mask(attention_map: DrawnMap, size: tuple[int, int], opacity: float) -> str:
     """A dark image that lets the photograph through where the map is strong."""
     from PIL import Image
 
@@ -128,7 +143,7 @@ def _mask(attention_map: DrawnMap, size: tuple[int, int]) -> str:
 
     scale = _MAP / max(size)
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    mask = Image.merge("LA", (Image.new("L", small, DARK[1]), darkness(attention_map, small, _OPACITY)))
+    mask = Image.merge("LA", (Image.new("L", small, DARK[1]), darkness(attention_map, small, opacity)))
     return _address(_encoded(mask, "PNG"), "png")
 
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from crosslook.overlay import Style
 
-_LEAST = {"yes/no": 0.6}  # of two answers a guess is right half of the time
-_HALF = 0.5
+_LEAST = 0.6  # of such answers were right: fewer, and it is not sure
 _NEAR = 0.75  # a runner-up with so much of the best score is a tie
 
 
@@ -74,7 +73,7 @@ class Result:
 
 def is_unsure(scores: Sequence[float], reliability: Reliability | None, score_over: ScoreOver) -> bool:
     """`Answer.unsure` of an answer with these ``scores`` in its ranking, the best first, 0 to 1."""
-    seldom = reliability is not None and reliability.right < _LEAST.get(reliability.kind, _HALF)
+    seldom = reliability is not None and reliability.right < _LEAST
     near = score_over != "sequence" and any(score >= _NEAR * scores[0] for score in scores[1:])
     return seldom or near
 
@@ -102,7 +101,7 @@ class Answer(Result):
     @property
     def unsure(self) -> bool:
         """Whether to doubt it: such answers were right too seldom when the model was tested (`reliability`: less than
-        half of them, of yes/no questions less than 60%), or a runner-up has nearly the same score."""
+        60% of them), or a runner-up has nearly the same score."""
         return is_unsure([ranked.score for ranked in self.ranking], self.reliability, self.score_over)
 
     def __repr__(self) -> str:

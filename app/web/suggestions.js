@@ -8,8 +8,8 @@ export const SUGGESTIONS = {
   ],
   "coffee": [
     "What drink is this?",
-    "How many cups are there?",
-    "Is there a dog?"
+    "Is there a dog?",
+    "Is there a cup?"
   ],
   "rocket": [
     "What color is the sky?",

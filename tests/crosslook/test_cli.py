@@ -37,6 +37,11 @@ class Handler(BaseHTTPRequestHandler):
             body["results"][0]["language"] = "zh"
         if asked["questions"] == ["nearly?"]:
             body["results"][0]["ranking"] = [{"answer": "yes", "score": 0.4}, {"answer": "no", "score": 0.39}]
+        if asked["questions"][0] in ("boat?", "有船吗？"):
+            result = body["results"][0]
+            result["language"] = "en" if asked["questions"] == ["boat?"] else "zh"
+            off = {"values": [[0.0, 0.02, 0.0], [0.0, 0.07, 0.0]], "elsewhere": 0.91}
+            result["answer_map"] = result["question_tokens"][result["question_words"][0]["tokens"][0]]["map"] = off
         if body["attention"]:
             body["attention"]["kind"] = asked.get("map_kind", "raw")
         if type(self).failure:
@@ -86,6 +91,20 @@ def test_ask_prints_answers_and_where_each_word_looked(
         "    kitty-cat     226    263  28.7%",
     ]
     assert Handler.asked[0]["top_k"] == 2
+
+
+def test_what_is_mostly_off_the_image_is_told(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("raw", "gradient"):
+        assert main(["ask", str(image), "boat?", "--url", server, "--map-kind", kind]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[3] == "  91% of the answer's map is not in the image"
+        assert printed[5].startswith("    Is            226    263  ")
+        assert printed[5].endswith("  (91% of its map is not in the image)")
+        assert not any("not in the image" in line for line in printed[6:])
+    assert main(["ask", str(image), "有船吗？", "--url", server]) == 0
+    assert "答案的图有 91% 不在图片里" in capsys.readouterr().out
+    assert main(["ask", str(image), "boat?", "--url", server, "--map-kind", "similarity"]) == 0
+    assert "not in the image" not in capsys.readouterr().out
 
 
 def test_a_tie_is_told(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:

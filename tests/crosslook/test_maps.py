@@ -116,3 +116,22 @@ def test_a_map_that_does_not_fit_its_grid_is_refused(values: list[list[float]]) 
     body["results"][0]["answer_map"]["values"] = values
     with pytest.raises(ValueError, match="2 x 3"):
         read_answers(AnswerResponse.model_validate(body), None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "mostly"),
+    [("raw", 0.6, True), ("rollout", 0.6, False), ("gradient", 0.75, True), ("similarity", 0.75, False)],
+)
+def test_how_much_of_a_map_is_off_the_image(kind: str, share: float, mostly: bool) -> None:
+    """Shares are of 1; what has no unit is of its own sum."""
+    body = golden("answer_one")
+    body["attention"]["kind"] = kind
+    body["results"][0]["answer_map"] = {"values": [[0.05, 0.0, 0.0], [0.0, 0.15, 0.0]], "elsewhere": 0.6}
+    found = read_answers(AnswerResponse.model_validate(body), None)[0].map
+    assert found is not None
+    assert found.off_image == pytest.approx(share)
+    assert found.mostly_off_image is mostly
+    body["results"][0]["answer_map"] = {"values": [[0.0] * 3] * 2, "elsewhere": 0.0}
+    nothing = read_answers(AnswerResponse.model_validate(body), None)[0].map
+    assert nothing is not None
+    assert not nothing.mostly_off_image

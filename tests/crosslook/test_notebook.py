@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from crosslook import results
 from crosslook.core import AnswerOptions, MapOptions
 from crosslook.notebook import answer_html
 from crosslook.results import Answer, read_answers, read_captions, read_matches
-from crosslook.types import AnswerResponse, CaptionResponse, ImageRef, MatchResponse
+from crosslook.types import AnswerResponse, CaptionResponse, ImageRef, MatchResponse, QuestionKind
 from tests.crosslook.conftest import Connect, golden
 from tests.crosslook.test_client import Server
 
@@ -53,8 +53,8 @@ def test_doubt() -> None:
 
     near = [{"answer": "yes", "score": 0.4}, {"answer": "no", "score": 0.31}]
     assert not answer().unsure
-    assert [answer(**measured("other", right)).unsure for right in (0.49, 0.5)] == [True, False]
-    assert [answer(**measured("yes/no", right)).unsure for right in (0.59, 0.6)] == [True, False]
+    for kind in get_args(QuestionKind):
+        assert [answer(**measured(kind, right)).unsure for right in (0.59, 0.6)] == [True, False]
     assert answer(ranking=near).unsure
     assert answer(ranking=near, **measured("other", 0.9)).unsure
     assert not answer(ranking=near, score_over="sequence").unsure
@@ -122,6 +122,23 @@ def test_html_has_the_image_every_map_and_every_word(picture: Path) -> None:
     assert alpha[row, column] < 20 < alpha.max(), "light where it looked, dark elsewhere"
     assert len(html) < 60_000
     assert html != found._repr_html_(), "each cell has styles of its own"
+
+
+def test_html_says_what_is_not_in_the_image_and_does_not_spot_it(picture: Path) -> None:
+    off = {"values": [[0.01, 0.02, 0.0], [0.0, 0.01, 0.0]], "elsewhere": 0.96}
+    assert "not in the image" not in (answer(picture)._repr_html_() or "")
+    html = answer(picture, answer_map=off)._repr_html_() or ""
+    assert "then no 10.0%<br>96% of its map is not in the image</small>" in html
+    mask, *others = (
+        Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"png;base64,([^\"]+)", html)
+    )
+    assert mask.getchannel("A").getextrema()[1] < 60
+    assert all(each.getchannel("A").getextrema()[1] > 150 for each in others)
+    body = golden("answer_one")
+    body["results"][0]["question_tokens"][1]["map"] = off
+    html = read_answers(AnswerResponse.model_validate(body), None, picture)[0]._repr_html_() or ""
+    assert "not in the image" not in (answer(picture, answer_map=off, score_over="sequence")._repr_html_() or "")
+    assert re.findall(r'title="([^"]+)">([^<]+)<', html) == [("96% of its map is not in the image", "Is")]
 
 
 def test_html_escapes_what_others_wrote(picture: Path) -> None:
