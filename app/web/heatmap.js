@@ -14,6 +14,7 @@ export class Heatmap {
   #image = null;
   #shown = null; // levels 0..1 as drawn now
   #frame = 0;
+  #strength = 1;
   view = { opacity: 0.8, colours: "spotlight", smooth: true };
 
   constructor(canvas) {
@@ -21,12 +22,12 @@ export class Heatmap {
     this.#context = canvas.getContext("2d");
   }
 
-  // Show a map (null: none); `attention` and `image` say where its grid lies.
-  show(map, attention, image) {
+  // Show a map (null: none); `attention` and `image` say where its grid lies; `strength`, 0 to 1, makes it fainter.
+  show(map, attention, image, strength = 1) {
     const sameGrid = this.#shown && map && attention.grid.rows === this.#attention?.grid.rows
       && attention.grid.columns === this.#attention?.grid.columns;
     const from = sameGrid ? this.#shown : null;
-    [this.#attention, this.#image] = [attention, image];
+    [this.#attention, this.#image, this.#strength] = [attention, image, strength];
     cancelAnimationFrame(this.#frame);
     if (!map) return this.clear();
     const peak = strongest(map);
@@ -81,7 +82,7 @@ export class Heatmap {
         for (const [tap, weight] of taps) level += weight * wide[tap * across + x];
         level = Math.max(0, Math.min(level, limits[row * columns + column]));
         const [red, green, blue, cover] = colours[Math.round(255 * level)];
-        pixels.data.set([red, green, blue, 255 * this.view.opacity * cover], 4 * (y * across + x));
+        pixels.data.set([red, green, blue, 255 * this.#strength * this.view.opacity * cover], 4 * (y * across + x));
       });
     });
     this.#context.putImageData(pixels, 0, 0);

@@ -10,6 +10,12 @@ export function listen(on) {
   listenForWords(on);
   listenForView(on);
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); on.ask(); });
+  $("suggestions").addEventListener("click", (event) => {
+    const { question } = event.target.closest("button")?.dataset ?? {};
+    if (!question) return;
+    $("question").value = question;
+    on.ask();
+  });
   $("question").addEventListener("input", on.warn);
   $("question").addEventListener("focus", () => $("question").select());
   $("key-form").addEventListener("submit", (event) => { event.preventDefault(); on.useKey($("key").value.trim()); });
@@ -35,19 +41,19 @@ function listenForImages(on) {
   $("choose").addEventListener("click", () => again($("file")));
   $("camera").addEventListener("click", () => again($("shot")));
   $("change").addEventListener("click", on.leaveImage);
-  for (const input of [$("file"), $("shot")]) input.addEventListener("change", () => { for (const file of input.files) on.openImage(file); });
+  for (const input of [$("file"), $("shot")]) input.addEventListener("change", () => { on.open(input.files); });
   $("image").addEventListener("load", () => {
     document.documentElement.style.setProperty("--ratio", $("image").naturalWidth / $("image").naturalHeight);
   });
   $("image").addEventListener("error", on.cannotShow);
   $("cancel").addEventListener("click", on.stop);
   $("retry").addEventListener("click", on.retry);
-  addEventListener("paste", (event) => on.openImage([...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"))));
+  addEventListener("paste", (event) => on.open([...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"))));
   for (const name of ["dragover", "dragleave", "drop"]) {
     addEventListener(name, (event) => {
       event.preventDefault();
       document.body.classList.toggle("dragging", name === "dragover");
-      if (name === "drop") for (const file of event.dataTransfer.files) on.openImage(file);
+      if (name === "drop") on.open(event.dataTransfer.files);
     });
   }
 }

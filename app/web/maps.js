@@ -32,6 +32,23 @@ function onImage({ grid, region }, image, left, top, right, bottom) {
   return { left: x(left), top: y(top), right: x(right), bottom: y(bottom) };
 }
 
+// How much of a map may be off the image until it says little of the image. Of a rollout half stays with the words anyway.
+const MOST = { raw: 0.5, gradient: 0.5, rollout: 0.75 };
+
+// The share of a map that lies on no place of the image, 0 to 1 (crosslook/maps.py, `off_image`).
+export function offImage({ values, elsewhere }, { kind }) {
+  if (!(kind in MOST)) return 0;
+  const whole = kind === "gradient" ? elsewhere + values.reduce((sum, value) => sum + Math.max(0, value), 0) : 1; // no unit
+  return whole > 0 ? elsewhere / whole : 0;
+}
+
+// How strongly a map is drawn, 0 to 1: less than 1 where most of it is off the image. A model that writes attends to its
+// text most, whatever is asked: its maps are compared with each other alone.
+export function strengthOf(map, attention, { score_over: over }) {
+  const most = MOST[attention.kind];
+  return !most || over === "sequence" ? 1 : Math.min(1, (1 - offImage(map, attention)) / (1 - most));
+}
+
 // Which ninth of the image the strongest cell lies in, the brightest spot of what is drawn (crosslook/maps.py, `peak`):
 // [row, column] of a 3 x 3 split, each 0, 1 or 2; the middle ones are a little wider.
 export function place(map, attention, image) {
@@ -43,23 +60,36 @@ export function place(map, attention, image) {
   return [third(top), third(left)];
 }
 
-// The strongest region: the strongest cell and all with at least half of its value that hang together with it, as a
-// rectangle of shares of the image's sides.
-export function region(map, attention, image) {
-  const { rows, columns } = attention.grid;
-  const half = strongest(map) / 2;
-  const todo = [map.values.indexOf(strongest(map))];
-  const seen = new Set(todo);
-  while (todo.length) {
-    const cell = todo.pop();
-    const [row, column] = [Math.floor(cell / columns), cell % columns];
+const PART = 1 / 8; // of the grid: the strongest region is no larger, however even a map is
+
+// The strongest region: the strongest cell and, the strongest first, those with at least half of its value that hang together
+// with it. {cells: Set of indices, level: what they have at least}
+export function strongestCells({ values }, { grid: { rows, columns } }) {
+  const peak = strongest({ values });
+  const cells = new Set();
+  const border = new Set([values.indexOf(peak)]);
+  let least = peak;
+  while (border.size) {
+    const next = [...border].reduce((best, cell) => (values[cell] > values[best] ? cell : best));
+    if (values[next] < peak / 2 || cells.size >= Math.max(1, rows * columns * PART)) {
+      return { cells, level: Math.max(peak / 2, (least + Math.min(least, values[next])) / 2) };
+    }
+    border.delete(next);
+    cells.add(next);
+    least = Math.min(least, values[next]);
+    const [row, column] = [Math.floor(next / columns), next % columns];
     for (const [r, c] of [[row - 1, column], [row + 1, column], [row, column - 1], [row, column + 1]]) {
-      const next = r * columns + c;
-      if (r < 0 || c < 0 || r >= rows || c >= columns || seen.has(next) || map.values[next] < half) continue;
-      seen.add(next);
-      todo.push(next);
+      const cell = r * columns + c;
+      if (r >= 0 && c >= 0 && r < rows && c < columns && !cells.has(cell)) border.add(cell);
     }
   }
-  const [ys, xs] = [[...seen].map((cell) => Math.floor(cell / columns)), [...seen].map((cell) => cell % columns)];
+  return { cells, level: least };
+}
+
+// The strongest region as a rectangle of shares of the image's sides.
+export function region(map, attention, image) {
+  const { columns } = attention.grid;
+  const seen = [...strongestCells(map, attention).cells];
+  const [ys, xs] = [seen.map((cell) => Math.floor(cell / columns)), seen.map((cell) => cell % columns)];
   return onImage(attention, image, Math.min(...xs), Math.min(...ys), Math.max(...xs) + 1, Math.max(...ys) + 1);
 }

@@ -15,8 +15,9 @@ function wrap(context, text, width) {
   return lines.map((line) => line.trimEnd());
 }
 
-// `image` and `layers` are drawn over each other; `box`, shares of the sides, or null; `scale`: {canvas, less, more}.
-export function savedPicture({ image, overlay, box, question, answer, notes, scale }) {
+// `image` and `overlay` are drawn over each other; `outline`: null, or {path, width} in pixels of an image of that width;
+// `box`, shares of the sides, or null; `scale`: {canvas, less, more}.
+export function savedPicture({ image, overlay, outline, box, question, answer, notes, scale }) {
   const { naturalWidth, naturalHeight } = image;
   const factor = Math.min(1, LONGEST / Math.max(naturalWidth, naturalHeight));
   const [width, height] = [naturalWidth, naturalHeight].map((side) => Math.round(side * factor));
@@ -34,8 +35,20 @@ export function savedPicture({ image, overlay, box, question, answer, notes, sca
   context.fillStyle = "#ffffff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   for (const layer of [image, overlay]) context.drawImage(layer, 0, 0, width, height);
+  const strokes = [["#000000", 0.28], ["#ffffff", 0.14]];
+  if (outline) {
+    const scaled = width / outline.width;
+    context.save();
+    context.scale(scaled, scaled);
+    context.lineCap = "round";
+    for (const [colour, line] of strokes) {
+      [context.strokeStyle, context.lineWidth] = [colour, (line * unit) / scaled];
+      context.stroke(new Path2D(outline.path));
+    }
+    context.restore();
+  }
   if (box) {
-    for (const [colour, line] of [["#000000", 0.28], ["#ffffff", 0.14]]) {
+    for (const [colour, line] of strokes) {
       [context.strokeStyle, context.lineWidth] = [colour, line * unit];
       context.strokeRect(box.left * width, box.top * height, (box.right - box.left) * width, (box.bottom - box.top) * height);
     }

@@ -3,6 +3,9 @@ import { doubt, readNothing } from "./doubt.js";
 import * as maps from "./maps.js";
 import { listed, percent, quoted, t } from "./i18n.js";
 
+// Whether an image was not sent, which can be tried again.
+export const isUnsent = ({ state }) => ["stopped", "failed"].includes(state);
+
 const $ = (id) => document.getElementById(id);
 
 function element(name, properties = {}, ...children) {
@@ -100,8 +103,9 @@ export function markTarget(target, pinned) {
   }
 }
 
+// `current`: the one that is shown above, or null.
 export function showHistory(entries, current, choose) {
-  $("earlier").hidden = entries.length < 2;
+  $("earlier").hidden = entries.length < (current ? 2 : 1);
   $("history").replaceChildren(...entries.map((entry) => {
     const button = element("button", { type: "button" },
       element("span", { textContent: entry.result.question }), element("strong", { textContent: inWords(entry.result) }));
@@ -111,11 +115,15 @@ export function showHistory(entries, current, choose) {
   }).reverse());
 }
 
-// The images of this visit, to go back to; none where the only one is shown (`current`).
-export function showGallery(images, current, choose) {
+// The images of this visit, to go back to with choose(image); none where the only one is shown (`current`). Those that the
+// browser does not show are given to cannotShow(image).
+export function showGallery(images, current, { choose, cannotShow }) {
   $("gallery").hidden = images.length < (current ? 2 : 1);
   $("gallery").replaceChildren(...images.map((image) => {
-    const button = element("button", { type: "button", title: image.name }, element("img", { src: image.url, alt: t("goTo", { name: image.name }) }));
+    const unsent = isUnsent(image);
+    const picture = element("img", { src: image.url, alt: t(unsent ? "goToUnsent" : "goTo", { name: image.name }) });
+    picture.addEventListener("error", () => cannotShow(image));
+    const button = element("button", { type: "button", title: image.name, className: unsent ? "unsent" : "" }, picture);
     button.setAttribute("aria-current", String(image === current));
     button.addEventListener("click", () => choose(image));
     return element("li", {}, button);

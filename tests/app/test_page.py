@@ -68,6 +68,7 @@ def test_every_text_is_there_in_both_languages() -> None:
     for script in WEB.glob("*.js"):
         asked |= set(re.findall(r"\bt\(\"(\w+)\"", script.read_text()))
     asked |= {f"{name}_{kind}" for kind in get_args(MapKind) for name in ("kind", "explain")}
+    asked |= {f"off_{kind}" for kind in get_args(MapKind) if kind != "similarity"}
     asked |= {f"example_{path.stem}" for path in (ROOT / "examples").glob("*.jpg")}
     asked |= {f"weak_{kind.replace('/', '_')}" for kind in QUESTION_KINDS if kind != "other"}
     assert asked <= english
@@ -102,8 +103,17 @@ async def test_the_default_models_card_is_there_to_read(client: httpx.AsyncClien
     (link,) = re.findall(r'href="card#([^"]+)"', (await client.get("/")).text)
     assert f'<h2 id="{link}">What it is bad at</h2>' in response.text
     assert "<table>" in response.text
+    assert '<a href="./">crosslook</a>' in response.text, "and a way back"
     assert (await client.get("/web/card.css")).headers["Content-Type"] == "text/css; charset=utf-8"
     assert (await client.head("/card")).status_code == 200
+
+
+async def test_the_icon_is_where_browsers_look_for_it(client: httpx.AsyncClient) -> None:
+    response = await client.get("/favicon.ico")
+    assert response.headers["Content-Type"] == "image/svg+xml"
+    assert response.content == (WEB / "icon.svg").read_bytes()
+    assert (await client.head("/favicon.ico")).status_code == 200
+    assert '<link rel="icon" href="web/icon.svg"' in (await client.get("/card")).text
 
 
 async def test_the_documentation_needs_no_network(client: httpx.AsyncClient) -> None:

@@ -166,21 +166,6 @@ def test_the_old_question_is_selected_for_the_next(server: Server, opened: Visit
     assert page.input_value("#question") == "Is it day?"
 
 
-def test_an_error_goes_away_with_the_next_try(opened: Visit, server: Server) -> None:
-    view = opened(server.url, expected=("Failed to load resource", "ERR_"))
-    page = view.page
-    view.open_example()
-    view.ask("What animal is this?")
-    page.context.set_offline(True)
-    page.click("#send")
-    page.wait_for_selector("#error:not([hidden])")
-    assert "try again" in page.inner_text("#error")
-    page.context.set_offline(False)
-    with page.expect_response("**/v1/answer"):
-        page.click("#send")
-        assert page.is_hidden("#error")
-
-
 def test_heic_is_shown_with_the_servers_help(opened: Visit, server: Server, tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
@@ -191,16 +176,6 @@ def test_heic_is_shown_with_the_servers_help(opened: Visit, server: Server, tmp_
     view.page.wait_for_function("() => document.getElementById('image').naturalWidth === 451")
     assert view.ask("What animal is this?")["image"]["width"] == 451
     assert view.page.is_hidden("#error")
-
-
-def test_broken_heic_is_named(opened: Visit, server: Server, tmp_path: Path) -> None:
-    (tmp_path / "IMG_2.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(400))
-    view = opened(server.url, expected=("Failed to load resource",))
-    view.page.set_input_files("#file", tmp_path / "IMG_2.HEIC")
-    view.page.wait_for_function("() => document.getElementById('error').textContent.includes('HEIC')")
-    view.page.wait_for_selector("#choose")
-    assert "HEIC" in view.page.inner_text("#error")
-    assert view.page.is_hidden("#gallery"), "what cannot be shown is nothing to come back to"
 
 
 def test_the_strongest_region_has_a_box_on_request(server: Server, opened: Visit) -> None:
