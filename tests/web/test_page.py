@@ -56,6 +56,7 @@ def test_layers_that_the_model_shows_by_default(tmp_path: Path, opened: Visit) -
 def test_second_question_and_back(server: Server, opened: Visit) -> None:
     view = opened(server.url)
     view.open_example()
+    view.page.wait_for_function("() => document.getElementById('where').textContent === 'Image ready.'")
     encoded = [r for r in server.log.read_text().splitlines() if "POST /v1/images" in r]
     view.ask("What animal is this?")
     second = view.ask("Is the cat sleeping?")
