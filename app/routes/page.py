@@ -85,7 +85,8 @@ def _card_page(path: Path) -> str | None:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Model card</title>'
         '<link rel="icon" href="web/icon.svg" type="image/svg+xml">'
-        f'<link rel="stylesheet" href="web/card.css"></head><body><main><p><a href="./">crosslook</a></p>{body}</main></body></html>'
+        '<link rel="stylesheet" href="web/card.css"></head>'
+        f'<body><main><p><a href="./">crosslook</a></p>{body}</main></body></html>'
     )
 
 
