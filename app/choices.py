@@ -13,6 +13,8 @@ from typing import Any
 from app.errors import RequestError
 
 _MOST, _LONGEST = 200, 200  # as `candidates` of the native route
+LARGEST = 100_000
+"""Characters and values of a whole format: it is given back with the answer."""
 _ONLY = "text, or a JSON schema that is a choice: an enum of texts, or an object of one such field"
 
 
@@ -37,6 +39,9 @@ def from_format(wanted: Mapping[str, Any] | None, place: str) -> Choice | None:
 
     Raises: `RequestError` ``invalid_request`` for any other JSON.
     """
+    if wanted is not None and _is_large(wanted):
+        message = f"{place}: more than {LARGEST} characters."
+        raise RequestError("invalid_request", message, param=place)
     if wanted is None or wanted.get("type") in (None, "text"):
         return None
     inside = wanted.get("json_schema", wanted)  # OpenAI's newer route has its fields at the top
@@ -62,6 +67,22 @@ def from_list(texts: list[str], place: str) -> Choice:
     Raises: `RequestError` ``invalid_request``.
     """
     return _checked(Choice(tuple(texts)), place)
+
+
+def _is_large(value: object) -> bool:
+    """Whether JSON has more than `LARGEST` characters and values."""
+    size, found = 0, [value]
+    while found and size <= LARGEST:
+        each = found.pop()
+        size += 1
+        if isinstance(each, str):
+            size += len(each)
+        elif isinstance(each, Mapping):
+            found.extend(each)
+            found.extend(each.values())
+        elif isinstance(each, list):
+            found.extend(each)
+    return size > LARGEST
 
 
 def _enum(schema: object, definitions: object) -> tuple[str, ...] | None:

@@ -33,6 +33,9 @@ PIPELINED = 16
 LEAST_READ = 32 * 1024
 """Bytes a second that a client must take of an answer that waits for it."""
 
+MOST_UNREAD = 128 << 20
+"""Bytes of answers that wait for their clients to read them, of all connections together."""
+
 _LINGER = 2.0  # seconds for a refused client to read why, and for a request that is on its way as the server ends
 _DISCARDED = 1 << 20  # bytes that it may send meanwhile
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
@@ -47,7 +50,9 @@ class Connection(HttpToolsProtocol):
       shape of errors; then the connection ends.
     * A connection whose next request's head is not complete ``header_seconds`` after its first byte (or after the
       connection's start) is closed. One that is kept alive between requests is uvicorn's own to close.
-    * A client that does not read its answer is hung up on: see `LEAST_READ`, averaged over ``write_seconds``.
+    * A client that does not read its answer is hung up on: see `LEAST_READ`, averaged over ``write_seconds``. Where all
+      that is not read is more than `MOST_UNREAD`, so are those who have been reading longest. ``unread`` are the
+      connections with such answers, of the whole server.
     * An offered upgrade (``h2c``, ``websocket``) is ignored and the request answered, as RFC 9110 (7.8) allows.
     * No more than ``most`` connections are open at once.
 
@@ -55,13 +60,21 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(
-        self, *args: Any, header_seconds: float, write_seconds: float, most: int, refused: Refused, **options: Any
+        self,
+        *args: Any,
+        header_seconds: float,
+        write_seconds: float,
+        most: int,
+        refused: Refused,
+        unread: dict[Connection, None],
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self._header_seconds = header_seconds
         self._write_seconds = write_seconds
         self._most = most
         self._on_refused = refused
+        self._waiting = unread
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -85,6 +98,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for any more."""
+        self._waiting.pop(self, None)
         self._stop_head_timer()
         for timer in (self._write_timer, self._end_timer):
             if timer is not None:
@@ -245,14 +259,29 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client is slower than the server: look at it from time to time."""
         super().pause_writing()
+        self._waiting[self] = None
+        self._make_room()
         self._await_reader()
 
     def resume_writing(self) -> None:
         """It has read."""
         super().resume_writing()
+        self._waiting.pop(self, None)
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+    def _make_room(self) -> None:
+        """Hang up on others, while too much waits: on those first who have been reading longest."""
+        sizes = {each: each.transport.get_write_buffer_size() for each in self._waiting}
+        total = sum(sizes.values())
+        for each in [*sizes][:-1]:
+            if total <= MOST_UNREAD:
+                return
+            logger.info("too many bytes of answers are not read: hung up on a slow client")
+            del self._waiting[each]
+            total -= sizes[each]
+            each.transport.abort()
 
     def _await_reader(self) -> None:
         self._unread = self.transport.get_write_buffer_size()
@@ -290,4 +319,5 @@ def connection_class(settings: Settings, refused: Refused) -> Any:
         write_seconds=settings.write_seconds,
         most=settings.connections,
         refused=refused,
+        unread={},
     )

@@ -43,10 +43,18 @@ class ErrorEnvelope:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            content = json.dumps(self.wrap(json.loads(body)["error"])).encode() if body else b""
+            content = self._wrapped(body)
             headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
             start["headers"] = [*headers, (b"content-length", str(len(content)).encode())]
             await send(start)
             await send({"type": "http.response.body", "body": content})
 
         await self.app(scope, receive, translate)
+
+    def _wrapped(self, body: bytes) -> bytes:
+        """What is no error in the native shape stays as it is: CORS refuses in plain text."""
+        try:
+            info = json.loads(body)["error"]
+        except (ValueError, LookupError, TypeError):
+            return body
+        return json.dumps(self.wrap(info)).encode()

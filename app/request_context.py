@@ -19,6 +19,7 @@ from app.metrics import Metrics
 from app.offload import by_size
 from app.settings import Settings
 from crosslook.types import GenerationOptions, MapOptions
+from crosslook.types.requests import MOST_NEW_TOKENS
 from model.interface import Generation, ItemError, MapRequest, ModelInfo, Progress, Task
 
 T = TypeVar("T")
@@ -288,7 +289,7 @@ def generation_of(
     if not info.generation:
         return None
     return Generation(
-        max_new_tokens=options.max_new_tokens or limit,
+        max_new_tokens=options.max_new_tokens or (limit and min(limit, MOST_NEW_TOKENS)),
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,

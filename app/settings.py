@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     )
     rate_store: str = Field(
         "",
+        repr=False,  # a password may be in it
         description="`redis://HOST:PORT/DB` of a Redis or Valkey where all replicas count that rate together (extra "
         "`redis`); empty: each counts for itself.",
     )

@@ -30,6 +30,7 @@ class Followed:
         self._first: Progress | None = None
         self._task = asyncio.create_task(run(self._queue.put_nowait))
         self._task.add_done_callback(lambda _: self._queue.put_nowait(None))
+        self._task.add_done_callback(bodies.heed)
 
     @classmethod
     async def begin(cls, run: Run) -> Followed:

@@ -53,7 +53,7 @@ class InferenceRequest(BaseModel):
     ``layers``, ``heads`` and ``candidates`` (these also as a text with commas, for a parameter may be no list),
     ``points``."""
 
-    id: str | None = None
+    id: str | None = Field(None, max_length=1000)
     parameters: dict[str, Any] | None = None
     inputs: list[Tensor] = Field(min_length=1, max_length=_MOST_TENSORS, fail_fast=True)
     outputs: list[RequestedOutput] | None = Field(None, max_length=_MOST_TENSORS, fail_fast=True)
@@ -87,7 +87,7 @@ async def parts(request: Request) -> tuple[InferenceRequest, bytes]:
     length = request.headers.get(_JSON_LENGTH)
     if length is None:
         return await bodies.validated(body, InferenceRequest), b""
-    if not (length.isascii() and length.isdecimal()) or int(length) > len(body):
+    if not (length.isascii() and length.isdecimal() and len(length) < 20) or int(length) > len(body):
         raise RequestError("malformed_request", f"{_JSON_LENGTH} is no length within the body.", param=_JSON_LENGTH)
     size = int(length)
     return await bodies.validated(body[:size], InferenceRequest), body[size:]

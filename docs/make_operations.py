@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-from app import connections
+from app import choices, connections
+from app.conversation import messages
 from app.engine.engine import Engine
 from app.intake import bodies, decode
 from app.metrics import Metrics
@@ -107,6 +108,11 @@ def limits() -> str:
             f"{connections.LEAST_READ} bytes a second over {setting('write_seconds')}",
             "answers that nobody reads, and that stay in memory",
         ),
+        (
+            "answers not read yet, together",
+            f"{connections.MOST_UNREAD} bytes: then who has been reading longest is hung up on",
+            "many clients that read just fast enough",
+        ),
         ("body", setting("body_bytes", "request_seconds"), "memory, and bodies that do not arrive"),
         ("all bodies together", setting("queue_bytes"), "many large bodies at once"),
         (
@@ -114,7 +120,13 @@ def limits() -> str:
             f"{bodies.MOST_VALUES} commas, {bodies.MOST_NAMES} names an object, {bodies.MOST_ESCAPES} escapes",
             "small bodies that become many objects; one error in place of thousands",
         ),
-        ("fields of multipart", str(bodies.MOST_PARTS), "the same"),
+        ("fields of multipart", f"{bodies.MOST_PARTS}, each of {bodies.MOST_PARAMETERS} parameters", "the same"),
+        (
+            "a conversation",
+            f"{messages.MOST_MESSAGES} messages, {messages.MOST_PARTS} parts in one, "
+            f"{choices.LARGEST} characters of a format",
+            "the same, and answers as long as what was sent",
+        ),
         ("names and messages in errors", "100 and 1000 characters", "errors as long as what was sent"),
         ("questions", setting("questions", "question_characters"), "calls of the model that take too long"),
         ("candidates", "200 of 200 characters; 200 characters cost as a question", "the same"),

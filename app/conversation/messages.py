@@ -24,7 +24,7 @@ _SAME_TURN = ("system", "developer")  # what may stand between two messages of o
 
 MOST_MESSAGES = 5000
 MOST_PARTS = 1000
-"""Messages of a conversation, and parts of one of them that counts."""
+"""Messages of a conversation, and parts of one of them; twice as many as messages in all of them."""
 
 
 class Received(BaseModel):
@@ -124,6 +124,7 @@ async def read(messages: Sequence[Received], field: str, *, most: int = 1) -> As
     Raises: `RequestError` ``invalid_request`` without a user's message, without an image or with more than the model
     takes, and for parts of the last turn that are neither text nor image.
     """
+    _check_parts(messages, field)
     users = [i for i, message in enumerate(messages) if message.role == "user"]
     if not users:
         raise RequestError("invalid_request", "There is no user message.", param=field)
@@ -149,6 +150,14 @@ async def read(messages: Sequence[Received], field: str, *, most: int = 1) -> As
             others = tuple(found.items())[1:]
             return Asked(texts[asked], _named(messages, asked, field).place, image, place, others)
     raise RequestError("invalid_request", "There is no image: send it as an image_url part.", param=field)
+
+
+def _check_parts(messages: Sequence[Received], field: str) -> None:
+    """Raise `RequestError` for more parts than can be looked at within some milliseconds."""
+    parts = [len(message.content) if isinstance(message.content, list) else 1 for message in messages]
+    if max(parts, default=0) > MOST_PARTS or sum(parts) > 2 * MOST_MESSAGES:
+        message = f"{field}: more than {MOST_PARTS} parts in a message, or {2 * MOST_MESSAGES} in all."
+        raise RequestError("invalid_request", message, param=field)
 
 
 def _named(messages: Sequence[Received], index: int, field: str) -> _Message:

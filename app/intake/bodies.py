@@ -6,8 +6,9 @@ import asyncio
 import codecs
 import contextlib
 import json
+import logging
 import re
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import RequestError, validation_error
 from app.offload import PIECE, by_size
+from model.interface import ItemError
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -31,6 +35,10 @@ MOST_NAMES = 1000
 """Names in an object of a JSON body."""
 MOST_PARTS = 1000
 """Fields of a multipart body."""
+MOST_PARAMETERS = 50
+"""Parameters of a Content-Type, and of a Content-Disposition in a multipart body: each costs the parser a
+microsecond."""
+_PARSED = 1 << 15  # bytes that are parsed before others have their turn
 _CHARSETS = ("utf-8", "ascii", "iso8859-1")  # of Python's others, UTF-7 makes lone surrogates and Punycode takes hours
 _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
@@ -47,6 +55,8 @@ class _InMemory(MultiPartParser):
 
     def on_headers_finished(self) -> None:
         part = self._current_part
+        if (part.content_disposition or b"").count(b";") > MOST_PARAMETERS:
+            raise MultiPartException(f"A field's head has more than {MOST_PARAMETERS} parameters.")
         disposition, options = parse_options_header(part.content_disposition)
         if b"filename" not in options and disposition:
             kind = dict(part.item_headers).get(b"content-type", b"").strip().lower()
@@ -176,8 +186,10 @@ def media_type(request: Request) -> str:
 
 
 async def _form(request: Request) -> FormData:
+    if request.headers["content-type"].count(";") > MOST_PARAMETERS:
+        raise RequestError("malformed_request", f"Content-Type has more than {MOST_PARAMETERS} parameters.")
     parser = _InMemory(
-        request.headers, request.stream(), max_files=1, max_fields=MOST_PARTS, max_part_size=_LONGEST_FIELD
+        request.headers, _in_pieces(request), max_files=1, max_fields=MOST_PARTS, max_part_size=_LONGEST_FIELD
     )
     try:
         _check_charset(request)
@@ -185,6 +197,14 @@ async def _form(request: Request) -> FormData:
     except (MultiPartException, KeyError, ValueError) as error:
         message = getattr(error, "message", "")
         raise RequestError("malformed_request", f"The multipart body cannot be read. {message}".strip()) from None
+
+
+async def _in_pieces(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body, as its parser is fed: what is made to be slow takes milliseconds a piece."""
+    async for data in request.stream():
+        for start in range(0, len(data), _PARSED):
+            yield data[start : start + _PARSED]
+            await asyncio.sleep(0)
 
 
 def _check_charset(request: Request) -> None:
@@ -248,6 +268,14 @@ def _leave_out_empty(fields: dict[str, Any], kind: type[BaseModel], kept: Collec
             fields[name] = [""]
 
 
+def heed(task: asyncio.Task[Any]) -> None:
+    """A callback for tasks that nobody may be left to wait for: asyncio logs an error that was never raised as a fault
+    of the program, and those of requests are none."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, RequestError | ItemError | ClientDisconnect):
+        logger.error("a request's work failed", exc_info=error)
+
+
 class ClientGone(ClientDisconnect):
     """The client closed the connection before its answer was ready."""
 
@@ -266,6 +294,8 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         return await work
 
     working, leaving = asyncio.create_task(do()), asyncio.create_task(leave())
+    for task in (working, leaving):
+        task.add_done_callback(heed)
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

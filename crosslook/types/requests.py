@@ -8,6 +8,9 @@ from pydantic import ConfigDict, Field
 
 from crosslook.types.base import MapChoice, MapKind, WireModel
 
+MOST_NEW_TOKENS = 4096
+"""Of one answer. OpenAI's clients may ask for more, and get no more."""
+
 Layers = Annotated[
     list[int] | None,
     Field(min_length=1, max_length=256, fail_fast=True, description="Fusion layers to average; default: the model's."),
@@ -52,7 +55,9 @@ class ImageInput(WireModel):
 class GenerationOptions(MapOptions):
     """How an answer is written, for models that write; others have nothing to do with these."""
 
-    max_new_tokens: int | None = Field(None, ge=1, le=4096, description="The answer ends here at the latest.")
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=MOST_NEW_TOKENS, description="The answer ends here at the latest."
+    )
     temperature: float | None = Field(
         None, ge=0, le=2, description="0, which is the default, always takes the most likely token."
     )

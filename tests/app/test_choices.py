@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from app.choices import Choice, from_format
+from app.choices import LARGEST, Choice, from_format
 from app.errors import RequestError
 from tests.app.test_conversation import CHAT, RESPONSES, ask, says, shows, user
 from tests.app.test_native import failed
@@ -118,3 +118,31 @@ def test_json_objects_are_no_choice() -> None:
     with pytest.raises(RequestError, match="enum of texts"):
         from_format({"type": "json_object"}, "response_format")
     assert from_format({"type": "text"}, "response_format") is None
+
+
+@session_loop
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+async def test_a_format_as_large_as_a_body(client: httpx.AsyncClient, uri: str, path: str) -> None:
+    """It is given back with the answer, which would be as large."""
+    place, field = ("text.format", {"type": "text"}) if path == RESPONSES else ("response_format", {"type": "text"})
+    for junk in (
+        "x" * LARGEST,
+        [""] * (LARGEST // 2) + ["x" * LARGEST],
+        {"x" * LARGEST: 1},
+        {"a": {"b": ["x" * LARGEST]}},
+    ):
+        given = {**field, "junk": junk}
+        sent = {"text": {"format": given}} if path == RESPONSES else {"response_format": given}
+        failed(await ask(client, [user(says("Which?"), shows(uri))], path, **sent), "invalid_request", place)
+    schema = {"properties": {"x" * LARGEST: {"enum": ["a", "b"]}}}
+    failed(
+        await ask(client, [user(says("Which?"), shows(uri))], path, **wanted(schema, path)), "invalid_request", place
+    )
+
+
+def test_the_largest_choice_fits() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [f"{n:200}" for n in range(200)]}}}
+    assert from_format({"type": "json_schema", "json_schema": {"schema": schema}}, "response_format") is not None
+    assert from_format({"type": "text", "a": ["x" * (LARGEST - 9)]}, "response_format") is None
+    with pytest.raises(RequestError, match="more than"):
+        from_format({"type": "text", "a": ["x" * (LARGEST - 8)]}, "response_format")

@@ -212,3 +212,12 @@ async def test_the_language_of_the_answer(client: httpx.AsyncClient, uri: str, p
     assert question_of(await ask(client, asked, path, language="en")) == "What color is it?"
     body = failed(await ask(client, asked, path, language="zh"), "invalid_request", "language")
     assert body.error.detail == {"languages": ["en"]}
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+async def test_parts_are_bounded(client: httpx.AsyncClient, uri: str, path: str) -> None:
+    """In a message and in all of them, whether they are read or not."""
+    field, last = ("input" if path == RESPONSES else "messages"), user(says("And now?"), shows(uri))
+    for said in ([user(*[0] * 1001)], [user(*[0] * 1000)] * 10, [{"role": "assistant", "content": [0] * 1001}]):
+        failed(await ask(client, [*said, last], path), "invalid_request", field)
+    assert question_of(await ask(client, [*[user(*[0] * 1000)] * 9, AGAIN, last], path)) == "And now?"

@@ -185,3 +185,26 @@ async def test_elements_of_a_binary_tensor_are_bounded(colours: httpx.AsyncClien
     headers = {"Inference-Header-Content-Length": str(len(body))}
     response = await colours.post(INFER, content=body + bytes(size), headers=headers)
     assert "more than 1000 elements" in error(response, "invalid_request")
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 20, "-1", "1e3", "\u0663"])
+async def test_a_length_that_is_none(colours: httpx.AsyncClient, length: str) -> None:
+    """Also one of so many digits that Python reads no number in them."""
+    headers = {b"Inference-Header-Content-Length": length.encode()}
+    error(await colours.post(INFER, content=b"{}", headers=headers), "malformed_request")
+
+
+async def test_an_id_is_given_back_and_bounded(colours: httpx.AsyncClient, half_red: str) -> None:
+    """An answer must not be as long as a body."""
+    inputs = [tensor("image", half_red), tensor("question", "a?")]
+    assert (await colours.post(INFER, json={"inputs": inputs, "id": "x" * 1000})).json()["id"] == "x" * 1000
+    response = await colours.post(INFER, json={"inputs": inputs, "id": "x" * 1001})
+    assert error(response, "invalid_request").startswith("id: ")
+
+
+async def test_what_is_no_error_of_ours_keeps_its_body() -> None:
+    """CORS refuses in plain text, before any route."""
+    asking = {"Origin": "https://example.com", "Access-Control-Request-Method": "GET"}
+    async with running(loader=LOADER, cors_origins=["https://example.org"]) as (_, client):
+        refused = await client.options("/v2/models/colours", headers=asking)
+        assert (refused.status_code, refused.text) == (400, "Disallowed CORS origin")

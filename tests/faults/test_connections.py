@@ -156,6 +156,14 @@ def test_answers_that_nobody_reads(tmp_path: Path) -> None:
             connection.close()
 
 
+def read_all(connection: socket.socket) -> int:
+    """How many bytes come until the server hangs up. Raises: ConnectionError where it waits for nothing."""
+    received = 0
+    while data := connection.recv(65536):
+        received += len(data)
+    return received
+
+
 def small(server: Server) -> socket.socket:
     """A connection whose client has little room for what it does not read."""
     connection = socket.socket()
@@ -197,4 +205,29 @@ def test_too_many_connections(tmp_path: Path) -> None:
         with server.client() as client:
             assert client.get("/health/live").status_code == 200
         for connection in held:
+            connection.close()
+
+
+def test_many_who_read_slowly(tmp_path: Path) -> None:
+    """Each may have its time; together they may keep so many bytes waiting, and no more."""
+    before = "import app.connections; app.connections.MOST_UNREAD = 200_000"
+    with serving(tmp_path / "log", before=before, write_seconds=20, log_level="info") as server:
+        request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+        slow = [small(server) for _ in range(8)]
+        for connection in slow:
+            connection.sendall(request * 8)  # the system's own buffers take some
+        assert wait_for(lambda: "too many bytes of answers" in server.log.read_text(), 10.0)
+        with server.client() as client:
+            assert len(client.get("/docs/swagger-ui-bundle.js").content) > 1_000_000
+        hung_up = [server.log.read_text().count("too many bytes of answers"), 0]
+        for connection in slow:
+            connection.settimeout(1)
+            try:
+                read_all(connection)
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                hung_up[1] += 1
+        assert hung_up[0] == hung_up[1] >= 4
+        for connection in slow:
             connection.close()

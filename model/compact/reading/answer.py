@@ -124,8 +124,7 @@ def _among(
     shares: NDArray[np.float64],
 ) -> TextOutput:
     """The candidate that is nearest to what was read; where none is near, all are as likely."""
-    likeness = np.array([[choice.likeness(c, piece.text) for piece in pieces] for c in candidates])
-    likeness = likeness.reshape(len(candidates), len(pieces))
+    likeness = choice.likenesses(candidates, [piece.text for piece in pieces], _LIKE)
     if not asked.only_text and likeness.max(initial=0.0) < _LIKE:
         return output
     logits = _SHARPNESS * np.maximum(0.0, likeness - _LIKE).max(1, initial=0.0)

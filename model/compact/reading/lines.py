@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.progress import step
+
 _SHORTER_SIDE = 736  # smaller images are enlarged to it: at 480, in half the time, small numbers on buses go unseen
 _LEAST_CONFIDENCE = 0.5
+_MOST_ASPECT = 5
+"""The longer side by the shorter, at most: RapidOCR enlarges the shorter one, so a strip of one pixel's height would
+become gigabytes. A longer strip is read with room beside it."""
+MOST_LINES = 128
+"""Lines that are recognised: each takes some 10 ms of the worker, and an image has room for a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +65,10 @@ class PaddleReader:
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Line, ...]:
         """The lines of a grey image ``[height, width]``, in reading order."""
+        step()
         if self._engine is None:
             self._engine = self._load()
-        found = self._engine(np.repeat(image[..., None], 3, axis=-1))
+        found = self._engine(np.repeat(_with_room(image)[..., None], 3, axis=-1))
         if found.boxes is None:
             return ()
         size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
@@ -77,10 +85,17 @@ class PaddleReader:
                 "Global.text_score": _LEAST_CONFIDENCE,
                 "Det.limit_type": "min",
                 "Det.limit_side_len": _SHORTER_SIDE,
+                "Det.max_candidates": MOST_LINES,
                 "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             }
         )
+
+
+def _with_room(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A strip ``[height, width]`` with its edge repeated, below or to the right, to `_MOST_ASPECT`."""
+    least = -(-max(image.shape) // _MOST_ASPECT)
+    return np.pad(image, [(0, max(0, least - side)) for side in image.shape], mode="edge")
 
 
 def _line(corners: NDArray[np.floating[Any]], size: NDArray[np.float64], text: str, confidence: float) -> Line:

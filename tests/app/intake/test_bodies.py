@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.routes.huggingface import HuggingFaceRequest
 from app.routes.openai import ChatRequest
 from app.routes.responses import ResponseRequest
 from crosslook.types import AnswerRequest, CaptionRequest, MatchRequest, OverlayRequest
+from model.interface import ItemError
 from tests.app.test_native import as_json, failed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -213,3 +215,77 @@ async def test_work_of_a_client_that_stays() -> None:
     assert await bodies.unless_gone(listening(gone := asyncio.Event()), work(gone)) == "done"
     with pytest.raises(RequestError, match="own"):
         await bodies.unless_gone(listening(gone := asyncio.Event()), work(gone, RequestError("overloaded", "own")))
+
+
+async def test_an_error_that_nobody_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    """A request's own is none of the program's, and asyncio does not log it as one; a fault is logged."""
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    for error in (RequestError("overloaded", "own"), bodies.ClientGone(), ItemError("question_empty", "none", 0)):
+        task = asyncio.create_task(fail(error))
+        task.add_done_callback(bodies.heed)
+        await asyncio.wait((task,))
+        del task
+        gc.collect()
+    assert not caplog.records
+    task = asyncio.create_task(fail(KeyError("fault")))
+    task.add_done_callback(bodies.heed)
+    await asyncio.wait((task,))
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [KeyError]
+
+
+async def test_errors_of_work_that_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """Cancelled, the work ends with an error of its own; nobody is left to be told of it."""
+    gone = asyncio.Event()
+
+    async def work() -> None:
+        gone.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RequestError("worker_failed", "own") from None
+
+    with pytest.raises(bodies.ClientGone):
+        await bodies.unless_gone(listening(gone), work())
+    gc.collect()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("count", [bodies.MOST_PARAMETERS, bodies.MOST_PARAMETERS + 1])
+@pytest.mark.parametrize("place", ["the field's head", "Content-Type"])
+async def test_parameters_of_a_form(client: httpx.AsyncClient, image_bytes: bytes, place: str, count: int) -> None:
+    """Some browsers write a file's name with a semicolon for every letter; who writes thousands means harm."""
+    in_type = place == "Content-Type"
+    name = "" if in_type else f'; filename="{"&#1;" * (count - 2)}"'
+    part = '--B\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n'
+    head = part.format("question", "") + "what?\r\n" + part.format("image", name or "; filename=a")
+    kind = "multipart/form-data; boundary=B" + (";x=1" * (count - 1) if in_type else "")
+    content = head.encode() + image_bytes + b"\r\n--B--\r\n"
+    response = await client.post("/v1/answer", content=content, headers={"Content-Type": kind})
+    if count <= bodies.MOST_PARAMETERS:
+        assert response.status_code == 200, response.text
+    else:
+        assert "parameters" in failed(response, "malformed_request").error.message
+
+
+async def test_others_have_their_turn_while_a_form_is_parsed() -> None:
+    """A body comes in pieces as large as a connection reads at once, and its parser can be made slow."""
+    turns, size = [], 10 * bodies._PARSED
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+    async def other() -> None:
+        while True:
+            turns.append(len(pieces))
+            await asyncio.sleep(0)
+
+    pieces: list[bytes] = []
+    waiting = asyncio.create_task(other())
+    async for piece in bodies._in_pieces(Request({"type": "http", "method": "POST", "headers": []}, receive)):
+        pieces.append(piece)
+    waiting.cancel()
+    assert sum(map(len, pieces)) == size
+    assert set(turns) >= set(range(1, 10))

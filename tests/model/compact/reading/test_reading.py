@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.compact.model import CompactModel, tiny
 from model.compact.preprocess import Squash
+from model.compact.reading import choice, lines
 from model.compact.reading.answer import CANNOT_READ, NO_TEXT, Reading
-from model.compact.reading.choice import cover, find_blocks, likeness
+from model.compact.reading.choice import cover, find_blocks, likeness, likenesses
 from model.compact.reading.lines import Line, load_reader
 from model.interface import Item, MapRequest, Output, TextOutput
 
@@ -155,3 +156,53 @@ def test_the_kept_image_counts_in_bytes_and_is_never_enlarged() -> None:
     assert model.info.preprocess(Image.new("RGB", (90, 60))).detail.shape == (60, 90)  # type: ignore[union-attr]
     (kept,), (bare,) = model.encode([pixels]), tiny().encode([tiny().info.preprocess(image)])
     assert kept.nbytes - bare.nbytes == 240 * 960
+
+
+@pytest.mark.parametrize("size", [(8, 2400), (2400, 8), (400, 2400)])
+def test_strips_are_read_with_room_beside_them(reader: Any, size: tuple[int, int], monkeypatch: Any) -> None:
+    """Enlarged as they are, one of a pixel's height would take gigabytes."""
+    given: list[tuple[int, ...]] = []
+    monkeypatch.setattr(reader, "_engine", reader._engine or reader._load())
+    inner = reader._engine.text_det.__class__.__call__
+    monkeypatch.setattr(
+        reader._engine.text_det.__class__,
+        "__call__",
+        lambda self, image: given.append(image.shape) or inner(self, image),
+    )
+    detail = np.full(size, 255, np.uint8)
+    if size == (400, 2400):
+        image = Image.fromarray(detail)
+        ImageDraw.Draw(image).text((1500, 200), "BAKERY", font=ImageFont.load_default(80), fill=0)
+        detail = np.asarray(image)
+    found = reader(detail)
+    assert max(given[0][:2]) <= 5.5 * min(given[0][:2])
+    if size == (400, 2400):
+        (line,) = found
+        assert line.text == "BAKERY"
+        assert line.box == pytest.approx((1500 / 2400, 0.5, 1810 / 2400, 0.7), abs=0.1)
+        assert line.height == pytest.approx(0.2, abs=0.1)
+
+
+def test_lines_that_are_recognised_are_bounded(reader: Any, monkeypatch: Any) -> None:
+    """Each takes time, and who asks may have drawn a thousand."""
+    monkeypatch.setattr(lines, "MOST_LINES", 3)
+    image = Image.new("L", (480, 360), 255)
+    for top in range(10, 340, 40):
+        ImageDraw.Draw(image).text((40, top), f"line {top}", font=ImageFont.load_default(24), fill=0)
+    assert len(reader(np.asarray(image))) == 9
+    assert len(lines.PaddleReader(1)(np.asarray(image))) == 3
+
+
+def test_likenesses_are_those_of_pairs() -> None:
+    texts, others = ["Main Street", "main", "", "EXIT"], ["MAIN STREET 5", "exit", "Maine", "", "niam"]
+    pairs = np.array([[likeness(a, b) for b in others] for a in texts])
+    assert likenesses(texts, others, 0.0) == pytest.approx(pairs)
+    assert likenesses(texts, others, 0.6) == pytest.approx(np.where(pairs >= 0.6, pairs, 0.0))
+    assert likenesses([], others, 0.6).shape == (0, 5)
+    assert likenesses(texts, [], 0.6).shape == (4, 0)
+
+
+def test_what_takes_long_to_compare_is_not(monkeypatch: Any) -> None:
+    """Letters of one against letters of the other, up to a bound; texts that are nothing alike cost none of it."""
+    monkeypatch.setattr(choice, "_MOST_COMPARED", 50)
+    assert likenesses(["abcde"], ["zzzzz", "abcde", "abcde", "abcde"], 0.6).tolist() == [[0.0, 1.0, 1.0, 0.0]]
