@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -41,6 +41,33 @@ _DISCARDED = 1 << 20  # bytes that it may send meanwhile
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 Refused = Callable[[RequestError], None]
+
+
+class _Transport:
+    """A connection's transport that does nothing once it is closed, as asyncio's own: uvloop's raises RuntimeError, and
+    a request may not know yet that its client is gone (of those sent ahead, uvicorn tells the last alone)."""
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._inner.is_closing():
+            self._inner.write(data)
+
+    def write_eof(self) -> None:
+        if not self._inner.is_closing():
+            self._inner.write_eof()
+
+    def pause_reading(self) -> None:
+        if not self._inner.is_closing():
+            self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._inner.is_closing():
+            self._inner.resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -90,7 +117,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Await the first head; hang up at once where too many are connected."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Transport(transport)))
         if len(self.connections) > self._most:
             transport.abort()
             return

@@ -219,15 +219,10 @@ def test_many_who_read_slowly(tmp_path: Path) -> None:
         assert wait_for(lambda: "too many bytes of answers" in server.log.read_text(), 10.0)
         with server.client() as client:
             assert len(client.get("/docs/swagger-ui-bundle.js").content) > 1_000_000
-        hung_up = [server.log.read_text().count("too many bytes of answers"), 0]
-        for connection in slow:
-            connection.settimeout(1)
-            try:
-                read_all(connection)
-            except TimeoutError:
-                pass
-            except ConnectionError:
-                hung_up[1] += 1
-        assert hung_up[0] == hung_up[1] >= 4
+        assert 4 <= server.log.read_text().count("too many bytes of answers") <= 8
+        slow[0].settimeout(1)
+        assert read_all(slow[0]) < 8_000_000  # what was on its way, and no more
+        # Of requests sent ahead, those before the last are not told that the connection is gone: they write to it.
+        assert "Traceback" not in server.log.read_text()
         for connection in slow:
             connection.close()
