@@ -143,6 +143,6 @@ async def test_a_format_as_large_as_a_body(client: httpx.AsyncClient, uri: str, 
 def test_the_largest_choice_fits() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [f"{n:200}" for n in range(200)]}}}
     assert from_format({"type": "json_schema", "json_schema": {"schema": schema}}, "response_format") is not None
-    assert from_format({"type": "text", "a": ["x" * (LARGEST - 9)]}, "response_format") is None
+    assert from_format({"type": "text", "a": ["x" * (LARGEST - 15)]}, "response_format") is None
     with pytest.raises(RequestError, match="more than"):
-        from_format({"type": "text", "a": ["x" * (LARGEST - 8)]}, "response_format")
+        from_format({"type": "text", "a": ["x" * (LARGEST - 14)]}, "response_format")

@@ -180,7 +180,7 @@ def test_strips_are_read_with_room_beside_them(reader: Any, size: tuple[int, int
         (line,) = found
         assert line.text == "BAKERY"
         assert line.box == pytest.approx((1500 / 2400, 0.5, 1810 / 2400, 0.7), abs=0.1)
-        assert line.height == pytest.approx(0.2, abs=0.1)
+        assert line.height == pytest.approx(0.25, abs=0.1)
 
 
 def test_lines_that_are_recognised_are_bounded(reader: Any, monkeypatch: Any) -> None:
