@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from model.interface import (
     EncodedImage,
@@ -26,24 +25,15 @@ from model.interface import (
     Output,
     Pixels,
     Ranked,
-    Region,
     Task,
     TextOutput,
     Token,
     Word,
 )
-from tests.fakes.model import command
+from tests.fakes.model import COLUMNS, ROWS, command, preprocess
 
-ROWS, COLUMNS = 4, 6
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 LOADER = "tests.fakes.reference_server:load"
-
-
-def preprocess(image: Image.Image) -> Pixels:
-    """Each cell's mean colour."""
-    values = np.asarray(image.resize((COLUMNS, ROWS), Image.Resampling.BOX))
-    region = Region(0.0, 0.0, float(image.width), float(image.height))
-    return Pixels(values, Geometry(image.width, image.height, ROWS, COLUMNS, region))
 
 
 @dataclass

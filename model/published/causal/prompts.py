@@ -7,12 +7,12 @@ give the very tokens of the whole prompt: the image's token is a special one, at
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.family import Span, TokenizedText
+from model.published.chat import read_template, render
 from model.published.tokenizer import Tokenizer
 
 _MARK = "\ue000question\ue000"
@@ -50,17 +50,7 @@ class ChatPrompt:
         folder = self._folder
         if self._template is None:
             raise ValueError(f"{folder} has no chat template, and its family has none that all its models share")
-        content: list[dict[str, str]] = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": _MARK}]
-        try:
-            rendered: str = self.tokenizer.hub.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        except Exception as error:  # jinja2's own, and whatever a template raises
-            raise ValueError(f"the chat template of {folder} cannot be used: {error}") from error
-        return rendered
+        return render(folder, self.tokenizer, self._template, images, _MARK)
 
     def around(self, images: int) -> list[str]:
         """The text before, between and behind so many images, up to the question. Raises ValueError where the template
@@ -122,20 +112,3 @@ class ChatPrompt:
             return self._backend.encode(text, add_special_tokens=start)
         finally:
             self._backend.encode_special_tokens = True
-
-
-def read_template(folder: Path, tokenizer: Tokenizer) -> str | None:
-    """The folder's chat template, from whichever file has it; None where none does."""
-    plain = folder / "chat_template.jinja"
-    if plain.is_file():
-        return plain.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json"):
-        path = folder / name
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-            if isinstance(found, str):
-                return found
-    own = tokenizer.hub.chat_template
-    if isinstance(own, dict):
-        own = own.get("default")
-    return own if isinstance(own, str) else None
