@@ -9,7 +9,7 @@ Read `cross_attention` first (``kernels`` computes it), then `interface`: what t
 
 A map is made in two steps. A family says how much each token looked at each key of the image (`compact.token_maps`,
 `published.map_passes`; `attribution` where that is more than one layer's attention). `grid_maps` lays that on the patch
-grid, and knows which tokens are a word.
+grid, and knows which tokens are a word; whoever reads the answer takes the mean of these tokens' maps.
 
 Nothing is imported here: the server's parent process reads what is free of torch.
 """

@@ -2,7 +2,7 @@
 
 A row ``[keys]`` becomes a `Map`: patch keys fill the grid row by row, and all other keys add up to ``elsewhere``, so
 nothing is lost silently. Maps are made per token. A `Word` names its tokens; its map is the mean of theirs, which the
-reader of a response makes.
+reader of a response makes (the client in ``read_words`` of ``crosslook/maps.py``, the page in ``app/web/maps.js``).
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class AttentionPass:
 
     ``keep``: layers whose queries and log-sum-exps are kept, of the tokens in ``tokens``. ``sources``: what the rows of
     the batch attend to beside their own tokens, before them in position; rows of one source stand side by side.
-    ``lengths``: with sources, how many of each row's own keys are real, from the last one back (the batch is padded on
-    the left).
+    ``lengths`` int ``[rows]``: with sources, how many of each row's own keys are real, from the last one back (the
+    batch is padded on the left).
     """
 
     keep: Collection[int] = ()
