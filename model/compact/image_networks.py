@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.compact import onnx_graphs
-from model.compact.detector import Detections, NanoDet, detect
+from model.compact.detector import MEAN, STRIDES, Detections, NanoDet, detect
 from model.compact.storage import load_small
 from model.compact.vision import EfficientNetLite, VisionFeatures
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 Way = Literal["int8", "float32", "torch"]
 Ranges = Mapping[str, tuple[float, float]]
 CALIBRATION, DETECTOR = "calibration.json", "detector.safetensors"
+_STEP = 16  # pixels: a cell of the detector's features that are used
+_NARROWEST = 0.5  # of a long panorama next to nothing would be left
 
 # Before it is imported: ONNX Runtime reports every process and session to its makers, by a thread of its own.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -54,9 +56,10 @@ class ImageNetworks(Protocol):
 
     way: Way
 
-    def __call__(self, pixels: Tensor) -> ImageFeatures:
-        """``pixels`` uint8 ``[images, side, side, 3]`` RGB -> features on the networks' device. The detector takes them
-        as they are, EfficientNet-Lite at its own size."""
+    def __call__(self, pixels: Tensor, aspects: Sequence[float] | None = None) -> ImageFeatures:
+        """``pixels`` uint8 ``[images, side, side, 3]`` RGB -> features on the networks' device. EfficientNet-Lite takes
+        them at its own size, the detector in the proportions that the images had: ``aspects`` are their widths by their
+        heights (default: all square). Places and boxes are those of ``pixels`` either way."""
         ...
 
 
@@ -68,12 +71,16 @@ class TorchNetworks:
     def __init__(self, vision: EfficientNetLite, detector: NanoDet | None, size: int | None = None) -> None:
         self.vision, self.detector, self.size = vision, detector, size
 
-    def __call__(self, pixels: Tensor) -> ImageFeatures:
-        """``pixels`` as in `ImageNetworks`, ``[images, size, size, 3]``, on any device."""
+    def __call__(self, pixels: Tensor, aspects: Sequence[float] | None = None) -> ImageFeatures:
+        """See `ImageNetworks`; ``pixels`` ``[images, size, size, 3]`` on any device."""
         pixels = pixels.to(self.vision.stem.weight.device)
         features: VisionFeatures = self.vision(resized(pixels, self.size or pixels.shape[1]))
         classes = self.vision.classify(features.coarse).softmax(1)
-        return ImageFeatures(features, classes, None if self.detector is None else self.detector(pixels))
+        detections = None
+        if self.detector is not None:
+            boxed, sides = letterboxed(pixels, aspects)
+            detections = stretched(self.detector(boxed), sides)
+        return ImageFeatures(features, classes, detections)
 
 
 class OnnxNetworks:
@@ -95,17 +102,18 @@ class OnnxNetworks:
         """Itself: nothing in it can change, and sessions cannot be copied."""
         return self
 
-    def __call__(self, pixels: Tensor) -> ImageFeatures:
-        """``pixels`` as in `ImageNetworks`, ``[images, size, size, 3]``, on the CPU."""
+    def __call__(self, pixels: Tensor, aspects: Sequence[float] | None = None) -> ImageFeatures:
+        """See `ImageNetworks`; ``pixels`` ``[images, size, size, 3]`` on the CPU."""
         small = {"pixels": resized(pixels, self.size).numpy()}
         fine, coarse, logits = map(torch.from_numpy, self._vision.run(self._seen, small))
         classes = _maps(logits.softmax(-1), coarse)
         detections = None
         if self._detector is not None:
-            found = list(map(torch.from_numpy, self._detector.run(self._detected, {"pixels": pixels.numpy()})))
+            boxed, sides = letterboxed(pixels, aspects)
+            found = list(map(torch.from_numpy, self._detector.run(self._detected, {"pixels": boxed.numpy()})))
             raw, features = found[: len(found) // 2], tuple(found[len(found) // 2 :])
             maps = [_maps(x, level) for x, level in zip(raw, features, strict=True)]
-            detections = detect(maps, features)
+            detections = stretched(detect(maps, features), sides)
         return ImageFeatures(VisionFeatures(fine, coarse), classes, detections)
 
 
@@ -115,6 +123,45 @@ def resized(pixels: Tensor, side: int) -> Tensor:
         return pixels
     planes = F.interpolate(pixels.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
     return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def letterboxed(pixels: Tensor, aspects: Sequence[float] | None) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Square images uint8 ``[images, side, side, 3]``, each made narrower or lower until it has the proportions that it
+    had before it was made square, at the upper left of a square of one colour, the detector's mean; and the width and
+    height of each in pixels, multiples of `_STEP`. ``aspects``: widths by heights, ``[images]``; None: all are square.
+
+    A detector that learned from photographs finds more in them than in distorted ones: benchmarks/results/training.md.
+    """
+    side = pixels.shape[1]
+    sides = []
+    for aspect in [1.0] * len(pixels) if aspects is None else aspects:
+        shorter = max(_STEP, round(side * max(_NARROWEST, min(aspect, 1 / aspect)) / _STEP) * _STEP)
+        sides.append((side, shorter) if aspect > 1 else (shorter, side))
+    if all(size == (side, side) for size in sides):
+        return pixels, sides
+    boxed = torch.tensor(MEAN, device=pixels.device).round().to(torch.uint8).expand(pixels.shape).clone()
+    planes = pixels.permute(0, 3, 1, 2)
+    for index, (width, height) in enumerate(sides):
+        shrunk = F.interpolate(planes[index : index + 1].float(), (height, width), mode="bilinear", antialias=True)
+        boxed[index, :height, :width] = shrunk[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+    return boxed, sides
+
+
+def stretched(found: Detections, sides: Sequence[tuple[int, int]]) -> Detections:
+    """What was found in `letterboxed` images with these ``sides``, as if in the square ones."""
+    whole = found.features[0].shape[-1] * STRIDES[0]
+    if all(size == (whole, whole) for size in sides):
+        return found
+    shares = found.boxes.new_tensor(sides) / whole
+    levels = []
+    for level in found.features:
+        shape = level.shape[-2:]
+        parts = [
+            one[None, :, : max(1, round(height * shape[0] / whole)), : max(1, round(width * shape[1] / whole))]
+            for one, (width, height) in zip(level, sides, strict=True)
+        ]
+        levels.append(torch.cat([F.interpolate(part, shape, mode="bilinear", align_corners=False) for part in parts]))
+    return Detections(found.scores, found.boxes / shares.repeat(1, 2)[:, None], tuple(levels))
 
 
 def _maps(places: Tensor, like: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ class CompactModel(Family):
         """Run the image networks over a batch of images, and project the patches to every layer's keys and values."""
         self.encode_calls += 1
         pixels = torch.from_numpy(np.stack([image.values for image in images]))
-        found = self.image_networks(pixels)
+        found = self.image_networks(pixels, [image.geometry.width / image.geometry.height for image in images])
         state = self.net.encode_features(self.net.describe(found, pixels), self.net.patches.mean(found.classes))
         # Cloned, so that an image of the batch does not keep all the others in memory.
         return [

@@ -30,6 +30,7 @@ from model.evaluation.judging import (
     bootstrap,
     calibration_error,
     calibration_noise,
+    calibration_without_chance,
     majority,
     paired_bootstrap,
 )
@@ -177,10 +178,12 @@ def _row(
 ) -> Row:
     images = [question.image_ref for question, chosen in zip(questions, which, strict=True) if chosen]
     answered = which & ~np.isnan(confidences)  # a refusal claims nothing, so it is no sign of being well calibrated
-    calibration = noise = None
+    calibration = noise = beyond = None
     if answered.any():
         calibration = calibration_error(confidences[answered], scores["model"][answered])
         noise = calibration_noise(confidences[answered])
+    if answered.sum() > 1:
+        beyond = calibration_without_chance(confidences[answered], scores["model"][answered])
     right = {column: score[which] for column, score in scores.items()}
 
     def minus(other: str) -> Interval | None:
@@ -195,6 +198,7 @@ def _row(
         minus_commonest=minus("commonest"),
         calibration_error=calibration,
         calibration_noise=noise,
+        calibration_without_chance=beyond,
     )
 
 

@@ -211,6 +211,25 @@ def calibration_error(confidences: ArrayLike, accuracies: ArrayLike, *, bins: in
     return float(sum(gaps) / len(order))
 
 
+def calibration_without_chance(confidences: ArrayLike, accuracies: ArrayLike, *, bins: int = 15) -> float:
+    """The root mean square of the bins' gaps, from whose square what chance adds is taken: the debiased estimator of
+    Kumar et al. 2019 ("Verified Uncertainty Calibration"). 0 where the gaps are no larger than chance makes them.
+
+    Arguments and bins as in `calibration_error`, which it would be at least as large as if there were no chance.
+
+    Raises:
+        ValueError: fewer than two values, or two of different length.
+    """
+    confidence = np.asarray(confidences, dtype=np.float64)
+    correct = np.asarray(accuracies, dtype=np.float64)
+    if confidence.shape != correct.shape or confidence.ndim != 1 or len(confidence) < 2:
+        raise ValueError(f"two accuracies at least are needed: {confidence.shape} and {correct.shape}")
+    gap = (confidence - correct)[np.argsort(confidence, kind="stable")]
+    parts = np.array_split(gap, min(bins, len(gap) // 2))  # a bin of one has no variance
+    squared = sum(len(part) * part.mean() ** 2 - part.var(ddof=1) for part in parts) / len(gap)
+    return math.sqrt(max(0.0, squared))
+
+
 def calibration_noise(confidences: ArrayLike, *, bins: int = 15, draws: int = 200, seed: int = 0) -> float:
     """The `calibration_error` that chance alone gives to scores that are exactly right: its mean where each answer is
     right as likely as its score ``[n]`` says. With few answers in a bin that is much (Broecker and Smith 2007).

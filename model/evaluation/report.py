@@ -18,7 +18,8 @@ from model.evaluation.objects import ObjectFigures
 class Row:
     """Accuracy on the questions of one source and kind, by who answered: ``model``, and where they were asked ``twin``,
     ``shuffled`` and ``commonest``. ``calibration_error`` is over the questions that were not refused, and
-    ``calibration_noise`` what chance alone would make of it."""
+    ``calibration_noise`` what chance alone would make of it; ``calibration_without_chance``: see
+    `model.evaluation.judging.calibration_without_chance`."""
 
     source: str
     kind: str
@@ -28,6 +29,7 @@ class Row:
     minus_commonest: Interval | None
     calibration_error: float | None
     calibration_noise: float | None = None
+    calibration_without_chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def _accuracy_table(evaluation: Evaluation) -> str:
         *(label for _, label in gains),
         "ECE",
         "ECE by chance",
+        "RMS gap without chance",
     ]
     body = [
         [
@@ -149,7 +152,7 @@ def _accuracy_table(evaluation: Evaluation) -> str:
             str(row.accuracy["model"].count),
             *(row.accuracy[column].percent() for column in present),
             *(getattr(row, name).percent() for name, _ in gains),
-            *("" if x is None else f"{100 * x:.1f}" for x in (row.calibration_error, row.calibration_noise)),
+            *("" if x is None else f"{100 * x:.1f}" for x in _calibration(row)),
         ]
         for row in evaluation.rows
     ]
@@ -161,6 +164,10 @@ def _accuracy_table(evaluation: Evaluation) -> str:
         *_table(head, body),
     ]
     return "\n".join(lines)
+
+
+def _calibration(row: Row) -> tuple[float | None, ...]:
+    return row.calibration_error, row.calibration_noise, row.calibration_without_chance
 
 
 def map_tables(rows: Sequence[MapRow]) -> str:

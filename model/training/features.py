@@ -143,9 +143,10 @@ def _make(
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         for at in tqdm(range(begin, len(what), _AT_ONCE), desc=f"features of {stem}", unit="batch", mininterval=5):
             part = what[at : at + _AT_ONCE]
-            pixels = np.stack(list(pool.map(lambda one: prepare(open_image(one)).values, part)))
-            seen = torch.from_numpy(pixels)
-            features = net.describe(model.image_networks(seen), seen)
+            images = list(pool.map(lambda one: prepare(open_image(one)), part))
+            seen = torch.from_numpy(np.stack([image.values for image in images]))
+            aspects = [image.geometry.width / image.geometry.height for image in images]
+            features = net.describe(model.image_networks(seen, aspects), seen)
             found = {"fine": features.fine, "coarse": features.coarse}
             if features.seen is not None:
                 colours = (features.seen.colours * 255).round()
@@ -164,7 +165,7 @@ def _key(data: DataSet, model: CompactModel, archive: str) -> str:
     place = (data.root / archive).resolve()
     about = f"{place.name} {place.stat().st_size}" if place.is_file() else str(place)
     config = model.net.config
-    way = f"{config.vision} {config.size} {config.pixels} {SLOTS} {model.image_networks.way}"
+    way = f"{config.vision} {config.size} {config.pixels} {SLOTS} letterboxed {model.image_networks.way}"
     if model.image_networks.way == "int8":
         way += json.dumps(sorted((model.ranges or {}).items()))
     digest = hashlib.sha256(f"{about} {way}".encode())

@@ -17,7 +17,16 @@ from torch import Tensor
 from model.compact import image_networks
 from model.compact.calibration import measure_ranges
 from model.compact.detector import NanoDet
-from model.compact.image_networks import CALIBRATION, ImageFeatures, OnnxNetworks, TorchNetworks, choose, load
+from model.compact.image_networks import (
+    CALIBRATION,
+    ImageFeatures,
+    OnnxNetworks,
+    TorchNetworks,
+    choose,
+    letterboxed,
+    load,
+    stretched,
+)
 from model.compact.model import EMBEDDED, tiny
 from model.compact.preprocess import Squash
 from model.compact.storage import save_small
@@ -57,13 +66,43 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).pow(2).mean().sqrt() / expected.std())
 
 
-@pytest.mark.parametrize("images", [1, 3])
-def test_float32_is_what_pytorch_gives(images: int) -> None:
-    nets, pixels = networks(), some_pixels(images)
-    expected, found = tensors(TorchNetworks(*nets)(pixels)), tensors(OnnxNetworks(*nets, SIZE)(pixels))
+@pytest.mark.parametrize("aspects", [[1.0], [1.0, 2.0, 0.75]])
+def test_float32_is_what_pytorch_gives(aspects: list[float]) -> None:
+    nets, pixels = networks(), some_pixels(len(aspects))
+    expected = tensors(TorchNetworks(*nets)(pixels, aspects))
+    found = tensors(OnnxNetworks(*nets, SIZE)(pixels, aspects))
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_the_detector_sees_an_image_in_its_own_proportions() -> None:
+    pixels = some_pixels(3)
+    boxed, sides = letterboxed(pixels, [2.0, 1.0, 0.75])
+    assert sides == [(64, 32), (64, 64), (48, 64)]
+    assert torch.equal(boxed[1], pixels[1])
+    halved = np.asarray(Image.fromarray(pixels[0].numpy()).resize((64, 32), Image.Resampling.BILINEAR))
+    assert np.abs(boxed[0, :32].numpy().astype(int) - halved).max() <= 1
+    assert boxed[0, 32:].unique(dim=0).tolist() == [[[124, 116, 104]] * 64]
+    assert boxed[2, :, 48:].unique().tolist() == [104, 116, 124]
+    assert letterboxed(pixels, [100.0, 1.01, 0.001])[1] == [(64, 32), (64, 64), (32, 64)], "of a panorama half is left"
+    assert letterboxed(pixels, None)[0] is pixels
+
+
+def test_what_is_found_in_such_an_image_is_told_by_the_square_one() -> None:
+    detector = networks()[1]
+    boxed, sides = letterboxed(some_pixels(2), [2.0, 0.5])
+    raw = detector(boxed)
+    found = stretched(raw, sides)
+    assert torch.equal(found.scores, raw.scores)
+    torch.testing.assert_close(found.boxes[0], raw.boxes[0] * torch.tensor([1.0, 2.0, 1.0, 2.0]))
+    torch.testing.assert_close(found.boxes[1], raw.boxes[1] * torch.tensor([2.0, 1.0, 2.0, 1.0]))
+    for level, whole in zip(found.features, raw.features, strict=True):
+        assert level.shape == whole.shape
+        half = whole.shape[-1] // 2
+        torch.testing.assert_close(level[0, :, 0], whole[0, :, 0])  # the upper edge stays where it was
+        torch.testing.assert_close(level[0, :, -1], whole[0, :, half - 1])  # the lower one becomes the square's
+        torch.testing.assert_close(level[1, :, :, -1], whole[1, :, :, half - 1])
 
 
 def test_int8_stays_near_and_is_no_float() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from model.compact import answers
 from model.compact.model import CompactImage, CompactModel, tiny
@@ -31,6 +32,14 @@ def test_an_image_is_the_same_alone_and_in_a_batch(model: CompactModel) -> None:
         (alone,) = encode(model, image)
         assert together.geometry == alone.geometry
         near(ask(model, together, *QUESTIONS)[0], ask(model, alone, *QUESTIONS)[0])
+
+
+def test_the_detector_is_told_the_proportions_of_the_image(model: CompactModel) -> None:
+    pixels = model.info.preprocess(noise(0, 64, 32))
+    square = replace(pixels, geometry=replace(pixels.geometry, height=64))
+    wide, same = (image.state for image in model.encode([pixels, square]))  # type: ignore[attr-defined]
+    assert torch.equal(wide.places, same.places), "the other network takes the pixels as they are"
+    assert not torch.equal(wide.layers[0].keys, same.layers[0].keys)
 
 
 def test_nbytes_is_what_an_image_keeps_in_memory(model: CompactModel) -> None:

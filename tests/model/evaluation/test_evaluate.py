@@ -106,7 +106,7 @@ def test_a_refusal_is_wrong_but_says_nothing_of_the_calibration(tmp_path: Path) 
     scores = [record["score"] for record in records[:2]]
     assert x.calibration_error == pytest.approx((1 - scores[0] + scores[1]) / 2, abs=1e-3)
     assert y.calibration_error is None, "nothing was answered"
-    assert as_markdown(evaluation).splitlines()[-1].endswith("| y | all | 1 | 0.0 |  |  |")
+    assert as_markdown(evaluation).splitlines()[-1].endswith("| y | all | 1 | 0.0 |  |  |  |")
 
 
 def test_a_refusal_and_a_missing_commonest_answer_are_never_right(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from model.evaluation.judging import (
     bootstrap,
     calibration_error,
     calibration_noise,
+    calibration_without_chance,
     majority,
     normalise,
     paired_bootstrap,
@@ -200,3 +201,22 @@ def test_what_chance_makes_of_calibration() -> None:
     assert calibration_noise([0.0, 1.0, 1.0]) == 0
     own = [calibration_error(x := random.uniform(size=300), random.uniform(size=300) < x) for _ in range(50)]
     assert calibration_noise(random.uniform(size=300)) == pytest.approx(np.mean(own), abs=0.01)
+
+
+def test_calibration_without_chance_is_the_gap_that_is_there() -> None:
+    random = np.random.default_rng(0)
+
+    def mean(gap: float, size: int) -> float:
+        found = []
+        for _ in range(60):
+            right = random.uniform(0.2, 0.8, size)
+            found.append(calibration_without_chance(right + gap, random.uniform(size=size) < right))
+        return float(np.mean(np.square(found)) ** 0.5)
+
+    assert mean(0.0, 6000) < 0.01
+    assert mean(0.1, 6000) == pytest.approx(0.1, abs=0.005)
+    assert mean(0.0, 100) < 0.1, "the error with chance is 0.15"
+    assert mean(0.2, 100) == pytest.approx(0.2, abs=0.02)
+    assert calibration_without_chance([0.5, 0.5, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2]) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="two"):
+        calibration_without_chance([0.5], [1.0])
