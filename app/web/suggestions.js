@@ -4,12 +4,12 @@ export const SUGGESTIONS = {
   "cat": [
     "What animal is this?",
     "What color is the cat?",
-    "Is there a boat?"
+    "Is there a car?"
   ],
   "coffee": [
     "What drink is this?",
-    "Is there a dog?",
-    "Is there a cup?"
+    "What color is the saucer?",
+    "Is there a dog?"
   ],
   "rocket": [
     "What color is the sky?",
@@ -29,7 +29,7 @@ export const SUGGESTIONS = {
   "raccoon": [
     "What animal is this?",
     "What color are the leaves?",
-    "Is there a car?"
+    "Is there a boat?"
   ]
 };
 
