@@ -18,7 +18,7 @@ from model.progress import step
 
 _SHORTER_SIDE = 736  # smaller images are enlarged to it: at 480, in half the time, small numbers on buses go unseen
 _LEAST_CONFIDENCE = 0.5
-_LEAST_BOX = 0.3  # how sure the detector is of a box of text; at its own 0.5 one readable text in ten goes unseen
+_LEAST_BOX = 0.3  # of a box of text; at PP-OCR's own 0.5, 71 of 203 texts that are asked for are found, here 78
 _MOST_ASPECT = 5
 """The longer side by the shorter, at most: RapidOCR enlarges the shorter one, so a strip of one pixel's height would
 become gigabytes. A longer strip is read with room beside it."""
