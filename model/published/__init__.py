@@ -3,10 +3,9 @@
 `loading` goes from a folder (`hub` fetches it) to the family that its config.json names; a family is a folder or a
 module that says so itself. Three kinds of them share their parts:
 
-* ``blip``, ``vilt`` and ``dual_encoder`` (CLIP, SigLIP): `family` alone, and `beam_search` for BLIP;
-* ``blip2``, ``instructblip``, ``mllama`` and ``idefics``, which write behind a prompt: `prompted`, `cross_reader`;
+* ``blip``, ``vilt`` and ``dual_encoder`` (CLIP, SigLIP): `family` alone;
+* ``blip2``, ``instructblip``, ``mllama`` and ``idefics``, which write behind a prompt: ``prompted``;
 * ``causal`` (LLaVA and its kin), whose images are tokens among the text.
 
-All that write do it by `generation`, and `detokenizer` makes text of it. `map_passes` makes maps, `attention` puts ours
-into transformers' models.
+All that write do it by ``generation``. `map_passes` makes maps, `attention` puts ours into transformers' models.
 """

@@ -24,7 +24,7 @@ from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, imag
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
-from model.published.generation_config import BeamOptions, read_beam_options
+from model.published.generation.config import BeamOptions, read_beam_options
 from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 

@@ -26,8 +26,8 @@ from model.interface import EncodedImage, Geometry, Item, MapKind, ModelInfo, Pi
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
 from model.published.family import PublishedFamily, to_input
+from model.published.generation.sessions import FOLLOWED
 from model.published.tokenizer import pad
-from model.published.writing import FOLLOWED
 from model.rows import Source
 
 FIRST_PATCH = 1  # key 0 is the vision tower's CLS

@@ -13,12 +13,12 @@ from model.attribution import record
 from model.family import TokenizedText
 from model.grid_maps import find_words, make_tokens
 from model.interface import Item, MapRequest, Output, Ranked, Task, TextOutput
-from model.published.beam_search import Generated
 from model.published.blip.base import FIRST_PATCH, NO_FAULTS, Blip, Faults, image_sources
 from model.published.blip.decoder import Decoder, with_targets
 from model.published.blip.text_stack import TextStack
 from model.published.checkpoint import Loaded
-from model.published.generation_config import BeamOptions, read_beam_options
+from model.published.generation.beam_search import Generated
+from model.published.generation.config import BeamOptions, read_beam_options
 from model.published.map_passes import GradientPass, forward_map, map_info, to_maps
 from model.rows import Source
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from model.interface import Generation
-from model.published.beam_search import Generated, beam_search
 from model.published.blip.text_stack import Stacked, TextStack
-from model.published.generation_config import BeamOptions, WritingDefaults
-from model.published.writing import Decode, before_stop, start
+from model.published.generation.beam_search import Generated, beam_search
+from model.published.generation.config import BeamOptions, WritingDefaults
+from model.published.generation.sessions import Decode, before_stop, start
 from model.rows import Source
 
 Sources = Callable[[Sequence[int], int], list[Source]]

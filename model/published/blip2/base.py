@@ -22,10 +22,10 @@ from model.published.blip2.language import LanguageModel
 from model.published.blip2.qformer import QFormer
 from model.published.checkpoint import Loaded
 from model.published.family import to_input
-from model.published.generation_config import ends_of
-from model.published.prompted import Prompted, side_by_side
-from model.published.prompts import Forced, Prompt, templated
-from model.published.writing import Session
+from model.published.generation.config import ends_of
+from model.published.generation.sessions import Session
+from model.published.prompted.family import Prompted, side_by_side
+from model.published.prompted.prompts import Forced, Prompt, templated
 from model.rows import Source
 
 LIMIT = 50  # tokens of an answer where neither request nor folder says

@@ -12,7 +12,7 @@ from model.family import TokenizedText
 from model.interface import EncodedImage, Item, ItemError, Pixels, Task
 from model.published.blip2.base import ProjectedImage, Queried, QueryWriter, sources_of
 from model.published.checkpoint import Loaded
-from model.published.prompts import Prompt, templated
+from model.published.prompted.prompts import Prompt, templated
 from model.published.tokenizer import Tokenizer, pad
 
 _NO_INSTRUCTION = "A short image description:"  # for captions, as its authors ask for them

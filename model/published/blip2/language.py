@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
-from model.published.prompts import Forced
-from model.published.writing import Session
+from model.published.generation.sessions import Session
+from model.published.prompted.prompts import Forced
 
 
 class LanguageModel:

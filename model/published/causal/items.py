@@ -13,7 +13,7 @@ from model.family import TokenizedText
 from model.interface import Geometry, Item, MapRequest, Pixels
 from model.published.causal.stack import Prefix
 from model.published.causal.vision import Placement, tensors_of
-from model.published.generation import Row
+from model.published.generation.batch import Row
 
 
 @dataclass(frozen=True, eq=False, slots=True)

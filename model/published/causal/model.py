@@ -43,13 +43,13 @@ from model.published.causal.stack import Prefix, TextStack, kv_bytes
 from model.published.causal.streaming import RowWriting
 from model.published.causal.vision import ImageTokens, Placement, joined
 from model.published.checkpoint import LoadRequest
-from model.published.detokenizer import Detokenizer
 from model.published.family import PublishedFamily
-from model.published.generation import Batch, Row, WritingOptions
-from model.published.generation_config import ends_of, read_writing_defaults
+from model.published.generation.batch import Batch, Row, WritingOptions
+from model.published.generation.config import ends_of, read_writing_defaults
+from model.published.generation.detokenizer import Detokenizer
+from model.published.generation.sessions import FOLLOWED
 from model.published.map_passes import map_info
 from model.published.tokenizer import Tokenizer
-from model.published.writing import FOLLOWED
 
 MAX_NEW_TOKENS = 128
 """Tokens of an answer where a request names no limit."""

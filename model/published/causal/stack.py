@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from model.cross_attention import KeysValues
 from model.published.attention import AttentionPass, install
-from model.published.generation import Feed, Row
+from model.published.generation.batch import Feed, Row
 from model.published.tokenizer import Tokenizer
 from model.rows import Source
 
@@ -36,7 +36,7 @@ class Prefix:
 
 
 class TextStack:
-    """A `model.published.generation.Stack` whose rows' sources are `Prefix`es."""
+    """A `model.published.generation.batch.Stack` whose rows' sources are `Prefix`es."""
 
     def __init__(self, net: Any, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
         inner = net.model

@@ -11,7 +11,7 @@ import torch
 
 from model.family import TokenizedText
 from model.interface import Item, ItemError, MapRequest, Output, Task, TextOutput, Written
-from model.published.generation import Batch, Row
+from model.published.generation.batch import Batch, Row
 from model.published.map_passes import map_info
 
 
@@ -57,7 +57,7 @@ class _Member(Generic[Asked]):
 
 
 class RowWriting(Generic[Asked]):
-    """A `model.interface.Writing` over one `model.published.generation.Batch`."""
+    """A `model.interface.Writing` over one `model.published.generation.batch.Batch`."""
 
     def __init__(self, model: WritesRows[Asked]) -> None:
         self._model = model

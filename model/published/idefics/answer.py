@@ -19,12 +19,12 @@ from model.attribution import compose
 from model.cross_attention import KeysValues
 from model.interface import EncodedImage, MapRequest, MapStep, Pixels, Task
 from model.published.checkpoint import Loaded
-from model.published.cross_reader import CrossImage, CrossReader
 from model.published.family import to_input
-from model.published.generation_config import ends_of
+from model.published.generation.config import ends_of
 from model.published.idefics.resampler import Resampler
 from model.published.idefics.text_stack import IdeficsStack
-from model.published.prompts import Prompt, templated
+from model.published.prompted.cross_reader import CrossImage, CrossReader
+from model.published.prompted.prompts import Prompt, templated
 
 LIMIT = 50  # tokens of an answer where neither request nor folder says
 ROOM = 2048  # positions used, however many the model has

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from model.published.cross_reader import CrossBlock, CrossStack, with_cross_attention
+from model.published.prompted.cross_reader import CrossBlock, CrossStack, with_cross_attention
 
 
 class IdeficsStack(CrossStack):

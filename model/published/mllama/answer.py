@@ -20,13 +20,13 @@ from torch import Tensor
 from model.cross_attention import KeysValues
 from model.interface import EncodedImage, Pixels, Task
 from model.published.checkpoint import LoadRequest
-from model.published.cross_reader import CrossImage, CrossReader
 from model.published.family import to_input
-from model.published.generation_config import ends_of
+from model.published.generation.config import ends_of
 from model.published.mllama.text_stack import MllamaStack
 from model.published.mllama.tiles import Tiles
 from model.published.preprocess import Normalization
-from model.published.prompts import Prompt, templated
+from model.published.prompted.cross_reader import CrossImage, CrossReader
+from model.published.prompted.prompts import Prompt, templated
 from model.published.tokenizer import Tokenizer
 
 LIMIT = 256  # tokens of an answer where neither request nor folder says

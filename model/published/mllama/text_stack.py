@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.published.cross_reader import CrossBlock, CrossStack, with_cross_attention
+from model.published.prompted.cross_reader import CrossBlock, CrossStack, with_cross_attention
 
 
 class MllamaStack(CrossStack):

@@ -13,8 +13,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from model.interface import Generation, Item, MapRequest, Output
-from model.published.cross_reader import CrossBlock
-from model.published.generation_config import WritingDefaults
+from model.published.generation.config import WritingDefaults
+from model.published.prompted.cross_reader import CrossBlock
 
 SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
 MERGES = (

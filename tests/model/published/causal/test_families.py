@@ -15,7 +15,7 @@ from model.published import attention
 from model.published.causal import maps as causal_maps
 from model.published.causal import model as causal_model
 from model.published.causal.vision import Placement, tensors_of
-from model.published.generation import Batch
+from model.published.generation.batch import Batch
 from tests.model.published.causal.pairs import QUESTION, SHAPES, CausalPair, Theirs
 from tests.model.published.checkpoints import make_image
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from model.interface import MapRequest
-from model.published.cross_reader import CrossBlock
 from model.published.idefics.resampler import Resampler
 from model.published.loading import load
+from model.published.prompted.cross_reader import CrossBlock
 from tests.model.published.checkpoints import make_image
 from tests.model.published.idefics.conftest import IdeficsPair, Theirs
 from tests.model.published.writers import (

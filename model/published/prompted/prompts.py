@@ -1,4 +1,4 @@
-"""What `model.published.prompted.Prompted` families are fed for a text, and what comes of it.
+"""What `model.published.prompted.family.Prompted` families are fed for a text, and what comes of it.
 
 `templated` makes the prompt: the text in its place in the family's template.
 """

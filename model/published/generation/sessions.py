@@ -1,7 +1,7 @@
 """Rows that have read their prompts write their answers, each by its own settings.
 
-The tokens are chosen by `model.published.generation`; here, its batch runs over a session, which keeps the keys and
-values of its rows itself.
+The tokens are chosen by `model.published.generation.batch`; here, its batch runs over a session, which keeps the keys
+and values of its rows itself.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from model.interface import Generation
-from model.published.detokenizer import Detokenizer
-from model.published.generation import Batch, Feed, Row, WritingOptions
-from model.published.generation_config import WritingDefaults
+from model.published.generation.batch import Batch, Feed, Row, WritingOptions
+from model.published.generation.config import WritingDefaults
+from model.published.generation.detokenizer import Detokenizer
 
 FOLLOWED = ("max_new_tokens", "temperature", "top_p", "seed", "stop", "top_logprobs")
 """The fields of `Generation` that `write` follows; the last tells more, and changes nothing."""

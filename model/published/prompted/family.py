@@ -30,14 +30,14 @@ from model.interface import (
     Task,
     TextOutput,
 )
-from model.published.detokenizer import Detokenizer
 from model.published.family import PublishedFamily
-from model.published.generation import Batch, Row
-from model.published.generation_config import WritingDefaults, read_writing_defaults
+from model.published.generation.batch import Batch, Row
+from model.published.generation.config import WritingDefaults, read_writing_defaults
+from model.published.generation.detokenizer import Detokenizer
+from model.published.generation.sessions import FOLLOWED, Session, start
 from model.published.map_passes import map_info, to_maps
-from model.published.prompted_streaming import PromptedWriting
-from model.published.prompts import Asked, Forced, Found, Prompt
-from model.published.writing import FOLLOWED, Session, start
+from model.published.prompted.prompts import Asked, Forced, Found, Prompt
+from model.published.prompted.streaming import PromptedWriting
 
 _SCORED_AT_ONCE = 2048  # tokens of candidates and their prompts; bounds the memory of their logits
 
@@ -182,7 +182,7 @@ class Prompted(PublishedFamily):
 
     @torch.no_grad()
     def start(self, rows: Sequence[Asked]) -> tuple[list[Row], Batch]:
-        """Read prompts of one length, and write the first token of each; see `model.published.writing.start`."""
+        """Read prompts of one length, and write the first token of each; see `generation.sessions.start`."""
         return start(
             self._begin([row.prompt for row in rows], [row.item.image for row in rows]),
             [row.item.generation for row in rows],

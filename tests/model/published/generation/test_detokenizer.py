@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from model.published.detokenizer import Detokenizer
+from model.published.generation.detokenizer import Detokenizer
 
 LETTERS = "é→日".encode()
 

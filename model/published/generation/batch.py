@@ -22,8 +22,8 @@ from transformers import DynamicCache, LogitsProcessor
 
 from model import progress
 from model.interface import Generation, Progress, TokenChoice
-from model.published.detokenizer import Detokenizer
-from model.published.generation_config import WritingDefaults
+from model.published.generation.config import WritingDefaults
+from model.published.generation.detokenizer import Detokenizer
 
 Finish = Literal["stop", "length"]
 

@@ -12,7 +12,7 @@ import pytest
 from app.wire import model_card
 from crosslook.types import ModelLimits
 from model.interface import Item
-from model.published.generation_config import BeamOptions, read_beam_options
+from model.published.generation.config import BeamOptions, read_beam_options
 from model.published.loading import load
 from tests.model.published.checkpoints import make_image
 from tests.model.published.conftest import Pair, make_pair

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from model.interface import Generation, Item
-from model.published.generation_config import WritingDefaults, ends_of, read_writing_defaults
+from model.published.generation.config import WritingDefaults, ends_of, read_writing_defaults
 from model.published.loading import load
 from tests.model.published.causal import checkpoints as causal
 from tests.model.published.causal.pairs import QUESTION, CausalPair

@@ -16,9 +16,9 @@ from transformers import DynamicCache
 
 from model.cross_attention import CrossAttention, KeysValues
 from model.interface import EncodedImage, Geometry, MapRequest
-from model.published.prompted import Prompted, side_by_side
-from model.published.prompts import Forced, Prompt
-from model.published.writing import Session
+from model.published.generation.sessions import Session
+from model.published.prompted.family import Prompted, side_by_side
+from model.published.prompted.prompts import Forced, Prompt
 from model.rows import Source, attend
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model import progress
-from model.published.generation_config import BeamOptions
+from model.published.generation.config import BeamOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,15 @@ import torch
 
 from model.family import TokenizedText
 from model.interface import Item, ItemError, MapInfo, MapRequest, Output, Task, TextOutput, Written
-from model.published.generation import Batch, Row
-from model.published.prompts import Asked, Found
+from model.published.generation.batch import Batch, Row
+from model.published.prompted.prompts import Asked, Found
 
 Results = dict[int, Written | ItemError | Exception]
 
 
 class WritesTexts(Protocol):
     """What is needed of a model: its checks (`model.family.Family`), its prompts, and what comes of them; see
-    `model.published.prompted.Prompted`."""
+    `model.published.prompted.family.Prompted`."""
 
     def _check(self, task: Task, item: Item) -> list[TokenizedText] | ItemError: ...
 
