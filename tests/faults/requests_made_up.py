@@ -76,6 +76,8 @@ ODD_HEADERS = (
     *(b"X-Forwarded-For: ' OR 1=1", b"X-Forwarded-Proto: javascript", b"traceparent: 00-x", b"X-Request-ID: a\x7f"),
     *(b"Origin: null", b"X-HTTP-Method-Override: DELETE", b": no name", b" folded", b"X\x00: y"),
     b"Cookie: " + b"a=b; " * 2000,
+    b"Inference-Header-Content-Length: " + b"9" * 5000,
+    b"Origin: http://y\r\nAccess-Control-Request-Method: GET",
 )
 
 
@@ -181,6 +183,10 @@ def request(rng: random.Random) -> Sent:
         return Sent(path, tuple(pieces(raw[:200], 20)), 0.02, hang_up=True)
     if slow < 0.2:
         return Sent(path, tuple(pieces(raw, max(1, len(raw) // 5))), 0.01)
+    if slow < 0.25:  # several ahead of their answers, which nobody reads
+        return Sent(
+            path, (raw.replace(b"Connection: close", b"Connection: x", 1) * rng.choice((2, 5, 30)),), 0.05, True
+        )
     return Sent(path, (raw,), hang_up=slow > 0.95)
 
 
@@ -194,7 +200,10 @@ def form(body: dict[str, Any], rng: random.Random) -> tuple[bytes, str]:
     parts = [head.format(name) + f"\r\n\r\n{value}\r\n" for name, value in fields]
     parts.append(head.format("image") + f'; filename="{rng.choice(("a.png", "../x", ""))}"\r\n\r\n')
     text = "".join(f"--B\r\n{part}" for part in parts).encode() + rng.choice((PNG, b"", rng.randbytes(300), image(rng)))
-    return text + b"\r\n--B--\r\n", rng.choice(("multipart/form-data; boundary=B",) * 5 + ("multipart/form-data",))
+    return text + b"\r\n--B--\r\n", rng.choice(
+        ("multipart/form-data; boundary=B",) * 8
+        + ("multipart/form-data", "multipart/form-data; boundary=B" + ";" * 60_000)
+    )
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from tests.faults.test_hostile import memory
 def test_requests_made_up(tmp_path: Path, seconds: float) -> None:
     """No 500, no worker lost, every good request right, and the memory comes back. What others waited is printed."""
     seed = int(time.time()) if seconds > 60 else 1
-    with serving(tmp_path / "log", header_seconds=2.0, request_seconds=5.0) as server:
+    with serving(tmp_path / "log", header_seconds=2.0, request_seconds=5.0, cors_origins="http://x") as server:
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
         end = time.monotonic() + seconds
         statuses: Counter[str] = Counter()
