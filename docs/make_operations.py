@@ -21,6 +21,7 @@ from app.metrics import Metrics
 from app.routes import health, metrics
 from app.settings import Settings
 from crosslook.errors import CODES
+from model.compact.reading import lines
 
 _BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
@@ -135,6 +136,11 @@ def limits() -> str:
             "large images",
             f"one at a time, or one for every four cores; large: 1/{decode.LARGE_SHARE} of the pixels in memory",
             "the same, and images of others that would wait",
+        ),
+        (
+            "text read in an image",
+            f"{lines.MOST_LINES} lines, the tallest",
+            "an image full of text, which would keep a worker busy",
         ),
         ("image URL", setting("url_seconds", "url_redirects"), "hosts that are slow or send in circles"),
         ("queue", setting("queue_items", "queue_seconds"), "waiting for an answer that would come too late"),

@@ -22,8 +22,8 @@ _LEAST_BOX = 0.3  # of a box of text; at PP-OCR's own 0.5, 71 of 203 texts that 
 _MOST_ASPECT = 5
 """The longer side by the shorter, at most: RapidOCR enlarges the shorter one, so a strip of one pixel's height would
 become gigabytes. A longer strip is read with room beside it."""
-MOST_LINES = 128
-"""Lines that are recognised: each takes some 10 ms of the worker, and an image has room for a thousand."""
+MOST_LINES = 64
+"""Lines that are recognised, the tallest: each takes some 10 ms of the worker, and an image has room for a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,19 @@ class PaddleReader:
     def _load(self) -> Any:
         from rapidocr import RapidOCR
 
-        return RapidOCR(
+        class Bounded(RapidOCR):  # type: ignore[misc]
+            """Recognises no more than `MOST_LINES` of the lines that it finds."""
+
+            def detect_and_crop(self, *args: Any) -> tuple[list[NDArray[np.uint8]], Any]:
+                crops, found = super().detect_and_crop(*args)
+                if len(crops) > MOST_LINES:
+                    tallest = sorted(range(len(crops)), key=lambda i: -crops[i].shape[0])[:MOST_LINES]
+                    kept = sorted(tallest)
+                    crops, found.boxes = [crops[i] for i in kept], found.boxes[kept]
+                    found.scores = [found.scores[i] for i in kept]
+                return crops, found
+
+        return Bounded(
             params={
                 "Global.log_level": "critical",
                 "Global.use_cls": False,  # of lines upside down
@@ -87,7 +99,6 @@ class PaddleReader:
                 "Det.box_thresh": _LEAST_BOX,
                 "Det.limit_type": "min",
                 "Det.limit_side_len": _SHORTER_SIDE,
-                "Det.max_candidates": MOST_LINES,
                 "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             }

@@ -124,3 +124,17 @@ def test_a_percent_sign_for_every_letter() -> None:
     with pytest.raises(RequestError) as caught:
         inline.from_text("data:;base64," + "%41" * 2_000_001, large)
     assert caught.value.code == "invalid_base64"
+
+
+def test_where_the_bounds_of_a_text_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "data:" + ";" * (1000 - len("data:;base64,")) + ";base64,"
+    assert inline.from_text(head + PLAIN, LIMITS) == DATA
+    with pytest.raises(RequestError):
+        inline.from_text(head.replace(":", ":;", 1) + PLAIN, LIMITS)
+    assert inline.is_url("a" * 29 + "://")
+    assert not inline.is_url("a" * 30 + "://")
+    monkeypatch.setattr(inline, "_MOST_ESCAPES", 3)
+    escaped = "data:;base64," + "".join(f"%{ord(letter):x}" for letter in PLAIN[:3])
+    assert inline.from_text(escaped + PLAIN[3:], LIMITS) == DATA
+    with pytest.raises(RequestError):
+        inline.from_text(f"{escaped}%{ord(PLAIN[3]):x}{PLAIN[4:]}", LIMITS)

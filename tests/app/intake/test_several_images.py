@@ -11,6 +11,7 @@ from PIL import Image
 from app.engine.decoders import Later
 from app.engine.engine import ImageSource
 from app.errors import RequestError
+from app.intake import decode
 from app.intake.images import together
 from model.interface import Geometry, Pixels, Preprocess, Region
 
@@ -53,6 +54,14 @@ def test_ids_tell_sets_and_orders_apart() -> None:
     assert source(1).content not in contents
 
 
+def test_no_bytes_have_the_id_of_several_images() -> None:
+    """Else who sends the digests of two images as one would have others told that theirs are broken."""
+    both = [source(1), source(2)]
+    digests = b"".join(one.content for one in both)
+    for data in (digests, b"images" + digests):
+        assert together(both).content != decode.digest(data)
+
+
 def test_what_is_large_among_them_is_decoded_where_large_ones_are() -> None:
     joined = together([source(1), source(99, later), source(3)])
     assert joined.load is not None
@@ -67,6 +76,18 @@ def test_an_error_tells_which_image_it_is_about() -> None:
     with pytest.raises(RequestError, match="Image 2 of 2: The image is broken") as told:
         joined.load(plain)
     assert (told.value.code, told.value.param) == ("image_broken", None)
+
+
+def test_so_does_one_of_an_image_that_is_decoded_later() -> None:
+    def broken_later(preprocess: Preprocess) -> Pixels:
+        raise Later(lambda: broken(preprocess))
+
+    joined = together([source(1), source(2), source(3, broken_later)])
+    assert joined.load is not None
+    with pytest.raises(Later) as told:
+        joined.load(plain)
+    with pytest.raises(RequestError, match="Image 3 of 3: The image is broken"):
+        told.value.load()
 
 
 def test_a_preprocessing_may_have_a_way_of_its_own_for_an_image_among_others() -> None:
