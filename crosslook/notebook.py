@@ -136,15 +136,12 @@ def _off(attention_map: DrawnMap, answer: ShownAnswer) -> str:
 
 
 def _mask(attention_map: DrawnMap, size: tuple[int, int], opacity: float) -> str:
-    """A dark image that lets the photograph through where the map is strong."""
-    from PIL import Image
-
-    from crosslook.overlay import DARK, darkness
+    """What makes a spotlight of the photograph below it."""
+    from crosslook.overlay import spotlight
 
     scale = _MAP / max(size)
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    mask = Image.merge("LA", (Image.new("L", small, DARK[1]), darkness(attention_map, small, opacity)))
-    return _address(_encoded(mask, "PNG"), "png")
+    return _address(_encoded(spotlight(attention_map, small, opacity), "PNG"), "png")
 
 
 def _encoded(image: Image, kind: str) -> bytes:

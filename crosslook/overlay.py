@@ -21,8 +21,8 @@ _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
     (31, 158, 137), (53, 183, 121), (109, 205, 89), (180, 222, 44), (253, 231, 37),
 )  # fmt: skip
-DARK = (8, 10, 14)
-"""What a spotlight leaves in the dark."""
+_DARK, _LIGHT = (8, 10, 14), (255, 206, 84)  # of a spotlight
+_FALL, _TINT = 1.3, 0.4  # how steeply it falls into the dark, and how much of its strongest cell the light covers
 _BACKGROUND, _INK, _FAINT = (18, 18, 22), (240, 240, 244), (160, 160, 170)
 _SHEET_WIDTHS = (640, 1600)  # an image outside of these is scaled for a sheet, so that the text has room
 _TALLEST = 1.6  # of a sheet's images, as a multiple of their width
@@ -50,7 +50,8 @@ def open_image(image: Any) -> Image.Image:
 
 
 Style = Literal["colours", "spotlight"]
-"""``colours``: where the map is strong, a colour covers the image. ``spotlight``: where it is weak, all is dark."""
+"""``colours``: where the map is strong, a colour covers the image. ``spotlight``: where it is weak, all is dark, and
+the strongest is tinted, so that it is seen on black as well."""
 
 
 def draw_map(
@@ -75,7 +76,8 @@ def draw_map(
     if image.size != expected:
         raise ValueError(f"the map belongs to an image of {expected[0]} x {expected[1]}, this one is {image.size}")
     if style == "spotlight":
-        return Image.composite(Image.new("RGB", image.size, DARK), image, darkness(attention_map, image.size, opacity))
+        layer = spotlight(attention_map, image.size, opacity).convert("RGBA")
+        return Image.composite(layer.convert("RGB"), image, layer.getchannel("A"))
     drawn = _blend(image, attention_map, opacity)
     if legend and min(image.size) >= 64:
         _draw_legend(drawn, attention_map)
@@ -141,10 +143,22 @@ def _blend(image: Image.Image, attention_map: DrawnMap, opacity: float) -> Image
     return Image.composite(colours, image, cover)
 
 
-def darkness(attention_map: DrawnMap, size: tuple[int, int], opacity: float) -> Image.Image:
-    """How much `DARK` covers each pixel of an image of ``size`` in a spotlight, 0 to 255."""
-    strength = _place(attention_map, size)
-    return strength.point([round(255 * opacity * (1 - level / 255) ** 2) for level in range(256)])
+def spotlight(attention_map: DrawnMap, size: tuple[int, int], opacity: float) -> Image.Image:
+    """What makes a spotlight of an image of ``size`` when it lies over it: darkness and light, as an image of 256
+    colours, each with its opacity, which is a small PNG."""
+    layer = _place(attention_map, size)
+    entries = [_spot(level / 255, opacity) for level in range(256)]
+    layer.putpalette([value for entry in entries for value in entry[:3]])
+    layer.info["transparency"] = bytes(entry[3] for entry in entries)
+    return layer
+
+
+def _spot(level: float, opacity: float) -> tuple[int, ...]:
+    """Light over darkness as one layer, RGBA (as app/web/colormaps.js)."""
+    dark, light = (1 - level) ** _FALL, _TINT * level**3
+    cover = 1 - (1 - dark) * (1 - light)
+    colour = ((light * high + (1 - light) * dark * low) / cover for low, high in zip(_DARK, _LIGHT, strict=True))
+    return (*map(round, colour), round(255 * opacity * cover))
 
 
 def _place(attention_map: DrawnMap, size: tuple[int, int]) -> Image.Image:

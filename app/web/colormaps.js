@@ -20,12 +20,13 @@ function table(points) {
 
 const DARK = [8, 10, 14]; // as crosslook/overlay.py
 const LIGHT = [255, 206, 84];
+const FALL = 1.3; // how steeply it falls into the dark
 const TINT = 0.4; // how much of the strongest cell the light covers
 
 // Light over darkness over the photograph, as one layer.
 const spotlight = Array.from({ length: 256 }, (_, index) => {
   const level = index / 255;
-  const [dark, light] = [(1 - level) ** 1.3, TINT * level ** 3];
+  const [dark, light] = [(1 - level) ** FALL, TINT * level ** 3];
   const cover = 1 - (1 - dark) * (1 - light);
   return [...DARK.map((low, band) => Math.round((light * LIGHT[band] + (1 - light) * dark * low) / cover)), cover];
 });

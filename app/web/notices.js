@@ -19,6 +19,7 @@ function inWords(error, file) {
 export function showError(error, of = null) {
   $("error").textContent = of ? t("ofFile", { name: of.name, error: inWords(error, of.file) }) : inWords(error);
   $("error").hidden = false;
+  $("error").scrollIntoView({ block: "nearest" }); // on a small screen it is far below the question
   if (!page.image?.current) $("where").textContent = "";
   if (error.code === "invalid_api_key") {
     $("key-form").hidden = false;

@@ -66,7 +66,7 @@ export function showTarget(target) {
   heatmap.show(shown?.map ?? null, attention, size, strength);
   const somewhere = shown && maps.strongest(shown.map) > 0;
   $("legend").hidden = !somewhere;
-  $("region").hidden = !somewhere || !$("box").checked;
+  $("region").hidden = !somewhere || strength < 1 || !$("box").checked;
   showOutline(target);
   if (!somewhere) {
     $("where").textContent = t(shown ? "nowhere" : "noMap");
@@ -107,7 +107,7 @@ export async function savePicture() {
     image: $("image"),
     overlay: $("overlay"),
     outline: drawn && { path: drawn, width: response.image.width },
-    box: shown && $("box").checked ? maps.region(shown.map, response.attention, response.image) : null,
+    box: shown && !$("region").hidden ? maps.region(shown.map, response.attention, response.image) : null,
     question: result.question,
     answer: inWords(result),
     notes: [scoreInWords(result), $("where").textContent, t("madeBy", { model: response.model.id, kind: t(`kind_${response.attention.kind}`) })],

@@ -113,13 +113,15 @@ def test_html_has_the_image_every_map_and_every_word(picture: Path) -> None:
     assert "then no 10.0%" in html
     images = [base64.b64decode(each) for each in re.findall(r"base64,([^\"]+)", html)]
     photograph, *masks = (Image.open(io.BytesIO(each)) for each in images)
+    masks = [mask.convert("RGBA") for mask in masks]
     assert photograph.format == "JPEG"
     assert photograph.size == (451, 300)
     assert len(masks) == 5
     x, y, _ = found.map.peak()
     alpha = np.asarray(masks[0].getchannel("A"))
     row, column = int(y / 300 * alpha.shape[0]), int(x / 451 * alpha.shape[1])
-    assert alpha[row, column] < 20 < alpha.max(), "light where it looked, dark elsewhere"
+    assert alpha[row, column] < 100 < 150 < alpha.max(), "dark where it did not look"
+    assert masks[0].getpixel((column, row))[0] > 200, "and light where it did"
     assert len(html) < 60_000
     assert html != found._repr_html_(), "each cell has styles of its own"
 
@@ -129,9 +131,8 @@ def test_html_says_what_is_not_in_the_image_and_does_not_spot_it(picture: Path) 
     assert "not in the image" not in (answer(picture)._repr_html_() or "")
     html = answer(picture, answer_map=off)._repr_html_() or ""
     assert "then no 10.0%<br>96% of its map is not in the image</small>" in html
-    mask, *others = (
-        Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"png;base64,([^\"]+)", html)
-    )
+    found = re.findall(r"png;base64,([^\"]+)", html)
+    mask, *others = (Image.open(io.BytesIO(base64.b64decode(each))).convert("RGBA") for each in found)
     assert mask.getchannel("A").getextrema()[1] < 60
     assert all(each.getchannel("A").getextrema()[1] > 150 for each in others)
     body = golden("answer_one")

@@ -75,11 +75,13 @@ def test_outside_of_the_region_nothing_is_drawn() -> None:
     assert (pixels[190, 490] == GREY).all(), "and nothing where nothing was looked at"
 
 
-def test_a_spotlight_leaves_the_place_as_it_is_and_the_rest_dark() -> None:
+@pytest.mark.parametrize("tone", [0, 120, 255])
+def test_a_spotlight_lights_the_place_and_leaves_the_rest_dark(tone: int) -> None:
     attention_map = one_cell(1, 1, region=(0, 0, 400, 200), size=(400, 200))
-    pixels = np.asarray(draw_map(grey((400, 200)), attention_map, style="spotlight", opacity=1.0)).astype(int)
-    assert np.abs(pixels[75, 75] - GREY).max() < 12
+    image = Image.new("RGB", (400, 200), (tone,) * 3)
+    pixels = np.asarray(draw_map(image, attention_map, style="spotlight", opacity=1.0)).astype(int)
     assert (pixels[150, 350] == (8, 10, 14)).all()
+    assert np.abs(pixels[75, 75] - [tone + 0.4 * (light - tone) for light in (255, 206, 84)]).max() < 12
 
 
 def test_a_region_that_exceeds_the_image_is_cut_not_squeezed() -> None:

@@ -46,6 +46,7 @@ def test_keyboard_alone(server: Server, opened: Visit) -> None:
 
 def test_phone(server: Server, opened: Visit) -> None:
     view = opened(server.url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    view.expected.append("Failed to load resource")
     page = view.page
     assert page.is_visible("#camera")
     view.open_example("coffee")
@@ -61,6 +62,11 @@ def test_phone(server: Server, opened: Visit) -> None:
     box = page.locator("#frame").bounding_box()
     assert box["y"] >= 0  # the image stays in sight
     assert box["y"] + box["height"] < 740
+    page.fill("#question", "Ω≈ç√∫ ˜µ≤≥ åß∂ƒ©")
+    page.click("#send")
+    page.wait_for_selector("#error:not([hidden])")
+    error = page.locator("#error").bounding_box()
+    assert error["y"] + error["height"] <= 740, "what went wrong is seen"
 
 
 def test_chinese_and_dark(server: Server, opened: Visit) -> None:
@@ -97,6 +103,9 @@ def test_axe_finds_nothing(server: Server, opened: Visit, scheme: str, width: in
             page.click("#language")
 
     check("empty")
+    page.set_input_files("#file", {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8\xff\xe0"})
+    page.wait_for_selector("#refused li")
+    check("refused")
     view.open_example()
     view.ask("What animal is this?")
     view.ask("Is the cat sleeping?")

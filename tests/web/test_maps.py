@@ -263,10 +263,13 @@ def test_a_map_that_is_mostly_off_the_image_says_so_and_is_faint(server: Server,
     page = view.page
     view.open_example()
     answer = view.ask("Is there a boat?")["results"][0]["answer"]
+    page.check("#box")
+    assert page.is_visible("#region")
     page.route("**/v1/answer", off_the_image)
     view.ask("Is there a  boat?")
     assert page.inner_text("#where").startswith(f"90% of what counted for “{answer}” is not in the image.")
     assert page.is_hidden("#outline")
+    assert page.is_hidden("#region")
     assert drawn(page)[..., 3].max() < 60
     for colours in ("viridis", "spotlight"):
         page.select_option("#colours", colours)
