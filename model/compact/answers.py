@@ -57,15 +57,11 @@ class AnswerSpace:
         biases[unseen] = head.bias.median()
         return Choices(candidates, vectors, biases, known)
 
-    def temperatures(self, texts: Sequence[str]) -> Tensor:
-        """What divides the logits of each text's answers, ``[texts]``."""
-        return self.net.head.bias.new_tensor([self.net.config.temperature_of(text) for text in texts])
-
-    def rank(self, fused: Fused, item: Item, choices: Choices) -> list[TextOutput]:
-        """The best answers to each text, without maps; ``fused.vector`` is ``[texts, meaning_dim + free_dim + 1]``."""
+    def rank(self, logits: Tensor, item: Item, choices: Choices) -> list[TextOutput]:
+        """The best answers to each text, without maps; ``logits`` ``[texts, choices]``."""
         names, known = choices.names, choices.known
         over: ScoreOver = "vocabulary" if known is None else "candidates"
-        best = self.logits(fused.vector, choices, item.texts).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        best = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
         scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
         ranked = []
         for row_scores, row_order in zip(scores, order, strict=True):
@@ -76,43 +72,18 @@ class AnswerSpace:
             ranked.append(TextOutput(ranking, over, max(0.0, 1.0 - sum(row_scores))))
         return ranked
 
-    def match(self, fused: Fused, item: Item) -> list[TextOutput]:
-        """The texts of an item compared with each other; ``fused.fit`` is ``[texts]``. The result's ``fit`` is the
+    def match(self, fit: Tensor, item: Item) -> list[TextOutput]:
+        """The texts of an item compared with each other; ``fit`` ``[texts]``: see `Fused`. The result's ``fit`` is the
         probability that a text fits by itself, if half of all texts do."""
-        scores, fits = fused.fit.softmax(0).tolist(), fused.fit.sigmoid().tolist()
+        scores, fits = fit.softmax(0).tolist(), fit.sigmoid().tolist()
         return [
             TextOutput((Ranked(text, score),), "candidates", None, fit=fit)
             for text, score, fit in zip(item.texts, scores, fits, strict=True)
         ]
 
-    def log_odds(self, fused: Fused, choices: Choices | None, texts: Sequence[str]) -> Tensor:
-        """What a gradient map explains, ``[rows]``: the log odds of the top answer of ``choices`` against all others,
-        for each of ``texts``; without choices, that the text fits.
-
-        Odds rather than the bare logit, which can rise without any change of the answer where all logits rise; and
-        rather than the probability, whose gradient vanishes where the model is sure.
-        """
-        if choices is None:
-            return fused.fit
-        logits = self.logits(fused.vector, choices, texts)
-        if logits.shape[-1] == 1:
-            return logits[:, 0]
-        best = logits.argmax(-1, keepdim=True)
-        return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)
-
-    def log_odds_gradient(self, fused: Fused, choices: Choices | None, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The gradients of `log_odds` with respect to ``fused.vector`` and ``fused.fit``, in their shapes."""
-        if choices is None:
-            return torch.zeros_like(fused.vector), torch.ones_like(fused.fit)
-        logits = self.logits(fused.vector, choices, texts)
-        best = logits.argmax(-1, keepdim=True)
-        others = logits.scatter(-1, best, -torch.inf).softmax(-1).nan_to_num(0.0)  # NaN: there are no others
-        gradient = choices.vectors[best[:, 0]] - others @ choices.vectors
-        return gradient / self.temperatures(texts)[:, None], torch.zeros_like(fused.fit)
-
-    def logits(self, vectors: Tensor, choices: Choices, texts: Sequence[str]) -> Tensor:
-        """Logits ``[rows, choices]`` of the rows' vectors, at the temperature that was fitted for each text's kind."""
-        return F.linear(vectors, choices.vectors, choices.biases) / self.temperatures(texts)[:, None]
+    def temperatures(self, texts: Sequence[str]) -> Tensor:
+        """What divides the logits of each text's answers, ``[texts]``: it was fitted for the text's kind."""
+        return self.net.head.bias.new_tensor([self.net.config.temperature_of(text) for text in texts])
 
     def _unseen(self, texts: Sequence[str]) -> Tensor:
         """Vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
@@ -120,3 +91,24 @@ class AnswerSpace:
         states, mask = self.texts.states(tokenized, length=self.net.config.max_tokens)
         vectors: Tensor = self.net.head.unseen(mean_over(states, mask))
         return vectors
+
+
+def logits_of(vectors: Tensor, choices: Choices, temperatures: Tensor) -> Tensor:
+    """Logits ``[rows, choices]`` of the rows' ``vectors`` (`Fused.vector`), at their ``temperatures`` ``[rows]``."""
+    return F.linear(vectors, choices.vectors, choices.biases) / temperatures[:, None]
+
+
+def log_odds(fused: Fused, choices: Choices | None, temperatures: Tensor) -> Tensor:
+    """What a gradient map explains, ``[rows]``: the log odds of the top answer of ``choices`` against all others;
+    without choices, that the text fits.
+
+    Odds rather than the bare logit, which can rise without any change of the answer where all logits rise; and rather
+    than the probability, whose gradient vanishes where the model is sure.
+    """
+    if choices is None:
+        return fused.fit
+    logits = logits_of(fused.vector, choices, temperatures)
+    if logits.shape[-1] == 1:
+        return logits[:, 0]
+    best = logits.argmax(-1, keepdim=True)
+    return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,25 +23,17 @@ from safetensors import SafetensorError
 
 from model.compact import chinese, image_networks
 from model.compact.answer_words import AnswerWords
-from model.compact.answers import AnswerSpace, Choices
+from model.compact.answers import AnswerSpace, logits_of
 from model.compact.detector import NanoDet
 from model.compact.graphs import FuseGraphs
-from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, Fused, ImageState
+from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, ImageState
+from model.compact.passes import Passes
 from model.compact.preprocess import Squash
-from model.compact.question_networks import OnnxQuestions
+from model.compact.question_networks import Asked, OnnxQuestions
 from model.compact.reading.answer import Legible, Reading, looks_of
 from model.compact.reading.lines import load_reader
 from model.compact.storage import FITTED, Uninitialised, forget, load_fitted, revision_of, save_small
 from model.compact.texts import Texts
-from model.compact.token_maps import (
-    MapRows,
-    gradient_rows,
-    head_rows,
-    keep_self_maps,
-    match_rows,
-    raw_rows,
-    rollout_rows,
-)
 from model.compact.toy import tiny_parts
 from model.family import Family, TokenizedText
 from model.grid_maps import find_words, make_tokens, place_on_grid
@@ -65,8 +55,6 @@ from model.interface import (
 from model.reliability import RELIABILITY, load_table
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "compact"
 _TINY_RANGES: dict[int, image_networks.Ranges] = {}
@@ -242,7 +230,7 @@ class CompactModel(Family):
             states, mask = self.texts.states([self.tokenize(text)])
             states = states.expand(count, -1, -1)
             fused = self.net.fuse_states(states, mask.expand(count, -1), [(image.state, count)], patch_mask=allowed)
-            logits = self._space.logits(fused.vector, self._space.choices(None), (text,))
+            logits = logits_of(fused.vector, self._space.choices(None), self._space.temperatures([text]))
             probabilities = logits.softmax(-1)[:, self._space.index[answer]]
         result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
         return result
@@ -268,53 +256,29 @@ class CompactModel(Family):
         self, task: Task, items: Sequence[Item], texts: Sequence[Sequence[TokenizedText]], maps: MapRequest | None
     ) -> list[Output]:
         """Run checked items, all with the same map request, which is complete."""
-        flat = [text for group in texts for text in group]
-        images = [(item.image.state, len(item.texts)) for item in items]  # type: ignore[attr-defined]
-        parts = [slice(a, b) for a, b in pairwise([0, *accumulate(len(item.texts) for item in items)])]
-        kind, layers, heads = (None, (), None) if maps is None else (maps.kind, maps.layers or (), maps.heads)
         choices = {} if task == "match" else {c: self._space.choices(c) for c in {item.candidates for item in items}}
-        rows: MapRows | None = None
+        asked = [
+            Asked(item.image.state, len(item.texts), choices.get(item.candidates), self._space.temperatures(item.texts))  # type: ignore[attr-defined]
+            for item in items
+        ]
         runtime = self.questions if self._kernel == "auto" else None
-
-        def each(fused: Fused, of: Callable[[Fused, Choices | None, Sequence[str]], T]) -> list[T]:
-            pairs = zip(items, parts, strict=True)
-            return [of(_part_of(fused, part), choices.get(item.candidates), item.texts) for item, part in pairs]
-
-        if self._graphs is not None and kind in (None, "raw") and not heads and not any(text.chinese for text in flat):
-            ids, mask = self.texts.ids(flat)
-            fused = self._graphs(ids, mask, images, need_maps=kind == "raw")
-        else:
-            states, mask = self.texts.states(flat)
-            given = states, mask, images
-            watch: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
-            if kind == "gradient" and runtime is not None:
-                fused, rows = runtime.gradient_rows(*given, layers, lambda f: each(f, self._space.log_odds_gradient))
-            elif kind == "gradient":
-                fused, rows = gradient_rows(
-                    self.net, *given, layers, lambda f: torch.cat(each(f, self._space.log_odds))
-                )
-            elif heads:
-                fused, rows = head_rows(self.net, *given, layers, heads)
-            elif kind != "rollout" and runtime is not None:
-                fused = runtime.fuse(*given, need_maps=kind == "raw")
+        found = Passes(self.net, self.texts, runtime, self._graphs)(
+            [text for group in texts for text in group], asked, maps
+        )
+        info = (
+            None if maps is None or maps.kind is None else MapInfo(maps.kind, maps.layers or (), heads=maps.heads or ())
+        )
+        outputs, start = [], 0
+        for item, group, one, logits in zip(items, texts, asked, found.logits, strict=True):
+            part = slice(start, start := start + one.rows)
+            if one.choices is None or logits is None:
+                results = self._space.match(found.fused.fit[part], item)
             else:
-                with keep_self_maps(self.net.fusion, mask) if kind == "rollout" else watch as self_maps:
-                    fused = self.net.fuse_states(*given, need_maps=kind in ("raw", "rollout"))
-        if kind == "raw" and not heads:
-            rows = raw_rows(fused.maps, layers)
-        elif kind == "rollout":
-            rows = rollout_rows(self_maps, fused.maps, layers)
-        if rows is not None and kind != "gradient" and task == "match":
-            rows = match_rows(rows, mask)
-        outputs = []
-        for item, group, part in zip(items, texts, parts, strict=True):
-            found = _part_of(fused, part)
-            chosen = choices.get(item.candidates)
-            results = self._space.match(found, item) if chosen is None else self._space.rank(found, item, chosen)
+                results = self._space.rank(logits, item, one.choices)
             results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
-            if rows is not None:
-                results = self._with_maps(item, group, results, MapRows(*(x[part] for x in rows)), kind)
-            outputs.append(Output(tuple(results), None if kind is None else MapInfo(kind, layers, heads=heads or ())))
+            if found.rows is not None and info is not None:
+                results = self._with_maps(item, group, results, found.rows.every[part], info.kind)
+            outputs.append(Output(tuple(results), info))
         return outputs
 
     def _with_maps(
@@ -322,13 +286,12 @@ class CompactModel(Family):
         item: Item,
         texts: Sequence[TokenizedText],
         results: Sequence[TextOutput],
-        rows: MapRows,
-        kind: MapKind | None,
+        rows: torch.Tensor,
+        kind: MapKind,
     ) -> list[TextOutput]:
-        """The results with tokens, words and maps."""
+        """The results with tokens, words and maps; ``rows``: see `MapRows`."""
         grid = item.image.geometry
-        # All at once, the answers' behind the tokens': a call of numpy costs more than a map.
-        every = torch.cat([rows.tokens, rows.answer[:, None]], 1).float().cpu().numpy()
+        every = rows.float().cpu().numpy()  # all at once: a call of numpy costs more than a map
         total = None if kind == "raw" else 1.0
         maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid, FIRST_PATCH, total=total)
         found = []
@@ -339,11 +302,6 @@ class CompactModel(Family):
                 replace(result, tokens=made, words=find_words(text, tokens.spans, tokens.words), answer_map=own[-1])
             )
         return found
-
-
-def _part_of(fused: Fused, rows: slice) -> Fused:
-    """Vectors and fits of some rows, without maps."""
-    return Fused(fused.vector[rows], fused.fit[rows], [])
 
 
 def load(

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-Attribute = int | float | str | Sequence[int]
+Attribute = Union[int, float, str, Sequence[int], "Body"]
 
 _OPSET, _IR = 17, 8  # old enough for every ONNX Runtime since 1.12
 _CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9}  # TensorProto.DataType
+
+
+class Body(NamedTuple):
+    """A graph inside of a node, as a serialised ``GraphProto``. It may read whatever was made before the node."""
+
+    graph: bytes
 
 
 class Node(NamedTuple):
@@ -71,6 +77,16 @@ class Graph:
     def model(self, outputs: Sequence[str]) -> bytes:
         """The graph up to ``outputs`` as a serialised ``ModelProto``. Its constants move there: the graph has none
         after it."""
+        graph = self._body(outputs)
+        opsets = _field(8, _field(2, _OPSET)) + _field(8, _field(1, _CONTRIB.encode()) + _field(2, 1))
+        return b"".join([_field(1, _IR), _head(7, sum(map(len, graph))), *graph, opsets])
+
+    def body(self, outputs: Sequence[str]) -> Body:
+        """`model`, for an attribute of a node in another graph."""
+        return Body(b"".join(self._body(outputs)))
+
+    def _body(self, outputs: Sequence[str]) -> list[bytes]:
+        """The parts of a ``GraphProto``."""
         # Lists of parts, joined once: a graph may hold a hundred megabytes.
         parts: list[bytes] = [_field(1, _node(node)) for node in self.nodes]
         parts.append(_field(2, b"crosslook"))
@@ -79,8 +95,7 @@ class Graph:
         parts += [_field(11, given) for given in self.inputs.values()]
         parts += [_field(12, _value(name, self.dtypes.get(name, np.float32))) for name in outputs]
         self.constants.clear()
-        opsets = _field(8, _field(2, _OPSET)) + _field(8, _field(1, _CONTRIB.encode()) + _field(2, 1))
-        return b"".join([_field(1, _IR), _head(7, sum(map(len, parts))), *parts, opsets])
+        return parts
 
 
 def _node(node: Node) -> bytes:
@@ -92,7 +107,7 @@ def _node(node: Node) -> bytes:
 
 
 def _attribute(name: str, value: Attribute) -> bytes:
-    """An ``AttributeProto``: an integer, a float, a string, or integers."""
+    """An ``AttributeProto``: an integer, a float, a string, a graph, or integers."""
     head = _field(1, name.encode())
     if isinstance(value, int):
         return head + _field(3, value) + _field(20, 2)
@@ -100,6 +115,8 @@ def _attribute(name: str, value: Attribute) -> bytes:
         return head + _varint(2 << 3 | 5) + struct.pack("<f", value) + _field(20, 1)
     if isinstance(value, str):
         return head + _field(4, value.encode()) + _field(20, 3)
+    if isinstance(value, Body):
+        return head + _field(6, value.graph) + _field(20, 5)
     return head + b"".join(_field(8, whole) for whole in value) + _field(20, 7)
 
 

@@ -1,9 +1,7 @@
-"""Differentiable operators as ONNX nodes: what is written with them has a second graph, which goes back through it.
+"""Differentiable operators as ONNX nodes: each says how to go back through it; `model.compact.onnx_backward` does so.
 
-The backward graph has only what lies between the seeds (tensors whose gradient is given) and the wanted tensors. It
-reads intermediate results of the forward graph as inputs, so that a forward pass is enough for many seeds, and nothing
-is computed twice. The rules are those of reverse mode (Baydin et al. 2018, "Automatic Differentiation in Machine
-Learning: a Survey", https://arxiv.org/abs/1502.05767), for the operators that `model.compact.question_graphs` uses.
+The rules are those of reverse mode (Baydin et al. 2018, "Automatic Differentiation in Machine Learning: a Survey",
+https://arxiv.org/abs/1502.05767), for the operators that `model.compact.question_graphs` uses.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor, nn
 
-from model.compact.onnx_builder import Graph
+from model.compact.onnx_builder import Attribute, Graph
 
 Dim = int | str
 
@@ -29,10 +27,12 @@ class Var(NamedTuple):
 
 
 Rule = Callable[["Tape", Var], Var]
-"""From the backward tape and the gradient of a step's output to that of one of its inputs."""
+"""From the tape and the gradient of a step's output to that of one of its inputs."""
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
+    """An operator's output, and the rules of those of its inputs that have a gradient, by their names."""
+
     output: Var
     rules: list[tuple[str, Rule]]
 
@@ -43,7 +43,7 @@ class Tape(Graph):
     def __init__(self, prefix: str = "") -> None:
         super().__init__()
         self.prefix = prefix
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
 
     def given(self, name: str, shape: Sequence[Dim], dtype: DTypeLike = np.float32) -> Var:
         """An input."""
@@ -63,7 +63,7 @@ class Tape(Graph):
         *,
         contrib: bool = False,
         dtype: DTypeLike = np.float32,
-        **attributes: int | float | str | Sequence[int],
+        **attributes: Attribute,
     ) -> Var:
         """Append an operator. ``rules``: for the inputs that have a gradient, by their index."""
         names = [x if isinstance(x, str) else x.name for x in inputs]
@@ -71,7 +71,7 @@ class Tape(Graph):
         made = Var(self.add(kind, names, output, contrib=contrib, **attributes), tuple(shape))
         if dtype is not np.float32:
             self.dtypes[made.name] = dtype
-        self.steps.append(_Step(made, [(names[i], rule) for i, rule in (rules or {}).items()]))
+        self.steps.append(Step(made, [(names[i], rule) for i, rule in (rules or {}).items()]))
         return made
 
     def whole(self, values: Sequence[int]) -> Var:
@@ -218,7 +218,7 @@ class Tape(Graph):
         mean = self.node("MatMul", [weights, flat], (1, "all"))
         after = self.node("Slice", [self.shape_of(x), self.whole([1]), self.whole([3])], (2,), dtype=np.int64)
         made = self.node("Reshape", [mean, after], rest)
-        self.steps.append(_Step(made, [(x.name, lambda b, g: b.unsqueeze(b.times(g, 1.0 / int(heads)), 0))]))
+        self.steps.append(Step(made, [(x.name, lambda b, g: b.unsqueeze(b.times(g, 1.0 / int(heads)), 0))]))
         return made
 
     def product(self, a: Var, b: Var) -> Var:
@@ -275,7 +275,9 @@ class Tape(Graph):
         """``x`` times the normal distribution's share below ``x`` (Hendrycks and Gimpel 2016)."""
 
         def back(b: Tape, g: Var) -> Var:
-            share = b.times(b.plus(b.node("Erf", [b.times(x, 0.5**0.5)], x.shape), b.fixed("back.one", 1.0)), 0.5)
+            share = b.times(
+                b.plus(b.node("Erf", [b.times(x, 0.5**0.5)], x.shape), b.fixed(f"{b.prefix}number.1.0", 1.0)), 0.5
+            )
             density = b.times(b.exp(b.times(b.times(x, x), -0.5)), (2 * np.pi) ** -0.5)
             return b.times(g, b.plus(share, b.times(x, density)))
 
@@ -288,7 +290,7 @@ class Tape(Graph):
         def back(b: Tape, g: Var) -> Var:
             for bound, kind in ((low, "Less"), (high, "Greater")):
                 if bound is not None:
-                    beyond = b.node(kind, [x, b.fixed(f"back.number.{bound}", bound)], x.shape, dtype=np.bool_)
+                    beyond = b.node(kind, [x, b.fixed(f"{b.prefix}number.{bound}", bound)], x.shape, dtype=np.bool_)
                     g = b.filled(g, beyond, 0.0)
             return g
 
@@ -354,38 +356,8 @@ class Tape(Graph):
             along = b.times(b.sum(b.times(scaled, centred), last, keep=True), 1.0 / width)
             return b.times(b.minus(b.minus(scaled, level), b.times(centred, along)), inverse)
 
-        self.steps.append(_Step(made, [(x.name, back)]))
+        self.steps.append(Step(made, [(x.name, back)]))
         return made
-
-    def backward(self, seeds: Mapping[str, Var], wanted: Sequence[Var]) -> tuple[Tape, list[Var]]:
-        """A tape that computes the gradients of ``wanted``. ``seeds``: tensors of this tape, each by the name of the
-        input that gives its gradient. Add to the tape what is made of the gradients, then call `close`."""
-        back = Tape("back.")
-        reached = {x.name for x in wanted}  # what depends on them
-        for step in self.steps:
-            if any(name in reached for name, _ in step.rules):
-                reached.add(step.output.name)
-        gradients: dict[str, Var] = {}
-        for name, x in seeds.items():
-            gradients[x.name] = back.given(name, x.shape)
-        for step in reversed(self.steps):
-            for name, rule in step.rules if step.output.name in gradients else ():
-                if name in reached:
-                    part = rule(back, gradients[step.output.name])
-                    gradients[name] = back.plus(gradients[name], part) if name in gradients else part
-        return back, [back.expand(gradients[x.name], x) for x in wanted]
-
-    def close(self, forward: Tape) -> list[str]:
-        """Let a backward tape read what it needs of ``forward``: constants are copied, the rest become inputs. Returns
-        the names of these."""
-        made = {name for node in self.nodes for name in node.outputs} | {*self.constants, *self.inputs, ""}
-        read = dict.fromkeys(name for node in self.nodes for name in node.inputs if name not in made)
-        for name in read:
-            if name in forward.constants:
-                self.constants[name] = forward.constants[name]
-            else:
-                self.input(name, forward.dtypes.get(name, np.float32))
-        return [name for name in read if name not in forward.constants]
 
 
 def _joint(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> list[Dim]:

@@ -1,12 +1,14 @@
 """What a question goes through, as ONNX graphs: the text layers, and `CompactNet.fuse_states` over one image.
 
-The second has a backward graph, for gradient maps: the gradient of the answer's vector and of the fit with respect to
-the attention scores of each fusion layer, and nothing else. See `model.compact.token_maps` for what is made of it.
+The second goes back, too, for gradient maps: from the odds of the answer to the attention scores of each fusion layer,
+and nowhere else. Without such maps that part is left out when the graph is run. See `model.compact.token_maps` for what
+the maps are.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,24 +16,25 @@ from torch import nn
 
 from model.compact.colours import COLOURS
 from model.compact.config import CompactConfig
-from model.compact.fusion import FusionLayer
+from model.compact.fusion import FusionLayer, GatherLayer
 from model.compact.network import FIRST_PATCH, CompactNet
 from model.compact.objects import COUNTS, LEAST_CHANCE, LEAST_SHARE, MOST, NEVER, SLOTS, sums_of_counts
+from model.compact.onnx_backward import PREFIX, gradients, only_if
 from model.compact.onnx_tape import Tape, Var
 from model.compact.text import TextLayer
 
-SEEDS = ("vector.gradient", "fit.gradient")
-
 
 class FusionTape(NamedTuple):
-    """The tape, and its outputs: ``vector`` ``[rows, n]``, ``fit`` ``[rows, 1]``, and of each layer the attention
-    ``scores`` ``[heads, rows * tokens, keys]`` and the ``maps`` ``[rows, tokens, keys]``."""
+    """The tape, and what can be had of it: ``vector`` ``[rows, n]``, ``fit`` ``[rows, 1]``, the answers' ``logits``
+    ``[rows, names]``, the ``maps`` ``[rows, tokens, keys]`` of each layer, and ``shown`` ``[rows, tokens + 1, keys]``:
+    gradient maps of the tokens, and last of the answer."""
 
     tape: Tape
     vector: Var
     fit: Var
-    scores: list[Var]
+    logits: Var
     maps: list[Var]
+    shown: Var
 
 
 def text_tape(net: CompactNet) -> tuple[Tape, Var]:
@@ -85,12 +88,12 @@ def _feed_forward(tape: Tape, name: str, layer: TextLayer, x: Var) -> Var:
 
 
 def fusion_tape(net: CompactNet) -> FusionTape:
-    """Of `CompactNet.fuse_states` without ``patch_mask``, for the rows that ask one image.
+    """Of `CompactNet.fuse_states` without ``patch_mask``, for the rows that ask one image, all of its patches.
 
     Inputs, float32: ``states`` ``[rows, tokens, dim]``; ``mask`` and ``own`` (see `own_tokens`) ``[rows, tokens]``, 1
     for a token; ``keys.0``, ``values.0`` and so on ``[heads, keys, head_dim]``; ``meaning``, ``places``, and of a net
     with a detector ``objects``, ``object_colours`` and ``place_colours``, as in `ImageState`, without the axis of
-    images.
+    images. See `_logits` and `_shown` for the others.
     """
     tape, config = Tape(), net.config
     states = tape.given("states", ("rows", "tokens", config.dim))
@@ -106,13 +109,12 @@ def fusion_tape(net: CompactNet) -> FusionTape:
         x = _feed_forward(tape, name, layer, tape.plus(x, crossed))
         scores.append(score)
         maps.append(looking)
-    gather = net.fusion.gather
-    first = tape.part(x, 1, 0, 1)
-    first = _feed_forward(tape, "gather", gather, _attend(tape, "gather", gather, first, x, bias))
+    first = _feed_forward(tape, "gather", net.fusion.gather, _gather(tape, net.fusion.gather, x, bias))
     fused = tape.reshape(first, [0, config.fusion_dim], ("rows", config.fusion_dim))
     asked = _mean_over(tape, states, mask)
+    looked = [_mean_over(tape, found, own) for found in maps]
     answering = tape.reshape(tape.part(maps[-1], 1, 0, 1), [0, -1], ("rows", "keys"))
-    answering, looking = (_at_places(tape, config, x) for x in (answering, _mean_over(tape, maps[-1], own)))
+    answering, looking = (_at_places(tape, config, x) for x in (answering, looked[-1]))
     meaning = tape.given("meaning", ("places", config.meaning_dim))
     matching = net.matching
     matched = tape.product(looking, tape.given("places", ("places", config.match_dim)))
@@ -121,7 +123,13 @@ def fusion_tape(net: CompactNet) -> FusionTape:
     fit = tape.plus(tape.times(cosine, float(matching.scale)), tape.fixed("matching.offset", matching.offset))
     evidence = _evidence(tape, net, states, own, looking) if config.detector_channels else None
     vector = _vector(tape, net, fused, asked, tape.product(answering, meaning), fit, evidence)
-    return FusionTape(tape, vector, fit, scores, maps)
+    logits = _logits(tape, vector)
+    back = Tape(PREFIX)
+    seeds = [(vector, _of_vector(back, vector, logits)), (fit, tape.given("of_fit", ("rows", 1)))]
+    layers = tape.given("layers", (len(maps),))
+    shown = _shown(back, gradients(back, tape, seeds, scores), maps, looked, mask, layers)
+    shown = only_if(tape, tape.given("need_gradient", (), np.bool_), back, shown)
+    return FusionTape(tape, vector, fit, logits, maps, shown)
 
 
 def _cross(tape: Tape, index: int, layer: FusionLayer, x: Var, mask: Var) -> tuple[Var, Var, Var]:
@@ -140,6 +148,28 @@ def _cross(tape: Tape, index: int, layer: FusionLayer, x: Var, mask: Var) -> tup
     output = tape.linear(merged, f"{name}.o", cross.o.weight, cross.o.bias)
     mean = tape.mean_of_heads(probabilities)
     return tape.reshape(output, tape.shape_of(x), x.shape), scores, _by_row(tape, mean, mask)
+
+
+def _gather(tape: Tape, layer: GatherLayer, x: Var, bias: Var) -> Var:
+    """The first half of `GatherLayer.forward`. Only the first token asks, so the projections to keys and values are
+    moved to its side: ``q (W x) = (q W) x``, and ``sum(p W x) = W sum(p x)``. The keys' bias is the same for all
+    tokens, so it changes nothing."""
+    dim, heads = int(x.shape[-1]), layer.num_heads
+    width, first = dim // heads, tape.part(x, 1, 0, 1)
+    queries = tape.times(tape.linear(first, "gather.query", layer.query.weight, layer.query.bias), width**-0.5)
+    queries = tape.transpose(tape.reshape(queries, [-1, heads, width], ("rows", heads, width)), [1, 0, 2])
+    by_head = layer.key.weight.view(heads, width, dim)
+    asking = tape.transpose(tape.product(queries, tape.fixed("gather.key", by_head)), [1, 0, 2])  # [rows, heads, dim]
+    padding = tape.node("Squeeze", [bias, tape.whole([1])], ("rows", 1, "tokens"))
+    chances = tape.softmax(tape.plus(tape.product(asking, tape.turned(x)), padding))
+    found = tape.transpose(tape.product(chances, x), [1, 0, 2])  # [heads, rows, dim]
+    by_head = layer.value.weight.view(heads, width, dim).transpose(1, 2)
+    values = tape.transpose(tape.product(found, tape.fixed("gather.value", by_head)), [1, 0, 2])
+    merged = tape.plus(
+        tape.reshape(values, [0, 1, dim], first.shape), tape.fixed("gather.value.bias", layer.value.bias)
+    )
+    output = tape.linear(merged, "gather.output", layer.output.weight, layer.output.bias)
+    return tape.layer_norm(tape.plus(first, output), "gather.self_norm", layer.self_norm)
 
 
 def _by_row(tape: Tape, x: Var, mask: Var) -> Var:
@@ -303,21 +333,42 @@ def _sequence(tape: Tape, name: str, modules: nn.Sequential, x: Var) -> Var:
     return x
 
 
-def map_tape(fusion: FusionTape) -> tuple[Tape, list[str], list[str]]:
-    """The way back, for gradient maps: the tape, the names of its inputs, and of its outputs.
+def _logits(tape: Tape, vector: Var) -> Var:
+    """The answers' logits. Inputs: ``answers`` ``[names, n]``, ``biases`` ``[names]``, and ``temperatures`` ``[rows,
+    1]``."""
+    answers = tape.given("answers", ("names", vector.shape[-1]))
+    biases, temperatures = tape.given("biases", ("names",)), tape.given("temperatures", ("rows", 1))
+    return tape.over(tape.plus(tape.product(vector, tape.turned(answers)), biases), temperatures)
 
-    Inputs: ``vector.gradient`` ``[rows, n]`` and ``fit.gradient`` ``[rows, 1]``, those of the score, and results of the
-    forward graph by their names there. Outputs, of each layer: for the tokens ``[rows, tokens, keys]`` and for the
-    answer ``[rows, keys]``, the products that `model.compact.token_maps` describes, before their square root.
-    """
-    tape, gradients = fusion.tape.backward(dict(zip(SEEDS, (fusion.vector, fusion.fit), strict=True)), fusion.scores)
-    mask, own = (Var(name, ("rows", "tokens")) for name in ("mask", "own"))
-    outputs = []
-    for change, looking in zip(gradients, fusion.maps, strict=True):
-        raising = _by_row(tape, tape.mean_of_heads(tape.relu(change)), mask)
-        outputs.append(tape.times(raising, looking).name)
-        change = _by_row(tape, change, mask)  # [heads, rows, tokens, keys]
-        raising = tape.mean_of_heads(tape.relu(tape.sum(change, 2)))
-        looked = tape.sum(tape.times(looking, tape.unsqueeze(own, 2)), 1)
-        outputs.append(tape.times(raising, looked).name)
-    return tape, [*SEEDS, *tape.close(fusion.tape)], outputs
+
+def _of_vector(back: Tape, vector: Var, logits: Var) -> Var:
+    """The gradient with respect to ``vector`` of what `model.compact.answers.log_odds` describes."""
+    index = back.node("ArgMax", [logits], ("rows",), dtype=np.int64, axis=-1, keepdims=0)
+    ends = back.fixed("back.ends", [0.0, 1.0])
+    best = back.node("OneHot", [index, back.shape_of(Var("biases", ("names",))), ends], logits.shape)
+    is_best = back.node("Equal", [best, back.fixed("back.number.1.0", 1.0)], logits.shape, dtype=np.bool_)
+    others = back.times(back.softmax(back.filled(logits, is_best, -1e30)), -1.0)
+    of_logits = back.over(back.filled(others, is_best, 1.0), Var("temperatures", ("rows", 1)))
+    return back.product(of_logits, Var("answers", ("names", vector.shape[-1])))
+
+
+def _shown(
+    back: Tape, changes: Sequence[Var], maps: Sequence[Var], looked: Sequence[Var], mask: Var, layers: Var
+) -> Var:
+    """Gradient maps (see `model.compact.token_maps`) from the gradients of the scores: of those that are 1 in
+    ``layers`` ``[layers]``."""
+    tokens, answer = None, None
+    for index, (change, looking, own) in enumerate(zip(changes, maps, looked, strict=True)):
+        each = back.times(_by_row(back, back.mean_of_heads(back.relu(change)), mask), looking)
+        whole = back.times(back.mean_of_heads(back.relu(back.sum(_by_row(back, change, mask), 2))), own)
+        if len(changes) > 1:
+            weight = back.part(layers, 0, index, index + 1)
+            each, whole = back.times(each, weight), back.times(whole, weight)
+        tokens = each if tokens is None else back.plus(tokens, each)
+        answer = whole if answer is None else back.plus(answer, whole)
+    assert tokens is not None and answer is not None  # noqa: S101, PT018
+    shape = ("rows", "tokens+1", "keys")
+    rows = back.node("Concat", [tokens, back.unsqueeze(answer, 1)], shape, axis=1)
+    rows = back.node("Sqrt", [rows], shape)
+    least = back.fixed("back.least", float(np.finfo(np.float32).tiny))
+    return back.node("Div", [rows, back.node("Max", [back.sum(rows, 2, keep=True), least], shape)], shape)

@@ -7,7 +7,7 @@ thousand small operations, and for maps into keeping a graph of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,26 +17,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.compact.answers import Choices
 from model.compact.image_networks import open_session
 from model.compact.network import CompactNet, Fused, ImageState, own_tokens
-from model.compact.question_graphs import SEEDS, fusion_tape, map_tape, text_tape
-from model.compact.token_maps import MapRows, shares
-
-Images = Sequence[tuple[ImageState, int]]
-_Arrays = dict[str, NDArray[Any]]
+from model.compact.question_graphs import fusion_tape, text_tape
+from model.compact.token_maps import MapRows
 
 
-class _Passes(NamedTuple):
-    """The fusion's two sessions, and names of tensors: ``fused`` are vector and fit, ``maps`` those of each layer,
-    ``kept`` what the way ``back`` reads of the way there; it reads ``read`` and gives ``products`` (see `map_tape`)."""
+class Asked(NamedTuple):
+    """What is asked of one image, whose ``state`` has no others: by ``rows`` texts, in the order of the batch, whose
+    answers are ``choices`` at the ``temperatures`` ``[rows]``. Without choices texts are matched."""
 
-    there: Any
-    back: Any
-    fused: list[str]
+    state: ImageState
+    rows: int
+    choices: Choices | None
+    temperatures: Tensor
+
+
+class Found(NamedTuple):
+    """``fused`` of all rows, the ``logits`` ``[rows, choices]`` of what was asked of each image (None where texts were
+    matched), and the gradient maps, where these were wanted."""
+
+    fused: Fused
+    logits: list[Tensor | None]
+    rows: MapRows | None = None
+
+
+class _Pass(NamedTuple):
+    """The fusion's session, and names of tensors in it (see `FusionTape`)."""
+
+    session: Any
+    vector: str
+    fit: str
+    logits: str
     maps: list[str]
-    kept: list[str]
-    read: list[str]
-    products: list[str]
+    shown: str
 
 
 class OnnxQuestions:
@@ -47,7 +62,7 @@ class OnnxQuestions:
 
     def build(self) -> None:
         """Make the sessions now: after it, the net's text layers may go."""
-        _ = self._text, self._passes
+        _ = self._text, self._pass
 
     @cached_property
     def _text(self) -> tuple[Any, str]:
@@ -56,13 +71,10 @@ class OnnxQuestions:
         return open_session(tape.model([states.name])), states.name
 
     @cached_property
-    def _passes(self) -> _Passes:
-        fusion = fusion_tape(self._net)
-        back, read, products = map_tape(fusion)
-        fused, maps = [fusion.vector.name, fusion.fit.name], [found.name for found in fusion.maps]
-        kept = [name for name in read if name not in (*fusion.tape.inputs, *SEEDS, *maps)]
-        there = open_session(fusion.tape.model([*fused, *maps, *kept]))
-        return _Passes(there, open_session(back.model(products)), fused, maps, kept, read, products)
+    def _pass(self) -> _Pass:
+        tape, vector, fit, logits, maps, shown = fusion_tape(self._net)
+        names = (vector.name, fit.name, logits.name, [found.name for found in maps], shown.name)
+        return _Pass(open_session(tape.model([*names[:3], *names[3], names[4]])), *names)
 
     def __deepcopy__(self, memo: dict[int, object]) -> OnnxQuestions:
         """Of the copy of the net, whose weights may change before it is used."""
@@ -74,67 +86,52 @@ class OnnxQuestions:
         (states,) = session.run([name], {"ids": ids.numpy(), "mask": mask.float().numpy()})
         return torch.from_numpy(states)
 
-    def fuse(self, states: Tensor, mask: Tensor, images: Images, *, need_maps: bool = False) -> Fused:
-        """`CompactNet.fuse_states`, from text features ``[rows, tokens, dim]`` on."""
-        passes = self._passes
-        names = [*passes.fused, *(passes.maps if need_maps else [])]
-        found = [passes.there.run(names, given) for given in _by_image(states, mask, images)]
-        vector, fit, *maps = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
-        return Fused(vector, fit[:, 0], maps)
-
-    def gradient_rows(
+    def fuse(
         self,
         states: Tensor,
         mask: Tensor,
-        images: Images,
-        layers: Sequence[int],
-        gradients: Callable[[Fused], Sequence[tuple[Tensor, Tensor]]],
-    ) -> tuple[Fused, MapRows]:
-        """`model.compact.token_maps.gradient_rows`. ``gradients``: of the score, by ``vector`` and ``fit``, some
-        rows at a time."""
-        passes = self._passes
-        names = [*passes.fused, *passes.maps, *passes.kept]
-        found, counts = [], []
-        for one in _by_image(states, mask, images):
-            counts.append(len(one["mask"]))
-            values = _values(one)  # what goes from session to session is not copied out and in
-            found.append(values | dict(zip(names, passes.there.run_with_ort_values(names, values), strict=True)))
-        vector, fit = (torch.from_numpy(np.concatenate([one[name].numpy() for one in found])) for name in passes.fused)
-        fused = Fused(vector, fit[:, 0], [])
-        of_vector, of_fit = (torch.cat(parts).numpy() for parts in zip(*gradients(fused), strict=True))
-        rows, products = 0, []
-        for count, values in zip(counts, found, strict=True):
-            part = slice(rows, rows := rows + count)
-            values |= _values(dict(zip(SEEDS, (of_vector[part], of_fit[part, None]), strict=True)))
-            feeds = {name: values[name] for name in passes.read}
-            products.append([made.numpy() for made in passes.back.run_with_ort_values(passes.products, feeds)])
-        tokens, answers = [], []
-        for layer in layers:
-            tokens.append(np.concatenate([one[2 * layer] for one in products]))
-            answers.append(np.concatenate([one[2 * layer + 1] for one in products]))
-        token, answer = (shares(torch.from_numpy(np.sqrt(sum(found)))) for found in (tokens, answers))
-        return fused, MapRows(token, answer)
+        asked: Sequence[Asked],
+        *,
+        need_maps: bool = False,
+        gradient_of: Sequence[int] | None = None,
+    ) -> Found:
+        """`CompactNet.fuse_states`, from text features ``[rows, tokens, dim]`` on, and the answers' logits.
+        ``need_maps``: with the maps of each layer. ``gradient_of``: with gradient maps of these layers (see
+        `model.compact.token_maps.gradient_rows`)."""
+        session, vector, fit, logit, maps, shown = self._pass
+        names = [vector, fit, logit, *(maps if need_maps else []), *([] if gradient_of is None else [shown])]
+        layers = [float(index in (gradient_of or ())) for index in range(len(self._net.fusion.layers))]
+        only = {"layers": np.array(layers, np.float32), "need_gradient": np.array(gradient_of is not None)}
+        given = _by_image(states, mask, asked, self._net.head.unseen.out_features)
+        runs = [session.run(names, one | only) for one in given]
+        logits = [
+            None if one.choices is None else torch.from_numpy(run[2]) for one, run in zip(asked, runs, strict=True)
+        ]
+        vectors, fits, *more = (_joined([run[i] for run in runs]) for i in range(len(names)) if i != 2)
+        fused = Fused(vectors, fits[:, 0], more[: len(maps)] if need_maps else [])
+        return Found(fused, logits, None if gradient_of is None else MapRows(more[-1]))
 
 
-def _values(arrays: _Arrays) -> dict[str, Any]:
-    """Arrays as ONNX Runtime's own tensors, in the same memory."""
-    from onnxruntime import OrtValue
-
-    return {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+def _joined(parts: Sequence[NDArray[np.float32]]) -> Tensor:
+    """Results of several images, one behind the other."""
+    return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
-def _by_image(states: Tensor, mask: Tensor, images: Images) -> Iterator[_Arrays]:
-    """The inputs of `fusion_tape` for each image."""
+def _by_image(states: Tensor, mask: Tensor, asked: Sequence[Asked], width: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """The inputs of `fusion_tape` for each image, but ``layers``. ``width``: of an answer's vector."""
     weights, own, start = mask.float(), own_tokens(mask).float(), 0
-    for state, rows in images:
-        for index in range(len(state.meaning)):
-            part = slice(start, start + rows)
-            start = part.stop
-            given = {"states": states[part], "mask": weights[part], "own": own[part]}
-            for layer, (keys, values) in enumerate(state.layers):
-                given |= {f"keys.{layer}": keys[index], f"values.{layer}": values[index]}
-            given |= {"meaning": state.meaning[index], "places": state.places[index]}
-            if state.objects is not None:
-                objects, colours, places = (x[index] for x in state.objects)
-                given |= {"objects": objects, "object_colours": colours, "place_colours": places}
-            yield {name: tensor.numpy() for name, tensor in given.items()}
+    for state, rows, choices, temperatures in asked:
+        part = slice(start, start := start + rows)
+        given = {"states": states[part], "mask": weights[part], "own": own[part]}
+        for layer, (keys, values) in enumerate(state.layers):
+            given |= {f"keys.{layer}": keys[0], f"values.{layer}": values[0]}
+        given |= {"meaning": state.meaning[0], "places": state.places[0]}
+        if state.objects is not None:
+            objects, colours, places = (x[0] for x in state.objects)
+            given |= {"objects": objects, "object_colours": colours, "place_colours": places}
+        given |= {"temperatures": temperatures[:, None], "of_fit": given["mask"].new_full((rows, 1), choices is None)}
+        if choices is None:
+            given |= {"answers": temperatures.new_zeros(1, width), "biases": temperatures.new_zeros(1)}
+        else:
+            given |= {"answers": choices.vectors, "biases": choices.biases}
+        yield {name: tensor.numpy() for name, tensor in given.items()}

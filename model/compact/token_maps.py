@@ -38,16 +38,31 @@ Images = Sequence[tuple[ImageState, int]]
 
 
 class MapRows(NamedTuple):
-    """``tokens`` ``[rows, tokens, keys]``, ``answer`` ``[rows, keys]``; what a row lacks to 1 is elsewhere."""
+    """``every`` ``[rows, tokens + 1, keys]``, the answer's behind the tokens'; what a row of keys lacks to 1 is
+    elsewhere."""
 
-    tokens: Tensor
-    answer: Tensor
+    every: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor, answer: Tensor) -> MapRows:
+        """From ``tokens`` ``[rows, tokens, keys]`` and ``answer`` ``[rows, keys]``."""
+        return cls(torch.cat([tokens, answer[:, None]], 1))
+
+    @property
+    def tokens(self) -> Tensor:
+        """``[rows, tokens, keys]``."""
+        return self.every[:, :-1]
+
+    @property
+    def answer(self) -> Tensor:
+        """``[rows, keys]``."""
+        return self.every[:, -1]
 
 
 def raw_rows(maps: Sequence[Tensor], layers: Sequence[int]) -> MapRows:
     """``maps``: those of each layer ``[rows, tokens, keys]``."""
     mean = torch.stack([maps[layer] for layer in layers]).mean(0)
-    return MapRows(mean, mean[:, 0])
+    return MapRows.of(mean, mean[:, 0])
 
 
 def head_rows(
@@ -70,7 +85,7 @@ def head_rows(
 
 def match_rows(rows: MapRows, mask: Tensor) -> MapRows:
     """Raw or rollout maps of texts that were matched, from those of answers; ``mask`` ``[rows, tokens]``."""
-    return MapRows(rows.tokens, mean_over(rows.tokens, own_tokens(mask)))
+    return MapRows.of(rows.tokens, mean_over(rows.tokens, own_tokens(mask)))
 
 
 @contextmanager
@@ -95,7 +110,7 @@ def rollout_rows(self_maps: Sequence[Tensor], maps: Sequence[Tensor], layers: Se
     *within, gathering = self_maps
     tokens = rollout(within, chosen)
     gathered, read = 0.5 * (tokens[:, 0] + (gathering[:, :1] @ tokens)[:, 0]), chosen[-1]
-    return MapRows(tokens, gathered if read is None else 0.5 * (gathered + read[:, 0]))
+    return MapRows.of(tokens, gathered if read is None else 0.5 * (gathered + read[:, 0]))
 
 
 def gradient_rows(
@@ -128,14 +143,21 @@ def gradient_rows(
             part = slice(start, start + len(state.meaning) * rows)
             start = part.stop
             wide = read[part].reshape(len(state.meaning), -1, read.shape[-1]) if layer == last else None
+            kv = state.layers[layer]
             change = score_gradient(
-                call.queries.detach(), next(remaining), state.layers[layer], map_gradient=wide
+                call.queries.detach(),
+                next(remaining),
+                kv,
+                mask=net.weigh(None, kv.keys.shape[2], states[:1]),
+                map_gradient=wide,
             )  # [images, heads, rows * tokens, keys]
             by_row = change.view(*change.shape[:2], rows, -1, change.shape[-1]).transpose(1, 2)
             change = by_row.flatten(0, 1)  # [images * rows, heads, tokens, keys]
             tokens[part] += change.relu().mean(1) * looks[part]
             answer[part] += change.sum(2).relu().mean(1) * (looks[part] * own[part, :, None]).sum(1)
-    return Fused(fused.vector.detach(), fused.fit.detach(), []), MapRows(shares(tokens.sqrt()), shares(answer.sqrt()))
+    return Fused(fused.vector.detach(), fused.fit.detach(), []), MapRows.of(
+        shares(tokens.sqrt()), shares(answer.sqrt())
+    )
 
 
 def shares(x: Tensor) -> Tensor:

@@ -30,7 +30,12 @@ class Map:
 
     def __reduce__(self) -> tuple[Callable[..., Map], tuple[bytes, tuple[int, ...], float, tuple[Any, ...]]]:
         """As bytes: numpy's own way takes three times as long, and an answer has a map for every token."""
-        return _map_of_bytes, (self.values.astype(np.float32).tobytes(), self.values.shape, self.elsewhere, self.others)
+        return _map_of_bytes, (
+            self.values.astype(np.float32, copy=False).tobytes(),
+            self.values.shape,
+            self.elsewhere,
+            self.others,
+        )
 
 
 def _map_of_bytes(values: bytes, shape: tuple[int, ...], elsewhere: float, others: tuple[Any, ...]) -> Map:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.compact.image_networks import open_session
+from model.compact.onnx_backward import PREFIX, gradients, only_if
 from model.compact.onnx_builder import Graph
 from model.compact.onnx_tape import Tape, Var
 
@@ -66,19 +67,19 @@ def test_operator_and_its_gradient_are_pytorchs(name: str) -> None:
     start = tape.given("x", ("n", 6))
     middle = tape.times(start, 1.5)
     result = write(tape, middle)
-    back, (gradient,) = tape.backward({"seed": result}, [middle])
-    read = back.close(tape)
-    kept = [name for name in read if name not in tape.inputs]
+    back, seed_given = Tape(PREFIX), tape.given("seed", result.shape)
+    (inside,) = gradients(back, tape, [(result, seed_given)], [middle])
+    gradient = only_if(tape, tape.given("need", (), np.bool_), back, inside)
 
     leaf = (1.5 * x).requires_grad_()
     wanted = expected(leaf)
     seed = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2))
     (wanted_gradient,) = torch.autograd.grad(wanted, leaf, seed)
 
-    found, *rest = open_session(tape.model([result.name, *kept])).run([result.name, *kept], {"x": x.numpy()})
-    given = {"seed": seed.numpy(), **dict(zip(kept, rest, strict=True)), "x": x.numpy()}
-    session = open_session(back.model([gradient.name]))
-    (found_gradient,) = session.run([gradient.name], {name: given[name] for name in ("seed", *read)})
+    names, given = [result.name, gradient.name], {"x": x.numpy(), "seed": seed.numpy()}
+    session = open_session(tape.model(names))
+    found, found_gradient = session.run(names, given | {"need": np.array(True)})
+    assert session.run(names, given | {"need": np.array(False)})[1].size == 0
     torch.testing.assert_close(torch.from_numpy(found), wanted.detach(), atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(torch.from_numpy(found_gradient), wanted_gradient, atol=5e-6, rtol=1e-5)
 
@@ -87,9 +88,10 @@ def test_a_way_back_has_only_what_lies_between() -> None:
     tape = Tape()
     wanted = tape.exp(tape.given("x", ("n", 6)))
     beside = tape.linear(tape.given("y", ("n", 6)), "beside", torch.ones(6, 6))
-    back, _ = tape.backward({"seed": tape.plus(tape.times(wanted, 2.0), beside)}, [wanted])
+    result = tape.plus(tape.times(wanted, 2.0), beside)
+    back = Tape(PREFIX)
+    gradients(back, tape, [(result, tape.given("seed", result.shape))], [wanted])
     assert [node.kind for node in back.nodes] == ["Mul"]
-    assert "beside.weight" not in back.constants
 
 
 def test_onnx_reads_what_is_written() -> None:

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from model.compact import image_networks
+from model.compact.answers import logits_of
 from model.compact.model import CompactImage, CompactModel, tiny
-from model.compact.network import Fused
-from model.compact.question_networks import OnnxQuestions
+from model.compact.question_networks import Asked, OnnxQuestions
 from model.compact.text import pad_ids
 from model.evaluation.map_controls import with_shuffled_attention
 from model.interface import Item, MapRequest, TextOutput
 from tests.model.tools import QUESTIONS, ask, encode, noise
 
 KINDS: list[Any] = [None, "raw", "gradient", "rollout"]
-ROUNDING = 5e-4  # of squared maps: with weights this loud PyTorch's own are off by 2e-4 from float64, these by 1e-4
+ROUNDING = 5e-3  # of squared maps: where a token looks at one key alone, both are off by 1e-3 and more from float64
 TEXTS = ["what is the cat?", "how many dogs are there in this?", "red"]
 
 
@@ -35,6 +35,8 @@ def both() -> tuple[CompactModel, CompactModel]:
     for name, parameter in found[1].net.head.named_parameters():
         if name.startswith(("yes_from_fit", "evidence", "gates", "yes_from_objects", "read_hues")):
             torch.nn.init.normal_(parameter, std=0.5)
+    for model in found:
+        model.net.config = replace(model.net.config, temperatures={"count": 2.0})
     found[0].net.load_state_dict(found[1].net.state_dict())
     found[0].use_dtype("float32")
     return found[0], found[1]
@@ -52,15 +54,20 @@ def test_text_and_fusion_are_pytorchs(both: tuple[CompactModel, CompactModel]) -
     assert isinstance(questions, OnnxQuestions)
     ids, mask = pad_ids([model.tokenize(text).ids for text in TEXTS])
     images = [(first.state, 2), (second.state, 1)]
+    choices, temperatures = model._space.choices(None), torch.tensor([1.0, 0.5, 2.0])
+    asked = [Asked(first.state, 2, choices, temperatures[:2]), Asked(second.state, 1, choices, temperatures[2:])]
     with torch.no_grad():
         states = model.net.text(ids, mask)
         expected = model.net.fuse_states(states, mask, images, need_maps=True)
+        logits = logits_of(expected.vector, choices, temperatures)
     torch.testing.assert_close(questions.text(ids, mask), states, atol=1e-5, rtol=1e-5)
-    found = questions.fuse(states, mask, images, need_maps=True)
-    torch.testing.assert_close(found.vector, expected.vector, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(found.fit, expected.fit, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.maps, expected.maps, atol=1e-5, rtol=1e-5)
-    assert questions.fuse(states, mask, images).maps == []
+    found = questions.fuse(states, mask, asked, need_maps=True)
+    torch.testing.assert_close(found.fused.vector, expected.vector, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.fused.fit, expected.fit, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.fused.maps, expected.maps, atol=1e-5, rtol=1e-5)
+    assert [each.shape[0] for each in found.logits if each is not None] == [2, 1]
+    torch.testing.assert_close(torch.cat(found.logits), logits, atol=1e-4, rtol=1e-5)  # type: ignore[arg-type]
+    assert questions.fuse(states, mask, asked).fused.maps == []
 
 
 def squares(text: TextOutput) -> np.ndarray:
@@ -98,23 +105,6 @@ def test_matches_and_their_maps_are_pytorchs(both: tuple[CompactModel, CompactMo
         np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING, rtol=1e-3)
 
 
-@pytest.mark.parametrize("task", ["answer", "match"])
-@pytest.mark.parametrize("candidates", [None, ("red", "a dog"), ("red",)])
-def test_the_gradient_of_the_odds_is_autograds(task: Any, candidates: Any) -> None:
-    model = tiny(dtype="torch")
-    model.net.config = replace(model.net.config, temperatures={"colour": 0.5})
-    space, texts = model._space, ("what is this", "what colour is it", "is it red")
-    fused = Fused(torch.randn(3, space.net.head.weight.shape[1]).requires_grad_(), torch.randn(3).requires_grad_(), [])
-    choices = None if task == "match" else space.choices(candidates)
-    wanted = torch.autograd.grad(
-        space.log_odds(fused, choices, texts).sum(),
-        [fused.vector, fused.fit],
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    torch.testing.assert_close(space.log_odds_gradient(fused, choices, texts), wanted, atol=1e-5, rtol=1e-5)
-
-
 def test_a_copy_has_its_own_weights(both: tuple[CompactModel, CompactModel]) -> None:
     """As the control of maps is made: copied after its first answer, then changed."""
     found = []
@@ -126,7 +116,7 @@ def test_a_copy_has_its_own_weights(both: tuple[CompactModel, CompactModel]) -> 
         found.append(squares(text))
     np.testing.assert_allclose(found[0], found[1], atol=ROUNDING)
     (text,) = ask(both[0], images_of(both[0])[0], TEXTS[0], maps=MapRequest("raw"))
-    assert np.abs(found[0] - squares(text)).max() > 10 * ROUNDING
+    assert np.abs(found[0] - squares(text)).max() > 5e-3
 
 
 def test_a_kernel_that_is_asked_for_is_used(both: tuple[CompactModel, CompactModel], monkeypatch: Any) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 import model.cross_attention
 from model.compact.fusion import FusionLayer
 from model.compact.model import CompactImage, CompactModel, tiny
-from model.compact.network import CompactNet
+from model.compact.network import CompactNet, Fused, own_tokens
 from model.compact.text import pad_ids, tokenize
+from model.compact.token_maps import gradient_rows
 from model.cross_attention import set_kernel
 from model.interface import Item, ItemError, Map, MapInfo, MapRequest, Output
 from model.kernels import AttentionResult
@@ -174,8 +175,9 @@ def test_gradient_maps_are_what_autograd_finds(
     answer = torch.stack(whole).sum(0).sqrt()
     for token, own in zip(text.tokens, weighted, strict=True):
         expected = own / own.sum() if own.sum() > 0 else torch.tensor([1.0, *[0.0] * 16])
-        np.testing.assert_allclose(row(token.map), expected, atol=1e-4)
-    np.testing.assert_allclose(row(text.answer_map), answer / answer.sum(), atol=1e-4)
+        # A token that looks at one key alone has a gradient there of which float32 leaves two or three digits.
+        np.testing.assert_allclose(row(token.map), expected, atol=1e-4, rtol=5e-3)
+    np.testing.assert_allclose(row(text.answer_map), answer / answer.sum(), atol=1e-4, rtol=5e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,6 +198,49 @@ def test_maps_of_a_match_show_what_it_was_read_through(
     (gradient,) = torch.autograd.grad(fused.fit.sum(), explicit[-1:])
     own = (gradient.sum(2).relu().mean(1)[0] * fused.maps[1][0, 1:-1].sum(0).detach()).sqrt().numpy()
     np.testing.assert_allclose(row(text.answer_map), own / own.sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize("coarse_only", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_rows_are_autograds_whatever_the_patches(
+    monkeypatch: pytest.MonkeyPatch, coarse_only: bool, seed: int
+) -> None:
+    """Of every layer, text and score, beside autograd through the scores of the whole net; coarse patches, which only
+    training has, are weighted in both."""
+    net, texts = tiny(seed=seed).net, [[2, 60, 61, 3], [2, 61, 3], [2, 62, 60, 63, 3]]
+    ids, mask = pad_ids(texts)
+    torch.manual_seed(seed)
+    direction = torch.randn(3, net.head.weight.shape[1])
+    with torch.no_grad():
+        pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+        seen = net.vision(pixels)
+        meaning = net.patches.mean(net.vision.classify(seen.coarse).softmax(1))
+        state = net.encode_features(seen, meaning, coarse_only=coarse_only)
+        states, mask = net.text(ids, mask).repeat(2, 1, 1), mask.repeat(2, 1)
+
+    def score(fused: Fused) -> Tensor:
+        return (fused.vector * direction.repeat(2, 1)).sum(1) + 0.3 * fused.fit
+
+    _, found = gradient_rows(net, states, mask, [(state, 3)], (0, 1), score)
+    kept: list[Tensor] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, **_options: Any) -> AttentionResult:
+        kept.append(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + (0 if mask is None else mask))
+        return AttentionResult(kept[-1].softmax(-1) @ v, kept[-1].softmax(-1).mean(1))
+
+    monkeypatch.setattr(model.cross_attention, "cross_attention", attend)
+    fused = net.fuse_states(states.requires_grad_(), mask, [(state, 3)], need_maps=True)
+    gradients = torch.autograd.grad(score(fused).sum(), kept)
+    tokens, answer = torch.zeros_like(found.tokens), torch.zeros_like(found.answer)
+    for looks, change in zip(fused.maps, gradients, strict=True):
+        change = change.unflatten(2, (3, -1)).transpose(1, 2).flatten(0, 1)  # [rows, heads, tokens, keys]
+        tokens += change.relu().mean(1) * looks.detach()
+        answer += change.sum(2).relu().mean(1) * (looks.detach() * own_tokens(mask)[..., None]).sum(1)
+    assert tokens.sum(-1)[mask].min() > 0
+    for rows, expected in ((found.tokens, tokens.sqrt()), (found.answer, answer.sqrt())):
+        torch.testing.assert_close(
+            rows, expected / expected.sum(-1, keepdim=True).clamp_min(1e-30), atol=2e-5, rtol=1e-3
+        )
 
 
 def _odds_of_candidates(tiny_model: CompactModel, image: Any, candidates: tuple[str, ...]) -> Tensor:
