@@ -20,8 +20,8 @@ export async function ask() {
   $("error").hidden = true;
   warn();
   const question = $("question").value;
-  if (!page.image) return showError({ message: t("needImage") });
-  if (!question.trim()) return showError({ message: t("needQuestion") });
+  if (!page.image) return showError({ key: "needImage" });
+  if (!question.trim()) return showError({ key: "needQuestion" });
   const { model } = page;
   await add({ question, candidates: candidates(), kind: chosenKind(model), layers: chosenLayers(model) }, "answer");
 }

@@ -122,6 +122,6 @@ export async function render(which) {
   } catch (error) {
     if (isOfImage(error)) return refuse(which, error); // it cannot be asked about either
     which.rendered = false;
-    if (which === page.image) showError(error.code ? error : { message: t("cannotShow") }, which);
+    if (which === page.image) showError(error.code ? error : { key: "cannotShow" }, which);
   }
 }

@@ -7,7 +7,7 @@ import { quoted, t } from "./i18n.js";
 import { leaveImage, openImages, render, retellGallery, showImage, showProgress, showSuggestions, suggested, upload } from "./images.js";
 import { readLink } from "./link.js";
 import { listen } from "./listen.js";
-import { showError, showRefused, warn } from "./notices.js";
+import { retellError, showError, showRefused, warn } from "./notices.js";
 import { drawScale, showOptions } from "./options.js";
 import { showHistory } from "./result.js";
 import { copyLink, pin, redraw, savePicture, show, showAgain, showTarget } from "./showing.js";
@@ -31,7 +31,7 @@ async function openExample(name) {
   try {
     open([await exampleFile(name)], name);
   } catch {
-    showError({ code: "offline", message: t("offline") });
+    showError({ code: "offline", key: "offline" });
   }
 }
 
@@ -64,8 +64,8 @@ function retell() {
   speak();
   showOptions(heatmap.view, page.model);
   for (const picture of document.querySelectorAll("#examples button")) picture.querySelector("img").alt = t(`example_${picture.dataset.name}`);
-  $("error").hidden = true;
   warn();
+  retellError();
   retellGallery();
   showRefused();
   if (!image) return;

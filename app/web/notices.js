@@ -4,20 +4,24 @@ import { advice, languageNames, percent, t, wordsFor } from "./i18n.js";
 import { isHeic } from "./photo.js";
 import { $, page } from "./state.js";
 
+let told = null; // writes the last error, in the language of now
+
 const OF_IMAGES = new Set(["unsupported_image", "image_broken", "image_too_small", "image_too_large"]); // error codes
 
 export const isOfImage = (error) => OF_IMAGES.has(error.code);
 
-// An error in words, with what to do; of HEIC, which not every server reads, with more of that.
+// An error in words, with what to do: of the API, or the page's own, which has its text's `key`. Of HEIC, which not every
+// server reads, with more of that.
 function inWords(error, file) {
   if (file && isHeic(file) && (isOfImage(error) || !error.code)) return t("heic");
   const id = error.requestId && error.status >= 500 ? ` (${t("requestId", { id: error.requestId })})` : "";
-  return [wordsFor(error) + id, advice(error)].filter(Boolean).join(" ");
+  return [(error.key ? t(error.key) : wordsFor(error)) + id, advice(error)].filter(Boolean).join(" ");
 }
 
 // `of`: the image that it is about.
 export function showError(error, of = null) {
-  $("error").textContent = of ? t("ofFile", { name: of.name, error: inWords(error, of.file) }) : inWords(error);
+  told = () => { $("error").textContent = of ? t("ofFile", { name: of.name, error: inWords(error, of.file) }) : inWords(error); };
+  told();
   $("error").hidden = false;
   $("error").scrollIntoView({ block: "nearest" }); // on a small screen it is far below the question
   if (!page.image?.current) $("where").textContent = "";
@@ -26,6 +30,8 @@ export function showError(error, of = null) {
     $("key").focus();
   }
 }
+
+export const retellError = () => told?.();
 
 // The files that nothing can be asked about, each with why, until it is removed.
 export function showRefused() {

@@ -66,7 +66,7 @@ def test_every_text_is_there_in_both_languages() -> None:
     html = (WEB / "index.html").read_text()
     asked = set(re.findall(r"data-i18n(?:-label|-placeholder)?=\"(\w+)\"", html))
     for script in WEB.glob("*.js"):
-        asked |= set(re.findall(r"\bt\(\"(\w+)\"", script.read_text()))
+        asked |= set(re.findall(r"(?:\bt\(|\bkey: )\"(\w+)\"", script.read_text()))
     asked |= {f"{name}_{kind}" for kind in get_args(MapKind) for name in ("kind", "explain")}
     asked |= {f"off_{kind}" for kind in get_args(MapKind) if kind != "similarity"}
     asked |= {f"example_{path.stem}" for path in (ROOT / "examples").glob("*.jpg")}

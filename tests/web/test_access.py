@@ -121,5 +121,4 @@ def test_axe_finds_nothing(server: Server, opened: Visit, scheme: str, width: in
     page.fill("#question", "Ω≈ç√∫ ˜µ≤≥ åß∂ƒ©")
     page.click("#send")
     page.wait_for_selector("#error:not([hidden])")
-    axe_error = axe.run(page)  # the other language would take the error away
-    assert axe_error.violations_count == 0, axe_error.generate_report()
+    check("error")
