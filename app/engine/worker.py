@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from app.engine.allocator import Trimmer, find_trim
+from app.engine.allocator import Trimmer, find_trim, returning_weights
 from app.engine.messages import Encode, Load, LoadFailed, Ready, Run, Working, Write, receive, send
 from app.engine.model_runner import ModelRunner
 from app.logs import configure_logging
@@ -114,6 +114,11 @@ def settle(model: Model) -> None:
     loading it took."""
     if (keep := getattr(model, "keep_what_serves", None)) is not None:
         keep()
+    give_back()
+
+
+def give_back() -> None:
+    """Give the system back the memory that is free."""
     gc.collect()
     if (trim := find_trim()) is not None:
         trim(0)
@@ -131,9 +136,11 @@ def prepare(message: Load) -> tuple[Model, Ready] | LoadFailed:
     configure_logging(message.log_level, message.log_format)
     start = time.perf_counter()
     try:
-        model = load(message)
+        with returning_weights():
+            model = load(message)
+            settle(model)
         warm_up(model)
-        settle(model)
+        give_back()
     except Exception as error:
         # These two are messages for the operator, which the parent logs; anything else is a fault.
         expected = isinstance(error, ValueError | OSError)

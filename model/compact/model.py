@@ -162,8 +162,7 @@ class CompactModel(Family):
             if module is not None:
                 forget(module)
         if self.questions is not None:
-            self.questions.build()
-            self.texts.forget_english()
+            self.questions.build(self.texts.forget_english)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:

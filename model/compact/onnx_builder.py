@@ -7,6 +7,7 @@ format, https://protobuf.dev/programming-guides/encoding/.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Union
@@ -14,6 +15,7 @@ from typing import NamedTuple, Union
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+_Part = bytes | NDArray[np.generic]
 Attribute = Union[int, float, str, Sequence[int], "Body"]
 
 _OPSET, _IR = 17, 8  # old enough for every ONNX Runtime since 1.12
@@ -43,7 +45,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.inputs: dict[str, bytes] = {}
-        self.constants: dict[str, bytes] = {}
+        self.constants: dict[str, NDArray[np.generic]] = {}
         self.dtypes: dict[str, DTypeLike] = {}
         """Of tensors that nodes make and that are not float32."""
 
@@ -53,9 +55,10 @@ class Graph:
         return name
 
     def constant(self, name: str, values: object, dtype: DTypeLike) -> str:
-        """Store ``values`` under ``name``, unless that is there already. Returns the name."""
+        """Store ``values`` under ``name``, unless that is there already. Returns the name. An array of ``dtype`` is
+        not copied before `model`."""
         if name not in self.constants:
-            self.constants[name] = _tensor(name, np.array(values, dtype, order="C"))
+            self.constants[name] = np.asarray(values, dtype)
         return name
 
     def add(
@@ -78,24 +81,31 @@ class Graph:
         """The graph up to ``outputs`` as a serialised ``ModelProto``. Its constants move there: the graph has none
         after it."""
         graph = self._body(outputs)
+        size = sum(part.nbytes if isinstance(part, np.ndarray) else len(part) for part in graph)
         opsets = _field(8, _field(2, _OPSET)) + _field(8, _field(1, _CONTRIB.encode()) + _field(2, 1))
-        return b"".join([_field(1, _IR), _head(7, sum(map(len, graph))), *graph, opsets])
+        return _written([_field(1, _IR), _head(7, size), *graph, opsets])
 
     def body(self, outputs: Sequence[str]) -> Body:
         """`model`, for an attribute of a node in another graph."""
-        return Body(b"".join(self._body(outputs)))
+        return Body(_written(self._body(outputs)))
 
-    def _body(self, outputs: Sequence[str]) -> list[bytes]:
+    def _body(self, outputs: Sequence[str]) -> list[_Part]:
         """The parts of a ``GraphProto``."""
-        # Lists of parts, joined once: a graph may hold a hundred megabytes.
-        parts: list[bytes] = [_field(1, _node(node)) for node in self.nodes]
+        parts: list[_Part] = [_field(1, _node(node)) for node in self.nodes]
         parts.append(_field(2, b"crosslook"))
-        for constant in self.constants.values():
-            parts += [_head(5, len(constant)), constant]
+        for name, values in self.constants.items():
+            parts += [_tensor_head(name, values), values]
         parts += [_field(11, given) for given in self.inputs.values()]
         parts += [_field(12, _value(name, self.dtypes.get(name, np.float32))) for name in outputs]
         self.constants.clear()
         return parts
+
+
+def _written(parts: Sequence[_Part]) -> bytes:
+    """The parts behind each other, one copied at a time: a graph may hold a hundred megabytes."""
+    file = io.BytesIO()
+    file.writelines(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part for part in parts)
+    return file.getvalue()
 
 
 def _node(node: Node) -> bytes:
@@ -120,11 +130,11 @@ def _attribute(name: str, value: Attribute) -> bytes:
     return head + b"".join(_field(8, whole) for whole in value) + _field(20, 7)
 
 
-def _tensor(name: str, values: NDArray[np.generic]) -> bytes:
-    """A ``TensorProto``."""
+def _tensor_head(name: str, values: NDArray[np.generic]) -> bytes:
+    """A ``GraphProto.initializer`` up to the bytes of the tensor, which are its end."""
     dims = b"".join(_field(1, size) for size in values.shape)
-    kind = _TYPES[values.dtype.name]
-    return dims + _field(2, kind) + _field(8, name.encode()) + _field(9, values.tobytes())
+    tensor = dims + _field(2, _TYPES[values.dtype.name]) + _field(8, name.encode()) + _head(9, values.nbytes)
+    return _head(5, len(tensor) + values.nbytes) + tensor
 
 
 def _value(name: str, dtype: DTypeLike) -> bytes:

@@ -7,7 +7,7 @@ thousand small operations, and for maps into keeping a graph of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -60,15 +60,23 @@ class OnnxQuestions:
     def __init__(self, net: CompactNet) -> None:
         self._net = net
 
-    def build(self) -> None:
-        """Make the sessions now: after it, the net's text layers may go."""
-        _ = self._text, self._pass
+    def build(self, forget_text: Callable[[], object]) -> None:
+        """Make the sessions now. ``forget_text`` is called once the net's text layers are no longer read, before ONNX
+        Runtime makes its own copies of their weights."""
+        graph, states = self._text_graph()
+        forget_text()
+        self._text = open_session(graph), states
+        _ = self._pass
+
+    def _text_graph(self) -> tuple[bytes, str]:
+        tape, states = text_tape(self._net)
+        return tape.model([states.name]), states.name
 
     @cached_property
     def _text(self) -> tuple[Any, str]:
         """The session, and the name of the states."""
-        tape, states = text_tape(self._net)
-        return open_session(tape.model([states.name])), states.name
+        graph, states = self._text_graph()
+        return open_session(graph), states
 
     @cached_property
     def _pass(self) -> _Pass:

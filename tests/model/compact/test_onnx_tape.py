@@ -116,3 +116,18 @@ def test_onnx_reads_what_is_written() -> None:
         8,
         [("", 17), ("com.microsoft", 1)],
     )
+
+
+def test_weights_are_not_copied_before_they_are_written() -> None:
+    """Nor does it matter how they lie in memory; what has no axis is a tensor too."""
+    graph, weight = Graph(), np.arange(6, dtype=np.float32).reshape(2, 3)
+    graph.constant("turned", weight.T, np.float32)
+    graph.constant("number", 0.5, np.float32)
+    assert np.shares_memory(graph.constants["turned"], weight)
+    graph.add("Mul", ["turned", "number"], "y")
+    read = {
+        one.name: onnx.numpy_helper.to_array(one) for one in onnx.load_from_string(graph.model(["y"])).graph.initializer
+    }
+    np.testing.assert_array_equal(read["turned"], weight.T)
+    assert read["number"].shape == ()
+    assert not graph.constants
