@@ -29,9 +29,9 @@ def load(name: str, **options: Any) -> CompactModel:
         note(f"attend {[x.data_ptr() for x in kv]}" if isinstance(kv, KeysValues) else "attend features")
 
     class Seen(type(model.image_networks)):  # type: ignore[misc]
-        def __call__(self, pixels: Any) -> Any:
+        def __call__(self, *given: Any) -> Any:
             note("see")
-            return super().__call__(pixels)
+            return super().__call__(*given)
 
     model.image_networks.__class__ = Seen
     for module in model.net.modules():
