@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from types import ModuleType
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -23,6 +24,7 @@ from crosslook.decoding import (
 from crosslook.decoding.exif import orientation_of, orientation_of_image
 from crosslook.decoding.kinds import describe, kind_of
 from crosslook.decoding.limits import TooSmall, too_many
+from crosslook.decoding.rendering import deep_to_grey
 from tests.crosslook.decoding.made import RGB, chunk, saved
 from tests.crosslook.decoding.made import png as made_png
 
@@ -228,3 +230,13 @@ def test_boxes_end_with_the_file_or_say_that_they_do(monkeypatch: pytest.MonkeyP
         with pytest.raises(TooLarge):
             bmff.checked((struct.pack(">I4s", 20, kind) + bytes(12)) * 2 + struct.pack(">I4s", 8, kind))
     assert bmff.checked(struct.pack(">I4s", 80, b"mdat") + bytes(72))
+
+
+# -- rendering ------------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_bits_are_rounded_to_eight() -> None:
+    """The highest value is white, so a step of 8 bits is 257 of 16."""
+    values = np.array([[0, 128, 129, 200 * 257 + 128, 200 * 257 + 129, 65535]], np.uint16)
+    for same in (values, values.astype(np.int32)):
+        assert np.asarray(deep_to_grey(Image.fromarray(same))).tolist() == [[0, 0, 1, 200, 201, 255]]
