@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from model.interface import Generation, MapRequest, ModelInfo, Pixels, Task
+from model.interface import Generation, MapRequest, ModelInfo, Output, Pixels, Task
 
 HEADER = struct.Struct("!Q")
 """The length of a pickled message in bytes, in front of it."""
@@ -94,7 +94,7 @@ def cost_of(texts: Sequence[str], candidates: Sequence[str] | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run items of one task. The reply has one `Output`, `ItemError` or `Failure` each."""
+    """Run items of one task. The reply has one `Packed` (its `Output`), `ItemError` or `Failure` each."""
 
     task: Task
     items: tuple[RunItem, ...]
@@ -151,6 +151,25 @@ class Reply:
     batch_that_fits: int | None = None
     run: Reply | None = None
     abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An `Output` as bytes, which the request that it is for unpacks: the worker need not wait for that to get its next
+    call."""
+
+    body: bytes = field(repr=False)
+
+    def unpack(self) -> Output:
+        """The output."""
+        found: Output = unpack(self.body)
+        return found
+
+
+def with_packed(reply: Reply) -> Reply:
+    """``reply`` with each `Output`, also of its ``run``, as a `Packed`."""
+    results = [Packed(pack(one)[1]) if isinstance(one, Output) else one for one in reply.results]
+    return replace(reply, results=results, run=None if reply.run is None else with_packed(reply.run))
 
 
 def pack(message: object) -> tuple[bytes, bytes]:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from app.engine.allocator import Trimmer, find_trim, returning_weights
-from app.engine.messages import Encode, Load, LoadFailed, Ready, Run, Working, Write, receive, send
+from app.engine.messages import Encode, Load, LoadFailed, Ready, Run, Working, Write, receive, send, with_packed
 from app.engine.model_runner import ModelRunner
 from app.logs import configure_logging
 from model.interface import Generation, Item, MapRequest, Model, Output
@@ -179,7 +179,7 @@ def main(fd: int, parent: int, prepared: tuple[Model, Ready] | None = None) -> i
             while (message := receive(incoming)) is not None:
                 if isinstance(message, Encode | Run | Write):  # not an `Abandon` that came too late
                     pulse.start()
-                    send(out, runner.handle(message))
+                    send(out, with_packed(runner.handle(message)))
                     trim()
     return 0
 

@@ -11,6 +11,7 @@ from app.engine.messages import (
     HEADER,
     Abandon,
     Encode,
+    Encoded,
     Failure,
     Load,
     LoadFailed,
@@ -22,8 +23,9 @@ from app.engine.messages import (
     receive,
     send,
     unpack,
+    with_packed,
 )
-from model.interface import Map, MapRequest
+from model.interface import ItemError, Map, MapRequest, Output, Ranked, TextOutput
 
 MESSAGES = [
     Load("module:function", {"name": "tiny"}, "debug", "json"),
@@ -44,6 +46,26 @@ def test_messages_arrive_as_they_were_sent() -> None:
     stream.seek(0)
     assert [receive(stream) for _ in MESSAGES] == MESSAGES
     assert receive(stream) is None
+
+
+def test_outputs_are_packed_wherever_they_stand_and_all_else_is_left() -> None:
+    """In a reply to a run, and in that of the run that went with an encode."""
+    values = np.random.default_rng(0).random((2, 3), np.float32)
+    text = TextOutput((Ranked("yes", 0.5),), "vocabulary", 0.5, answer_map=Map(values, 0.25))
+    error, failure = ItemError("question_empty", "no text", 0), Failure(False, "ValueError")
+    run = Reply([Output((text,)), error, failure], 0.5, 4)
+    for reply, sent in ((run, with_packed(run)), (run, with_packed(Reply([Encoded(3)], 0.1, run=run)).run)):
+        stream = io.BytesIO()
+        send(stream, sent)
+        stream.seek(0)
+        packed, other, another = receive(stream).results
+        assert (other.code, another) == ("question_empty", failure)
+        (found,) = packed.unpack().texts
+        np.testing.assert_array_equal(found.answer_map.values, values)
+        assert (found.ranking, found.answer_map.elsewhere) == (text.ranking, 0.25)
+        assert sent is not None
+        assert (sent.seconds, sent.batch_that_fits) == (reply.seconds, 4)
+    assert with_packed(Reply([Encoded(3)], 0.1)) == Reply([Encoded(3)], 0.1)
 
 
 def test_the_header_is_the_length_of_the_body() -> None:
