@@ -38,3 +38,13 @@ def test_both_have_the_same_parts_and_links() -> None:
     links = [set(re.findall(r"\]\(([^)#\s]+)", page)) - ours for page in (ENGLISH, CHINESE)]
     assert links[0] - links[1] == {"docs/images/page.jpg"}
     assert links[1] - links[0] == {"docs/images/page-dark-zh.jpg"}
+
+
+def test_what_the_table_of_folders_names_is_there() -> None:
+    rows = re.findall(r"^\| `[\w/]+/`.*$", ENGLISH, re.M)
+    assert len(rows) > 5
+    for row in rows:
+        first, *others = re.findall(r"`([\w./]+)`", row)
+        assert (ROOT / first).is_dir(), first
+        for name in others:
+            assert (ROOT / name).exists() or (ROOT / first / name).exists(), name
