@@ -45,7 +45,7 @@ Refused = Callable[[RequestError], None]
 
 class _Transport:
     """A connection's transport that does nothing once it is closed, as asyncio's own: uvloop's raises RuntimeError, and
-    a request may not know yet that its client is gone (of those sent ahead, uvicorn tells the last alone)."""
+    a request may not know yet that its client is gone."""
 
     def __init__(self, inner: asyncio.Transport) -> None:
         self._inner = inner
@@ -102,6 +102,7 @@ class Connection(HttpToolsProtocol):
         self._most = most
         self._on_refused = refused
         self._waiting = unread
+        self._running: Any = None  # the request that is being answered
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -126,6 +127,9 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for any more."""
         self._waiting.pop(self, None)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True  # uvicorn tells the latest request alone, which may wait for this one
+            self._running.message_event.set()
         self._stop_head_timer()
         for timer in (self._write_timer, self._end_timer):
             if timer is not None:
@@ -252,6 +256,10 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
         if len(self.pipeline) > PIPELINED:
             self._stop(RequestError("malformed_request", "Too many requests sent ahead of their answers."))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """What belongs to the body is counted by `app.limits`."""

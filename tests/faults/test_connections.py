@@ -222,7 +222,19 @@ def test_many_who_read_slowly(tmp_path: Path) -> None:
         assert 4 <= server.log.read_text().count("too many bytes of answers") <= 8
         slow[0].settimeout(1)
         assert read_all(slow[0]) < 8_000_000  # what was on its way, and no more
-        # Of requests sent ahead, those before the last are not told that the connection is gone: they write to it.
+        # What is written in the moment in which a connection ends is written to nobody, and is no fault.
         assert "Traceback" not in server.log.read_text()
         for connection in slow:
             connection.close()
+
+
+def test_a_request_ends_with_its_client_though_another_was_sent_behind_it(tmp_path: Path) -> None:
+    """uvicorn tells the last one alone, which waits for the first."""
+    content = json.dumps(body("!slow 1.5")).encode()
+    request = b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    with serving(tmp_path / "log") as server:
+        with connect(server) as connection:
+            connection.sendall(request % (len(content), content) + LIVE + b"\r\n")
+            time.sleep(0.3)
+        assert wait_for(lambda: "POST /v1/answer" in server.log.read_text(), 10.0)
+        assert "POST /v1/answer 499" in server.log.read_text()
