@@ -33,7 +33,7 @@ def main(url: str) -> int:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
             said = "\n".join(line for line in done.stdout.splitlines() if str(target) not in line).rstrip()
             parts.append(f"**{question}**\n\n```text\n{said}\n```\n\n![{question}](examples/{target.name})\n")
-    parts.append((folder / "forty.md").read_text(encoding="utf-8"))  # made by hand, once
+    parts.append((folder / "forty.md").read_text(encoding="utf-8"))  # its answers: docs/make_forty.py
     (ROOT / "docs" / "examples.md").write_text("\n".join(parts))
     return 0
 
