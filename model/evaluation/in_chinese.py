@@ -26,6 +26,7 @@ from model.interface import Model
 from model.question_kinds import QUESTION_KINDS, question_kind
 
 QUESTIONS = Path(__file__).with_name("chinese") / "dev.jsonl"
+COLOURS = QUESTIONS.with_name("colours.jsonl")
 _CAPTIONS = Path("chinese", "flickr8k.jsonl")
 
 _NAMES = {
@@ -80,15 +81,16 @@ def measure_chinese(
     return LanguageFigures(rows, refused, _captions(model, data, images, seed), pointing)
 
 
-def read_questions(data: DataSet) -> list[tuple[Question, str]]:
-    """The questions with all their answers, and their Chinese.
+def read_questions(data: DataSet, *, colours: bool = False) -> list[tuple[Question, str]]:
+    """The questions with all their answers, and their Chinese. ``colours``: with the rest of the split's questions for
+    a colour, of which the 300 hold too few to tell what a score is worth.
 
     Raises: `DataError` for a question that the data has not.
     """
     known = {(q.image_ref.name, q.question): q for q in data.questions if q.split == "dev"}
     found = []
-    for line in QUESTIONS.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    lines = [line for file in (QUESTIONS, *[COLOURS] * colours) for line in file.read_text("utf-8").splitlines()]
+    for record in map(json.loads, lines):
         question = known.get((record["image"], record["question"]))
         if question is None:
             raise DataError(f"the data has no question {record['question']!r} about {record['image']}")

@@ -5,8 +5,9 @@
 The questions are people's, about photographs that were kept from training. By kind (`model.question_kinds`) the answers
 are put in order of their scores and cut into groups. Neighbours are joined until a higher score has never been right
 less often: isotonic regression by pooling adjacent violators (Barlow et al. 1972; for scores of classifiers, Zadrozny
-and Elkan 2002). For a model that reads Chinese the same is done with the 300 questions that were translated by hand,
-where the data has their photographs.
+and Elkan 2002). For a model that reads Chinese the same is done with the 400 questions that were translated by hand
+(``chinese/``: the 300 that `model.evaluation.in_chinese` asks, and more for a colour), where the data has their
+photographs.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def chinese_bands(model: Model, data: DataSet) -> list[ReliabilityBand]:
     from model.evaluation.in_chinese import read_questions  # which needs torch
 
     try:
-        questions = read_questions(data)
+        questions = read_questions(data, colours=True)
     except DataError:
         return []
     asked: dict[ImageRef, list[tuple[Question, str]]] = {}

@@ -54,9 +54,11 @@ def test_the_band_of_a_score() -> None:
 def test_bands_of_questions_in_chinese(toy: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [question for question in toy.questions if question.split == "dev"][:8]
     rows = [{"image": q.image_ref.name, "question": q.question, "chinese": q.question} for q in asked]
-    path = tmp_path / "dev.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path, colours = tmp_path / "dev.jsonl", tmp_path / "colours.jsonl"
+    for file, part in ((path, rows[:5]), (colours, rows[5:])):
+        file.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     monkeypatch.setattr(in_chinese, "QUESTIONS", path)
+    monkeypatch.setattr(in_chinese, "COLOURS", colours)
     bands = chinese_bands(tiny(), toy)
     assert {band.language for band in bands} == {"zh"}
     assert sum(band.count for band in bands) == len(asked)
