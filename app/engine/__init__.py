@@ -9,7 +9,7 @@
 4. `dispatch.Dispatcher` sends the batch as one message (`messages`) to the replica's `protocol.Worker`:
    `local.LocalWorker`, a process.
 5. In that process (`worker`), `model_runner.ModelRunner` encodes and runs; the dispatcher hands each result to its
-   request. On a CPU workers of one thread are forks of one process that has loaded the model (`fork_server`).
+   request. On a CPU the workers are forks of one process that has loaded what they share (`fork_server`).
 
 `replica.Replica` keeps a worker alive: it replaces one that dies. `devices` gives each worker its GPU. Nothing is
 imported here, so that the worker loads its own modules alone.

@@ -49,8 +49,8 @@ def device_environment(index: int, device: str, gpus: list[str] | None = None) -
 
 
 def can_share(device: str, gpus: int | None = None) -> bool:
-    """Whether workers of one thread each may be forks of one process (`app.engine.fork_server`): on a CPU, on Linux. No
-    fork can use a GPU that its parent has used. ``gpus`` None: count them."""
+    """Whether workers may be forks of one process (`app.engine.fork_server`): on a CPU, on Linux. No fork can use a GPU
+    that its parent has used. ``gpus`` None: count them."""
     count = len(visible_gpus()) if gpus is None else gpus
     return (device == "cpu" or (device == "auto" and count == 0)) and _has_pidfd()
 

@@ -100,9 +100,10 @@ class Engine:
             load_seconds=settings.load_seconds,
         )
 
-        # A worker's idle threads must not spin on cores that other processes need.
-        threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        shares = workers > 1 and threads == 1 and can_share(settings.device)
+        # A worker's idle threads must not spin on cores that other processes need. NumPy, which does little there,
+        # would start some of its own when it is imported.
+        threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+        shares = workers > 1 and can_share(settings.device)
         self._forks = ForkServer(threading) if shares else None
 
         def make_worker(index: int) -> LocalWorker:

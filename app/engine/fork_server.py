@@ -1,16 +1,18 @@
-"""The process that workers on a CPU are forks of: it has loaded the model, and answers nobody.
+"""The process that workers on a CPU are forks of: it has loaded what they share, and answers nobody.
 
-A fork shares what this process holds (weights, PyTorch, modules) for as long as it does not write there, so another
-worker costs what it computes with and the images that it keeps, and is ready at once. Only a process of one thread can
-be forked in safety: a lock that another thread held would never be released in the fork.
+A fork shares what this process holds for as long as it does not write there. Workers of one thread share all: the
+model, PyTorch, modules. Another one costs what it computes with and the images that it keeps, and is ready at once. For
+workers of more threads, which the model starts as it is loaded, nothing is loaded here but modules: only a process of
+one thread can be forked in safety, since a lock that another thread held would never be released in the fork.
 
 The parent (`app.engine.local.ForkServer`) starts it with one end of a socket pair, and sends a `Load` as to a worker.
-After the `Ready`, it sends a socket for each worker that it wants, and gets a `PID`: 0 where there are other threads.
+After the `CanFork`, it sends a socket for each worker that it wants, and gets a `PID`: 0 where there are other threads.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -22,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from app.engine import worker
-from app.engine.messages import PID, LoadFailed, receive, send
+from app.engine.messages import PID, CanFork, Load, LoadFailed, Ready, receive, send
 from app.engine.protocol import how_it_ended
+from app.logs import configure_logging
+from model.interface import Model
 
 logger = logging.getLogger("app.engine.fork_server")  # __name__ is __main__ where it counts
 
@@ -31,6 +35,19 @@ logger = logging.getLogger("app.engine.fork_server")  # __name__ is __main__ whe
 def has_one_thread() -> bool:
     """Whether nothing else runs in this process (Linux)."""
     return len(list(Path("/proc/self/task").iterdir())) == 1
+
+
+def _prepare(message: Load) -> tuple[Model, Ready] | LoadFailed | None:
+    """What a fork is given: a model that is ready, or nothing but the modules that it needs."""
+    if message.arguments.get("threads") != 1:
+        configure_logging(message.log_level, message.log_format)
+        gc.disable()  # see `app.engine.worker.load`
+        with suppress(Exception):  # a worker will say what is wrong
+            importlib.import_module(message.loader.partition(":")[0])
+        gc.enable()
+        return None
+    found = worker.prepare(message)
+    return found if isinstance(found, LoadFailed) else (found[0], replace(found[1], seconds=0.0))
 
 
 def _reap(*_: object) -> None:
@@ -57,8 +74,8 @@ def main(fd: int) -> int:
             message = receive(incoming)
             if message is None:
                 return 0
-            prepared = worker.prepare(message)
-            send(out, prepared if isinstance(prepared, LoadFailed) else prepared[1])
+            prepared = _prepare(message)
+            send(out, prepared if isinstance(prepared, LoadFailed) else CanFork())
         if isinstance(prepared, LoadFailed):
             return 1
         gc.collect()
@@ -75,8 +92,7 @@ def main(fd: int) -> int:
             os.close(sockets[0])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _reseed()
-    model, ready = prepared
-    return worker.main(sockets[0], own, (model, replace(ready, seconds=0.0)))
+    return worker.main(sockets[0], own, prepared)
 
 
 if __name__ == "__main__":

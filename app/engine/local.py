@@ -21,6 +21,7 @@ from app.engine.messages import (
     HEADER,
     PID,
     Abandon,
+    CanFork,
     Encode,
     Load,
     LoadFailed,
@@ -65,7 +66,6 @@ class LocalWorker:
     parent's."""
 
     module = "app.engine.worker"
-    kind = "worker"
 
     def __init__(self, environment: Mapping[str, str] | None = None, forks: ForkServer | None = None) -> None:
         self._environment = dict(environment or {})
@@ -92,6 +92,14 @@ class LocalWorker:
 
         Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`.
         """
+        answer = await self._begin(message, seconds)
+        if not isinstance(answer, Ready):
+            raise WorkerDied(f"the worker said {type(answer).__name__}")
+        logger.info("worker %d ready in %.1f s with %s", self.pid, answer.seconds, answer.info.id)
+        return answer
+
+    async def _begin(self, message: Load, seconds: float) -> object:
+        """Start the process; its reply to the message. Raises as `start`."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -108,9 +116,6 @@ class LocalWorker:
         if isinstance(answer, LoadFailed):
             await self.stop()
             raise ModelNotLoaded(answer.message)
-        if not isinstance(answer, Ready):
-            raise WorkerDied(f"the worker said {type(answer).__name__}")
-        logger.info("%s %d ready in %.1f s with %s", self.kind, self.pid, answer.seconds, answer.info.id)
         return answer
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
@@ -201,7 +206,12 @@ class _Loaded(LocalWorker):
     """A process that runs `app.engine.fork_server`: started as a worker is, it forks others."""
 
     module = "app.engine.fork_server"
-    kind = "fork server"
+
+    async def load(self, message: Load, *, seconds: float) -> None:
+        """Start it. Raises: as `LocalWorker.start`."""
+        answer = await self._begin(message, seconds)
+        if not isinstance(answer, CanFork):
+            raise WorkerDied(f"the fork server said {type(answer).__name__}")
 
     async def fork(self, theirs: socket.socket, *, seconds: float) -> int:
         """Have a worker serve ``theirs``. Returns its process id; 0 where the process cannot be forked.
@@ -223,7 +233,7 @@ class _Loaded(LocalWorker):
 
 
 class ForkServer:
-    """Starts workers as forks of one process that has loaded the model, and starts that where there is none.
+    """Starts workers as forks of one process that has loaded what they share, and starts that where there is none.
     ``environment``: theirs."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -244,7 +254,7 @@ class ForkServer:
             if self._loaded is None or not self._loaded.alive:
                 await self.stop()
                 self._loaded = _Loaded(self._environment)
-                await self._loaded.start(message, seconds=seconds)
+                await self._loaded.load(message, seconds=seconds)
             pid = await self._loaded.fork(theirs, seconds=seconds)
             if pid:
                 return Forked(pid)

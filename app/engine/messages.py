@@ -45,6 +45,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class CanFork:
+    """A fork server has loaded what its workers share."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """The model cannot be loaded; the process ends."""
 

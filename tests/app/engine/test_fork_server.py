@@ -98,6 +98,17 @@ async def test_a_model_with_threads_is_not_forked(tmp_path: Path, caplog: pytest
     assert "share no memory" in caplog.text
 
 
+async def test_workers_of_two_threads_share_modules_alone(tmp_path: Path) -> None:
+    """The model starts its threads in each of them."""
+    loads = tmp_path / "loads"
+    async with engine(loader=THREADED, model=str(loads), **TWO | {"threads": 2}) as (made, _):
+        pids = await both_ready(made)
+        (parent,) = {figure(pid, "status", "PPid") for pid in pids}
+        assert parent != os.getpid()
+        assert loads.read_text() == "++"
+        assert await ask_both(made) == {0, 1}
+
+
 async def test_a_model_that_cannot_be_loaded() -> None:
     """It is said once, as without forks."""
     made = Engine(Settings(_env_file=None, **TWO), loader=FAILING)
