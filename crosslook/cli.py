@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        return _ask(parsed, parser)
+        return _ask(parsed, parsed.parser)
     except ConnectionFailed as error:
         _complain(f"{error}. No server answers at {server_url(parsed.url)}: start one in a clone of crosslook with "
                   "`bash scripts/serve` (or `docker compose up`), or name another with --url.")  # fmt: skip
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--url", help="the server; default: $CROSSLOOK_URL, else http://127.0.0.1:8080")
     ask.add_argument("--api-key", help="default: $CROSSLOOK_API_KEY")
     ask.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0)
+    ask.set_defaults(parser=ask)  # whose usage goes with an error
     return parser
 
 
@@ -110,7 +111,7 @@ def _images_and_questions(parsed: argparse.Namespace, parser: argparse.ArgumentP
     images = texts[:first] + find_images(parsed.images or [])
     questions = texts[first:] + (read_questions(parsed.questions) if parsed.questions else [])
     if not images or not questions:
-        parser.error("at least one image and one question are needed: crosslook ask cat.jpg 'What is this?'")
+        parser.error("images come first, then at least one question: crosslook ask cat.jpg 'What is this?'")
     if images.count("-") > 1:
         parser.error("standard input is one image")
     return images, questions

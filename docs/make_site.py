@@ -63,6 +63,8 @@ def main(site: Path) -> int:
     stage(staged, os.environ.get("SITE_REPOSITORY", "").rstrip("/"))
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site.resolve())]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "true"}, check=False)  # noqa: S603
+    if not done.returncode:
+        sys.stdout.write(f"the site is in {site}: open index.html\n")
     return done.returncode
 
 

@@ -15,7 +15,7 @@ PATTERNS: tuple[tuple[QuestionKind, str], ...] = (
         r"^(?!.* or )(?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should|am|isn't|aren't|doesn't|"
         r"don't)\b",
     ),
-    ("count", r"\bhow many\b|\bnumber of\b"),
+    ("count", r"\bhow many\b|\bnumber of\b|^count\b"),
     ("colour", r"\b(?:what|which) colou?rs?\b|\bcolou?r (?:is|are)\b|\bwhat is the colou?r\b"),
     (
         "reading",

@@ -212,6 +212,7 @@ def test_errors_go_to_stderr(server: str, image: Path, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit) as exit_info:
             main(wrong)
         assert exit_info.value.code == 2
+        assert "crosslook ask IMAGE... QUESTION..." in capsys.readouterr().err
 
 
 def test_no_pillow(

@@ -11,6 +11,7 @@ from model.question_kinds import question_kind
 def test_kinds_of_questions() -> None:
     kinds = {
         "Is there a dog?": "yes/no", "Is it red or blue?": "other", "how many dogs are there": "count",
+        "Count the sheep.": "count",
         "What color is the bus?": "colour", "What does the sign say?": "reading", "What is this?": "other",
         "有狗吗？": "yes/no", "有没有狗？": "yes/no", "是红色还是蓝色？": "other", "有几只狗？": "count",
         "桌上有多少杯子？": "count", "公共汽车是什么颜色？": "colour", "牌子上写着什么？": "reading",
