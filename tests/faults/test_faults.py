@@ -243,16 +243,17 @@ def test_the_time_to_drain_is_over(log: Path) -> None:
         assert "Exception in ASGI" not in log.read_text()
 
 
-def test_the_server_is_killed(log: Path) -> None:
-    """With the parent gone, the worker does not stay behind, not even in the middle of a call."""
-    with serving(log) as server, ThreadPoolExecutor(1) as pool:
+@pytest.mark.parametrize("workers", [1, 2])  # two are forks
+def test_the_server_is_killed(log: Path, workers: int) -> None:
+    """With the parent gone, no worker stays behind, not even in the middle of a call."""
+    with serving(log, workers=workers, threads=1, device="cpu") as server, ThreadPoolExecutor(1) as pool:
+        assert wait_for(lambda: len(server.workers()) == workers, 20.0)
         hung = pool.submit(_lost, server)
         time.sleep(0.5)
-        worker = server.workers()[-1]
         server.process.kill()
         server.process.wait()
         assert hung.result()
-        assert wait_for(lambda: not _alive(worker), 10.0)
+        assert wait_for(lambda: not any(map(_alive, server.workers())), 10.0)
 
 
 def _lost(server: Server) -> bool:
