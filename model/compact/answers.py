@@ -14,18 +14,23 @@ from model.compact.network import CompactNet, Fused, mean_over
 from model.compact.texts import Texts
 from model.interface import Item, Ranked, ScoreOver, TextOutput
 from model.progress import step
+from model.question_kinds import question_kind
 
+YES_OR_NO = 20.0
+"""Added to the logits of *yes* and *no* where nothing else is an answer: what is left to all others is less than 1%."""
 _EMBEDDED_AT_ONCE = 32
 """Candidates in a pass of the text layers: more gain no speed, take memory, and nobody hears of the work."""
 
 
 class Choices(NamedTuple):
     """What an item's texts may be answered with: ``names``, with vectors ``[names, meaning_dim + free_dim + 1 +
-    counts]`` and biases ``[names]``. ``known``: for given candidates, whether each is in the vocabulary."""
+    counts]`` and biases ``[names]``; ``yes_no`` ``[names]`` is 1 for *yes* and *no*. ``known``: for given candidates,
+    whether each is in the vocabulary."""
 
     names: Sequence[str]
     vectors: Tensor
     biases: Tensor
+    yes_no: Tensor
     known: Sequence[bool] | None = None
 
 
@@ -45,23 +50,24 @@ class AnswerSpace:
         is the slow part, to be done once for all that is asked with them."""
         head = self.net.head
         if candidates is None:
-            return Choices(self.answers, head.weight, head.bias)
+            return Choices(self.answers, head.weight, head.bias, head.is_yes_no)
         found = [self.index.get(self.words.in_english(candidate).strip().lower()) for candidate in candidates]
         known = [index is not None for index in found]
-        vectors, biases = (x[[index or 0 for index in found]].clone() for x in (head.weight, head.bias))
+        rows = [index or 0 for index in found]
+        vectors, biases, yes_no = (x[rows].clone() for x in (head.weight, head.bias, head.is_yes_no))
         unseen = [row for row, index in enumerate(found) if index is None]
         for start in range(0, len(unseen), _EMBEDDED_AT_ONCE):
             step()
             rows = unseen[start : start + _EMBEDDED_AT_ONCE]
             vectors[rows] = self._unseen([candidates[row] for row in rows])
-        biases[unseen] = head.bias.median()
-        return Choices(candidates, vectors, biases, known)
+        biases[unseen], yes_no[unseen] = head.bias.median(), 0.0
+        return Choices(candidates, vectors, biases, yes_no, known)
 
     def rank(self, logits: Tensor, item: Item, choices: Choices) -> list[TextOutput]:
         """The best answers to each text, without maps; ``logits`` ``[texts, choices]``."""
         names, known = choices.names, choices.known
         over: ScoreOver = "vocabulary" if known is None else "candidates"
-        best = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        best = self.settled(logits, item.texts, choices).softmax(-1).sort(dim=-1, descending=True, stable=True)
         scores, order = best.values[:, : item.top_k].tolist(), best.indices[:, : item.top_k].tolist()
         ranked = []
         for row_scores, row_order in zip(scores, order, strict=True):
@@ -71,6 +77,21 @@ class AnswerSpace:
             )
             ranked.append(TextOutput(ranking, over, max(0.0, 1.0 - sum(row_scores))))
         return ranked
+
+    def settled(self, logits: Tensor, texts: Sequence[str], choices: Choices) -> Tensor:
+        """``logits`` ``[texts, choices]`` (`logits_of`) as scores are made of them: where the wording asks for *yes* or
+        *no*, and both can be chosen, the two share the whole score. Maps are made of the logits as they came, which
+        tell the answer from all others: of *yes* against *no* alone, the image's part is small."""
+        wanted = self.net.config.yes_no_temperature
+        asks = [question_kind(text) == "yes/no" for text in texts]
+        if wanted is None or choices.yes_no.sum() < 2 or not any(asks):
+            return logits
+        as_learned = logits * self.temperatures(texts)[:, None]
+        return torch.where(
+            torch.tensor(asks, device=logits.device)[:, None],
+            (as_learned + YES_OR_NO * choices.yes_no) / wanted,
+            logits,
+        )
 
     def match(self, fit: Tensor, item: Item) -> list[TextOutput]:
         """The texts of an item compared with each other; ``fit`` ``[texts]``: see `Fused`. The result's ``fit`` is the

@@ -50,6 +50,9 @@ class CompactConfig:
     """Divides the logits; fitted after training."""
     temperatures: Mapping[QuestionKind, float] = field(default_factory=dict)
     """The same for kinds of questions, where one was fitted."""
+    yes_no_temperature: float | None = None
+    """Where the wording asks for *yes* or *no*, these two share the whole score, their logits divided by this; None:
+    such questions are as others. Maps are made as if it were None."""
     default_map_kind: MapKind = "raw"
     """What is shown where a request names no kind: one of `MAP_KINDS`, the one that is worth most (docs/maps.md)."""
     default_map_layers: tuple[int, ...] | None = None
@@ -63,7 +66,7 @@ class CompactConfig:
                 raise ValueError(f"{name} divides {width} ({getattr(self, width)}), {heads} does not")
         if self.size < 32 or self.size % 32:
             raise ValueError(f"size is a multiple of 32, not {self.size}")
-        for temperature in (self.temperature, *self.temperatures.values()):
+        for temperature in (self.temperature, *self.temperatures.values(), self.yes_no_temperature or 1.0):
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise ValueError(f"temperature is a number above 0, not {temperature}")
         if unknown := self.temperatures.keys() - set(QUESTION_KINDS):

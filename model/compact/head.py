@@ -75,6 +75,11 @@ class AnswerHead(nn.Module):
                 self.numbers[i, int(answer)] = 1.0
 
     @property
+    def is_yes_no(self) -> Tensor:
+        """1 for the answers *yes* and *no*, 0 for all others, ``[answers]``."""
+        return 2 * self.yes_no.abs()
+
+    @property
     def weight(self) -> Tensor:
         """The answers' whole vectors ``[answers, meaning_dim + free_dim + 1 + counts]``."""
         return torch.cat([self.answers, self.free, self.yes_no[:, None], self.numbers], -1)

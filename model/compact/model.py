@@ -229,7 +229,8 @@ class CompactModel(Family):
             states, mask = self.texts.states([self.tokenize(text)])
             states = states.expand(count, -1, -1)
             fused = self.net.fuse_states(states, mask.expand(count, -1), [(image.state, count)], patch_mask=allowed)
-            logits = logits_of(fused.vector, self._space.choices(None), self._space.temperatures([text]))
+            choices, temperatures = self._space.choices(None), self._space.temperatures([text])
+            logits = self._space.settled(logits_of(fused.vector, choices, temperatures), [text] * count, choices)
             probabilities = logits.softmax(-1)[:, self._space.index[answer]]
         result: NDArray[np.floating[Any]] = probabilities.cpu().numpy()
         return result

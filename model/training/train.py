@@ -146,8 +146,8 @@ def train(
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     if len(parts.tune) >= ENOUGH_TO_FIT:
-        temperature, by_kind = fit_temperatures(model, parts.tune, features)
-        net.config = replace(net.config, temperature=temperature, temperatures=by_kind)
+        temperature, by_kind, yes_no = fit_temperatures(model, parts.tune, features)
+        net.config = replace(net.config, temperature=temperature, temperatures=by_kind, yes_no_temperature=yes_no)
     model.save(out / "model")
     return model
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.compact.answers import YES_OR_NO
 from model.compact.model import CompactModel
 from model.compact.network import mean_over
 from model.compact.text import pad_ids, tokenize
@@ -60,20 +61,29 @@ def figures(model: CompactModel, pairs: Sequence[tuple[Question, Example]], feat
 
 def fit_temperatures(
     model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache
-) -> tuple[float, dict[QuestionKind, float]]:
-    """The temperature of all questions, and that of each kind of which there are enough."""
+) -> tuple[float, dict[QuestionKind, float], float | None]:
+    """The temperature of all questions, that of each kind of which there are enough, and that of *yes* and *no* where
+    these two share the score (`CompactConfig.yes_no_temperature`); None with too few such questions."""
     questions, logits = tune_logits(model, pairs, features)
-    best = logits.argmax(-1).tolist()
-    right = torch.tensor(
-        [accuracy(model.answers[i], q.answers, q.source) for q, i in zip(questions, best, strict=True)]
-    )
+    right = _right(model, questions, logits)
     kinds = [question_kind(question.question) for question in questions]
     by_kind: dict[QuestionKind, float] = {}
     for kind in QUESTION_KINDS:
         rows = [row for row, own in enumerate(kinds) if own == kind]
         if len(rows) >= ENOUGH_TO_FIT:
             by_kind[kind] = best_temperature(logits[rows], right[rows])
-    return best_temperature(logits, right), by_kind
+    rows = [row for row, own in enumerate(kinds) if own == "yes/no"]
+    yes_no = None
+    if len(rows) >= ENOUGH_TO_FIT:
+        either = logits[rows] + YES_OR_NO * model.net.head.is_yes_no.cpu()
+        yes_no = best_temperature(either, _right(model, [questions[row] for row in rows], either))
+    return best_temperature(logits, right), by_kind, yes_no
+
+
+def _right(model: CompactModel, questions: Sequence[Question], logits: Tensor) -> Tensor:
+    """How right the top answers of ``logits`` ``[questions, answers]`` are, ``[questions]``, from 0 to 1."""
+    pairs = zip(questions, logits.argmax(-1).tolist(), strict=True)
+    return torch.tensor([accuracy(model.answers[i], q.answers, q.source) for q, i in pairs])
 
 
 def best_temperature(logits: Tensor, right: Tensor) -> float:

@@ -105,6 +105,7 @@ def test_a_folder_with_a_broken_file(model: CompactModel, tmp_path: Path, name: 
         ({"fusion_heads": 7}, "fusion_heads"),
         ({"size": 80}, "size"),
         ({"temperature": 0}, "temperature"),
+        ({"yes_no_temperature": -1.0}, "temperature"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperatures": {"count": 0.0}}, "temperature"),

@@ -125,6 +125,39 @@ def test_a_kind_of_question_has_its_temperature() -> None:
     assert masked == pytest.approx(best.score, rel=1e-3)
 
 
+def test_yes_and_no_share_the_score_where_one_of_them_is_asked_for() -> None:
+    model = tiny()
+    (image,) = encode(model, noise())
+    texts = ("is it red", "what is this")
+    before = ask(model, image, *texts, top_k=8, maps=MapRequest("gradient"))
+    model.net.config = replace(model.net.config, temperatures={"yes/no": 0.5}, yes_no_temperature=2.0)
+    after = ask(model, image, *texts, top_k=8)
+    assert scores(after[1]) == scores(before[1])
+    odds = np.log(scores(before[0])["yes"]) - np.log(scores(before[0])["no"])
+    assert scores(after[0])["yes"] == pytest.approx(1 / (1 + np.exp(-odds / 2)), abs=1e-3)
+    assert sum(scores(after[0])[answer] for answer in ("yes", "no")) > 0.999
+    (chosen,) = ask(model, image, texts[0], top_k=8, candidates=tuple(model.answers))
+    assert scores(chosen) == pytest.approx(scores(after[0]), abs=1e-5)
+    best = after[0].ranking[0]
+    (masked,) = model.score_masked(image, texts[0], np.ones((1, 4, 4), np.bool_), best.answer)
+    assert masked == pytest.approx(best.score, rel=1e-3)
+    (without_no,) = ask(model, image, texts[0], candidates=("yes", "blue"))
+    model.net.config = replace(model.net.config, yes_no_temperature=None)
+    assert scores(ask(model, image, texts[0], candidates=("yes", "blue"))[0]) == scores(without_no)
+
+
+def test_maps_are_those_of_all_answers_where_yes_and_no_share_the_score() -> None:
+    model = tiny()
+    (image,) = encode(model, noise())
+    plain, shared = (
+        ask(model, image, "is it red", maps=MapRequest("gradient"))[0].answer_map
+        for model.net.config in (model.net.config, replace(model.net.config, yes_no_temperature=2.0))
+    )
+    assert plain is not None
+    assert shared is not None
+    np.testing.assert_allclose(shared.values, plain.values, atol=1e-6)
+
+
 def test_the_temperature_holds_for_candidates_too() -> None:
     """All answers as candidates score as the vocabulary does."""
     model = tiny()
