@@ -7,29 +7,31 @@ export const SUGGESTIONS = {
     "Is there a car?"
   ],
   "coffee": [
+    "Is there a cup?",
     "What drink is this?",
     "What color is the saucer?",
     "Is there a dog?"
   ],
   "rocket": [
     "What color is the sky?",
-    "Is there a cat?",
-    "Are the lights on?"
+    "Are the lights on?",
+    "Is there a cat?"
   ],
   "astronaut": [
     "What color is the jacket?",
-    "How many people are there?",
-    "What color is her hair?"
+    "Is there a dog?",
+    "How many people are there?"
   ],
   "camera": [
     "Is there a person?",
     "What color is his coat?",
-    "How many people are there?"
+    "Is there a cat?"
   ],
   "raccoon": [
     "What animal is this?",
     "What color are the leaves?",
-    "Is there a boat?"
+    "Is there an animal?",
+    "Is there a car?"
   ]
 };
 

@@ -19,6 +19,7 @@ from model.training.features import FeatureCache, load_features
 from model.training.match_fit import fit_match
 from model.training.tasks import Example
 from model.training.texts import TextCache
+from model.training.tuning import fit_temperatures, tune_logits
 from model.training.yes_no_fit import fit_yes_no
 from tests.fakes import colour_model
 
@@ -168,3 +169,25 @@ def test_a_few_yes_no_questions_change_nothing(data: DataSet, features: FeatureC
     fit_yes_no(model, asked(data, 60), features)
     for name, value in model.net.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_the_temperature_of_yes_and_no_says_how_often_they_are_right(data: DataSet, features: FeatureCache) -> None:
+    model = tiny()
+    asked = [(question, Example(question.question, {})) for question in data.questions if question.kind == "yes/no"]
+    questions, logits = tune_logits(model, asked, features)
+    yes, no = (model.answers.index(answer) for answer in ("yes", "no"))
+    said = ["yes" if row[yes] > row[no] else "no" for row in logits]
+
+    def fitted(wrong: int) -> float | None:
+        """With one answer in so many that is wrong."""
+        pairs = []
+        for i, (question, answer) in enumerate(zip(questions, said, strict=True)):
+            true = {"yes": "no", "no": "yes"}[answer] if i % wrong == 0 else answer
+            pairs.append((replace(question, answers=(true,)), Example(question.question, {})))
+        return fit_temperatures(model, pairs, features)[2]
+
+    mostly, half = fitted(1000), fitted(2)
+    assert mostly is not None
+    assert half is not None
+    assert mostly < half
+    assert fit_temperatures(model, asked[:20], features)[2] is None
