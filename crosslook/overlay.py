@@ -21,8 +21,8 @@ _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
     (31, 158, 137), (53, 183, 121), (109, 205, 89), (180, 222, 44), (253, 231, 37),
 )  # fmt: skip
-_DARK, _LIGHT = (8, 10, 14), (255, 206, 84)  # of a spotlight
-_FALL, _TINT = 1.3, 0.4  # how steeply it falls into the dark, and how much of its strongest cell the light covers
+_DARK, _LIGHT = (8, 10, 14), (255, 248, 235)  # of a spotlight
+_FALL, _TINT = 1.3, 0.18  # how steeply it falls into the dark, and how much of its strongest cell the light covers
 _BACKGROUND, _INK, _FAINT = (18, 18, 22), (240, 240, 244), (160, 160, 170)
 _SHEET_WIDTHS = (640, 1600)  # an image outside of these is scaled for a sheet, so that the text has room
 _TALLEST = 1.6  # of a sheet's images, as a multiple of their width
@@ -51,7 +51,7 @@ def open_image(image: Any) -> Image.Image:
 
 Style = Literal["colours", "spotlight"]
 """``colours``: where the map is strong, a colour covers the image. ``spotlight``: where it is weak, all is dark, and
-the strongest is tinted, so that it is seen on black as well."""
+the strongest is a little lighter, so that it is seen on black as well."""
 
 
 def draw_map(

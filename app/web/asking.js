@@ -3,7 +3,7 @@ import { questionKind } from "./doubt.js";
 import { percent, t } from "./i18n.js";
 import { upload } from "./images.js";
 import { measureViewer } from "./listen.js";
-import { showError, warn } from "./notices.js";
+import { showError, showRefused, warn } from "./notices.js";
 import { choose, chosenKind, chosenLayers } from "./options.js";
 import { inWords, isUnsent, targets } from "./result.js";
 import { show, stepBack } from "./showing.js";
@@ -40,6 +40,8 @@ async function add(asked, target) {
   const entry = await request(asked, stepBack);
   if (!entry) return;
   const { image } = page;
+  page.refused = []; // they were seen
+  showRefused();
   const same = (old) => JSON.stringify(old.asked) === JSON.stringify(asked);
   image.entries = [...image.entries.filter((old) => !same(old)), entry];
   show(entry, target);

@@ -1,6 +1,6 @@
 // Colour maps, each from ten control points of its published table (viridis, magma: Smith and van der Walt; cividis:
 // Nuñez, Anderton and Renslow; all CC0). What was not looked at stays as it is in the photograph. `spotlight`, the first, is
-// the other way round: it darkens what was not looked at. The strongest it tints, so that it is seen on black as well.
+// the other way round: it darkens what was not looked at. The strongest it lightens a little, so that it is seen on black as well.
 const POINTS = {
   viridis: "440154 482878 3e4a7a 31688e 26828e 1f9e89 35b779 6dcd59 b4de2c fde725",
   magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
@@ -19,9 +19,9 @@ function table(points) {
 }
 
 const DARK = [8, 10, 14]; // as crosslook/overlay.py
-const LIGHT = [255, 206, 84];
+const LIGHT = [255, 248, 235];
 const FALL = 1.3; // how steeply it falls into the dark
-const TINT = 0.4; // how much of the strongest cell the light covers
+const TINT = 0.18; // how much of the strongest cell the light covers
 
 // Light over darkness over the photograph, as one layer.
 const spotlight = Array.from({ length: 256 }, (_, index) => {

@@ -45,7 +45,7 @@ export function showSuggestions() {
   $("suggestions").replaceChildren(...suggested().map(({ text, lang, failure }) => {
     const chip = Object.assign(document.createElement("button"), { type: "button", textContent: text, lang });
     chip.dataset.question = text;
-    if (failure) chip.append(Object.assign(document.createElement("small"), { textContent: ` (${t("failure")})`, lang: document.documentElement.lang }));
+    if (failure) chip.append(Object.assign(document.createElement("small"), { textContent: t("failure"), lang: document.documentElement.lang }));
     return chip;
   }));
 }

@@ -50,13 +50,13 @@ export function strengthOf(map, attention, { score_over: over }) {
 }
 
 // Which ninth of the image the strongest cell lies in, the brightest spot of what is drawn (crosslook/maps.py, `peak`):
-// [row, column] of a 3 x 3 split, each 0, 1 or 2; the middle ones are a little wider.
+// [row, column] of a 3 x 3 split, each 0, 1 or 2; the middle ones are a little narrower.
 export function place(map, attention, image) {
   const peak = map.values.indexOf(strongest(map));
   const { columns } = attention.grid;
   const [row, column] = [Math.floor(peak / columns), peak % columns];
   const { left, top } = onImage(attention, image, column + 0.5, row + 0.5, column + 0.5, row + 0.5);
-  const third = (part) => (part < 0.3 ? 0 : part <= 0.7 ? 1 : 2);
+  const third = (part) => (part <= 0.375 ? 0 : part < 0.625 ? 1 : 2);
   return [third(top), third(left)];
 }
 
@@ -84,12 +84,4 @@ export function strongestCells({ values }, { grid: { rows, columns } }) {
     }
   }
   return { cells, level: least };
-}
-
-// The strongest region as a rectangle of shares of the image's sides.
-export function region(map, attention, image) {
-  const { columns } = attention.grid;
-  const seen = [...strongestCells(map, attention).cells];
-  const [ys, xs] = [seen.map((cell) => Math.floor(cell / columns)), seen.map((cell) => cell % columns)];
-  return onImage(attention, image, Math.min(...xs), Math.min(...ys), Math.max(...xs) + 1, Math.max(...ys) + 1);
 }

@@ -14,6 +14,7 @@ export const isOfImage = (error) => OF_IMAGES.has(error.code);
 // server reads, with more of that.
 function inWords(error, file) {
   if (file && isHeic(file) && (isOfImage(error) || !error.code)) return t("heic");
+  if (file?.type && !file.type.startsWith("image/") && isOfImage(error)) return t("cannotShow");
   const id = error.requestId && error.status >= 500 ? ` (${t("requestId", { id: error.requestId })})` : "";
   return [(error.key ? t(error.key) : wordsFor(error)) + id, advice(error)].filter(Boolean).join(" ");
 }
@@ -33,7 +34,7 @@ export function showError(error, of = null) {
 
 export const retellError = () => told?.();
 
-// The files that nothing can be asked about, each with why, until it is removed.
+// The files that nothing can be asked about, each with why, until it is removed or a question answered.
 export function showRefused() {
   $("refused").hidden = !page.refused.length;
   $("refused").replaceChildren(...page.refused.map((each) => {

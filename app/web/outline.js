@@ -3,7 +3,7 @@ import { strongestCells } from "./maps.js";
 
 const INSET = 0.004; // of the image's longer side: so far from its edges the line stays in sight
 
-// The path of an SVG whose unit is a pixel of the image.
+// {path: of an SVG whose unit is a pixel of the image, box: the rectangle around it, in shares of the image's sides}
 export function outline(map, attention, image) {
   const { cells, level } = strongestCells(map, attention);
   const { grid: { rows, columns }, region } = attention;
@@ -25,11 +25,16 @@ export function outline(map, attention, image) {
         const part = (level - value) / (next - value);
         const x = place(c + (toColumn - c) * part, columns, region.left, region.right, image.width);
         const y = place(r + (toRow - r) * part, rows, region.top, region.bottom, image.height);
-        return [`${x.toFixed(1)} ${y.toFixed(1)}`];
+        return [[x.toFixed(1), y.toFixed(1)]];
       });
       if (crossings.length === 4 && values[0] >= level) crossings.push(crossings.shift()); // each line cuts off one corner
-      for (let at = 0; at < crossings.length; at += 2) lines.push(`M${crossings[at]}L${crossings[at + 1]}`);
+      for (let at = 0; at < crossings.length; at += 2) lines.push([crossings[at], crossings[at + 1]]);
     }
   }
-  return lines.join("");
+  const ends = lines.flat();
+  const [xs, ys] = [ends.map(([x]) => x / image.width), ends.map(([, y]) => y / image.height)];
+  return {
+    path: lines.map(([[x, y], [toX, toY]]) => `M${x} ${y}L${toX} ${toY}`).join(""),
+    box: { left: Math.min(...xs), top: Math.min(...ys), right: Math.max(...xs), bottom: Math.max(...ys) },
+  };
 }

@@ -56,6 +56,9 @@ export function pin(target) {
   writeLink(page.image, page.image.current.asked, target);
 }
 
+// Whether a target's map is where a text stands that was read, which is no attention.
+const wasRead = (result, target) => result.score_over === "text" && target === "answer";
+
 export function showTarget(target) {
   const entry = page.image?.current;
   if (!entry) return;
@@ -66,7 +69,6 @@ export function showTarget(target) {
   heatmap.show(shown?.map ?? null, attention, size, strength);
   const somewhere = shown && maps.strongest(shown.map) > 0;
   $("legend").hidden = !somewhere;
-  $("region").hidden = !somewhere || strength < 1 || !$("box").checked;
   showOutline(target);
   if (!somewhere) {
     $("where").textContent = t(shown ? "nowhere" : "noMap");
@@ -74,23 +76,25 @@ export function showTarget(target) {
   }
   const off = maps.offImage(shown.map, attention);
   const sentence = { text: quoted(shown.text), place: place(maps.place(shown.map, attention, size)), share: percent(off) };
-  const told = strength < 1 ? `off_${attention.kind}` : target === "answer" ? "read" : "where";
+  const told = wasRead(entry.result, target) ? "stands" : strength < 1 ? `off_${attention.kind}` : target === "answer" ? "read" : "where";
   $("where").textContent = t(told, sentence);
   $("elsewhere").textContent = off >= 0.005 ? t("elsewhere", { share: percent(off) }) : "";
-  const { left, top, right, bottom } = maps.region(shown.map, attention, size);
-  Object.assign($("region").style, { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
 }
 
-// Around the strongest region of a target's map, where light alone does not tell: a bright part of a photograph outshines it.
+// A line around the strongest region of a target's map, where light alone does not tell, since a bright part of a photograph
+// outshines it; and the box, on request. None where most of the map is off the image.
 function showOutline(target) {
-  const { response, result, known } = page.image.current;
+  const { response: { attention, image }, result, known } = page.image.current;
   const map = known.get(target)?.map;
+  const drawn = map && maps.strongest(map) > 0 && maps.strengthOf(map, attention, result) === 1;
   const { colours, opacity } = heatmap.view;
-  const drawn = map && colours === "spotlight" && opacity > 0 && maps.strongest(map) > 0 && maps.strengthOf(map, response.attention, result) === 1;
-  $("outline").hidden = $("outlined").hidden = !drawn;
+  $("outline").hidden = $("outlined").hidden = !drawn || colours !== "spotlight" || opacity === 0;
+  $("region").hidden = !drawn || !$("box").checked;
   if (!drawn) return;
-  $("outline").firstElementChild.setAttribute("viewBox", `0 0 ${response.image.width} ${response.image.height}`);
-  for (const path of $("outline").querySelectorAll("path")) path.setAttribute("d", outline(map, response.attention, response.image));
+  const { path, box: { left, top, right, bottom } } = outline(map, attention, image);
+  $("outline").firstElementChild.setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
+  for (const each of $("outline").querySelectorAll("path")) each.setAttribute("d", path);
+  Object.assign($("region").style, { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
 }
 
 // Draw again, after how it is drawn was changed.
@@ -102,15 +106,16 @@ export function redraw() {
 export async function savePicture() {
   const { result, response, known } = page.image.current;
   const shown = known.get(page.pinned);
-  const drawn = $("outline").hidden ? null : $("outline").querySelector("path").getAttribute("d");
+  const { path, box } = shown && maps.strongest(shown.map) > 0 ? outline(shown.map, response.attention, response.image) : {};
+  const read = wasRead(result, page.pinned);
   const blob = await savedPicture({
     image: $("image"),
     overlay: $("overlay"),
-    outline: drawn && { path: drawn, width: response.image.width },
-    box: shown && !$("region").hidden ? maps.region(shown.map, response.attention, response.image) : null,
+    outline: $("outline").hidden ? null : { path, width: response.image.width },
+    box: $("region").hidden ? null : box,
     question: result.question,
     answer: inWords(result),
-    notes: [scoreInWords(result), $("where").textContent, t("madeBy", { model: response.model.id, kind: t(`kind_${response.attention.kind}`) })],
+    notes: [scoreInWords(result), $("where").textContent, t(read ? "madeByReading" : "madeBy", { model: response.model.id, kind: t(`kind_${response.attention.kind}`) })],
     scale: shown ? { canvas: $("scale"), less: t("less"), more: t("more") } : null,
   });
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "crosslook.png" });

@@ -81,7 +81,7 @@ def test_a_spotlight_lights_the_place_and_leaves_the_rest_dark(tone: int) -> Non
     image = Image.new("RGB", (400, 200), (tone,) * 3)
     pixels = np.asarray(draw_map(image, attention_map, style="spotlight", opacity=1.0)).astype(int)
     assert (pixels[150, 350] == (8, 10, 14)).all()
-    assert np.abs(pixels[75, 75] - [tone + 0.4 * (light - tone) for light in (255, 206, 84)]).max() < 12
+    assert np.abs(pixels[75, 75] - [tone + 0.18 * (light - tone) for light in (255, 248, 235)]).max() < 12
 
 
 def test_a_region_that_exceeds_the_image_is_cut_not_squeezed() -> None:

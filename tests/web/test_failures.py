@@ -34,17 +34,19 @@ def test_every_broken_file_among_several_is_named_until_it_is_removed(
     assert first.startswith("broken.jpg ")
     assert "damaged" in first or "truncated" in first
     assert second.startswith("notes.txt ")
-    assert len(second) > 30, "and why"
+    assert "no image that can be shown" in second
     assert page.locator("#gallery button").count() == 2
     assert "rocket.jpg" in page.get_attribute("#image", "alt")
-    view.ask("Is it night?")
-    assert page.locator("#refused li").count() == 2, "however long ago it was"
     page.click("#language")
     assert "broken.jpg 图片已损坏或不完整。" in page.inner_text("#refused")
     for left in (1, 0):
         page.locator("#refused button").first.click()
         assert page.locator("#refused li").count() == left
     assert page.evaluate("() => document.activeElement.id") == "question"
+    page.set_input_files("#file", files[1])
+    page.wait_for_selector("#refused li")
+    view.ask("Is it night?")
+    assert page.is_hidden("#refused"), "an answer makes room"
 
 
 def test_a_broken_file_alone_leads_back_to_the_choice(server: Server, opened: Visit, broken: Path) -> None:

@@ -199,7 +199,7 @@ def test_the_strongest_region_has_a_box_on_request(server: Server, opened: Visit
         ["lower left", "bottom", "lower right"],
     ]
     shares = [(at + 0.5) / of for at, of in ((row, grid["rows"]), (column, grid["columns"]))]
-    third = [0 if share < 0.3 else 1 if share <= 0.7 else 2 for share in shares]
+    third = [0 if share <= 0.375 else 1 if share < 0.625 else 2 for share in shares]
     assert page.inner_text("#where").endswith(f" looked most at the {names[third[0]][third[1]]}")
 
 

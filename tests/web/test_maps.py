@@ -205,8 +205,8 @@ def test_in_a_spotlight_the_strongest_part_is_outlined(server: Server, opened: V
         (left, right, "x", "width", grid["columns"]), (top, bottom, "y", "height", grid["rows"]),
     ):  # fmt: skip
         start = (box[at] - frame[at]) / frame[size]
-        assert abs(start - low) < 1 / cells, "the box is around the outline"
-        assert abs(start + box[size] / frame[size] - high) < 1 / cells
+        assert abs(start - low) < 0.2 / cells, "the box is around the outline"
+        assert abs(start + box[size] / frame[size] - high) < 0.2 / cells
     page.fill("#opacity", "0")
     assert page.is_hidden("#outline")
     page.fill("#opacity", "80")
@@ -223,7 +223,7 @@ def test_an_outline_is_no_larger_than_an_eighth_and_closed(server: Server, opene
       const attention = { grid: { rows, columns }, region: { left: 0, top: 0, right: width, bottom: height } };
       const map = { values: Float32Array.from(values), elsewhere: 0 };
       const { cells } = strongestCells(map, attention);
-      return [[...cells], outline(map, attention, { width, height })];
+      return [[...cells], outline(map, attention, { width, height }).path];
     }"""
     page = opened(server.url).page
     noise = np.random.default_rng(0).random((12, 16))
@@ -244,7 +244,7 @@ def test_what_is_looked_at_is_seen_on_black(server: Server, opened: Visit, tmp_p
     view.page.evaluate("() => { document.getElementById('outline').hidden = true; }")
     shot = np.asarray(Image.open(io.BytesIO(view.page.locator("#frame").screenshot())).convert("L")).astype(int)
     lit = shot[int(y * shot.shape[0]), int(x * shot.shape[1])]
-    assert lit > 40
+    assert lit > 25
     assert lit > np.median(shot) + 10
 
 
