@@ -3,7 +3,7 @@
 const LEAST = 0.6; // right less often than that: "not sure"
 const NEAR = 0.75; // a runner-up with so much of the best score: a tie
 const WORTH = 0.25; // a second runner-up with less of the best score is none to name
-const LITTLE = 0.05; // nor is any with a score below that, but in a tie
+const LITTLE = 0.05; // nor is the first with less than both
 const BAD = 0.4; // right less often than that among all questions of a kind: what the model is bad at
 const NO_KIND = "other"; // too many things to warn of
 
@@ -41,7 +41,7 @@ export function doubt({ question, ranking, reliability, score_over: over }) {
   if (readNothing({ answer: best.answer, score_over: over })) return { unsure: false, instead: [] };
   const close = others.filter((other) => other.score >= NEAR * best.score);
   const unsure = (reliability ? reliability.right < LEAST : false) || (close.length > 0 && over !== "sequence");
-  const worth = close.length ? close.slice(0, 3) : others.slice(0, 2).filter(({ score }, index) => score >= LITTLE && (index === 0 || score >= WORTH * best.score));
+  const worth = close.length ? close.slice(0, 3) : others.slice(0, 2).filter(({ score }, index) => score >= WORTH * best.score || (index === 0 && score >= LITTLE));
   const offered = /\bor\b|还是/.test(question) ? worth.filter(({ answer }) => question.includes(answer)) : worth;
   return { unsure, instead: unsure ? offered.map(({ answer }) => answer) : [] };
 }

@@ -75,6 +75,8 @@ def test_the_page_doubts_as_the_client_does(server: Server, opened: Visit) -> No
     ranking = [{"answer": "yes", "score": 0.6}, {"answer": "no", "score": 0.2}, {"answer": "1", "score": 0.02}]
     case = result | {"reliability": {"kind": "yes/no", "right": 0.5, "count": 40}, "ranking": ranking}
     assert opened(server.url).page.evaluate(code, case) == ["no"]
+    little = case | {"ranking": [{"answer": "blue", "score": 0.89}, {"answer": "white", "score": 0.018}]}
+    assert opened(server.url).page.evaluate(code, little) == []
     either = case | {"question": "Is it no or maybe?", "ranking": [*ranking[:1], {"answer": "1", "score": 0.5}]}
     assert opened(server.url).page.evaluate(code, either) == []
 
