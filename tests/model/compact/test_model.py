@@ -14,7 +14,6 @@ from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.network import CompactConfig, CompactNet
 from model.interface import Item, ItemError, MapRequest, Output
 from model.progress import listening
-from model.question_kinds import question_kind
 from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
 
 
@@ -91,81 +90,6 @@ def test_scores_are_over_the_vocabulary_and_rest_is_what_is_left(model: CompactM
     assert short.answer_token_count == 1
     assert not short.tokens
     assert not short.words
-
-
-def test_the_temperature_flattens_scores_and_keeps_their_order() -> None:
-    model = tiny()
-    (image,) = encode(model, noise())
-    (sharp,) = ask(model, image, QUESTIONS[0], top_k=8)
-    model.net.config = replace(model.net.config, temperature=2.0)
-    (flat,) = ask(model, image, QUESTIONS[0], top_k=8)
-    assert list(scores(flat)) == list(scores(sharp))
-    (short,) = ask(model, image, QUESTIONS[0], top_k=3)
-    assert short.rest == pytest.approx(1 - sum(r.score for r in flat.ranking[:3]), abs=1e-6)
-    logits = np.log([r.score for r in sharp.ranking]) / 2
-    assert [r.score for r in flat.ranking] == pytest.approx(list(np.exp(logits) / np.exp(logits).sum()), rel=1e-4)
-
-
-def test_a_kind_of_question_has_its_temperature() -> None:
-    """In one call with questions of other kinds, with and without maps, and where patches are masked."""
-    model = tiny()
-    (image,) = encode(model, noise())
-    texts = ("what colour is it", "is it red", "what is this")
-    before = ask(model, image, *texts, top_k=8)
-    model.net.config = replace(model.net.config, temperatures={"colour": 2.0, "yes/no": 0.5})
-    for maps in (None, MapRequest("gradient")):
-        after = ask(model, image, *texts, top_k=8, maps=maps)
-        for temperature, old, new in zip((2.0, 0.5, 1.0), before, after, strict=True):
-            logits = np.log([r.score for r in old.ranking]) / temperature
-            assert list(scores(new)) == list(scores(old)), "the order is never changed"
-            wanted = list(np.exp(logits) / np.exp(logits).sum())
-            assert [r.score for r in new.ranking] == pytest.approx(wanted, rel=1e-3, abs=1e-6)
-    best = after[0].ranking[0]
-    (masked,) = model.score_masked(image, texts[0], np.ones((1, 4, 4), np.bool_), best.answer)
-    assert masked == pytest.approx(best.score, rel=1e-3)
-
-
-def test_yes_and_no_share_the_score_where_one_of_them_is_asked_for() -> None:
-    model = tiny()
-    (image,) = encode(model, noise())
-    texts = ("is it red", "what is this")
-    before = ask(model, image, *texts, top_k=8, maps=MapRequest("gradient"))
-    model.net.config = replace(model.net.config, temperatures={"yes/no": 0.5}, yes_no_temperature=2.0)
-    after = ask(model, image, *texts, top_k=8)
-    assert scores(after[1]) == scores(before[1])
-    odds = np.log(scores(before[0])["yes"]) - np.log(scores(before[0])["no"])
-    assert scores(after[0])["yes"] == pytest.approx(1 / (1 + np.exp(-odds / 2)), abs=1e-3)
-    assert sum(scores(after[0])[answer] for answer in ("yes", "no")) > 0.999
-    (chosen,) = ask(model, image, texts[0], top_k=8, candidates=tuple(model.answers))
-    assert scores(chosen) == pytest.approx(scores(after[0]), abs=1e-5)
-    best = after[0].ranking[0]
-    (masked,) = model.score_masked(image, texts[0], np.ones((1, 4, 4), np.bool_), best.answer)
-    assert masked == pytest.approx(best.score, rel=1e-3)
-    (without_no,) = ask(model, image, texts[0], candidates=("yes", "blue"))
-    model.net.config = replace(model.net.config, yes_no_temperature=None)
-    assert scores(ask(model, image, texts[0], candidates=("yes", "blue"))[0]) == scores(without_no)
-
-
-def test_maps_are_those_of_all_answers_where_yes_and_no_share_the_score() -> None:
-    model = tiny()
-    (image,) = encode(model, noise())
-    plain, shared = (
-        ask(model, image, "is it red", maps=MapRequest("gradient"))[0].answer_map
-        for model.net.config in (model.net.config, replace(model.net.config, yes_no_temperature=2.0))
-    )
-    assert plain is not None
-    assert shared is not None
-    np.testing.assert_allclose(shared.values, plain.values, atol=1e-6)
-
-
-def test_the_temperature_holds_for_candidates_too() -> None:
-    """All answers as candidates score as the vocabulary does."""
-    model = tiny()
-    (image,) = encode(model, noise())
-    model.net.config = replace(model.net.config, temperatures={question_kind(QUESTIONS[0]): 2.0})
-    (chosen,) = ask(model, image, QUESTIONS[0], top_k=8, candidates=tuple(model.answers))
-    (free,) = ask(model, image, QUESTIONS[0], top_k=8)
-    assert scores(chosen) == pytest.approx(scores(free), abs=1e-5)
 
 
 @pytest.mark.parametrize("maps", [None, MapRequest("gradient")])
