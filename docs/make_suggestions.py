@@ -1,12 +1,12 @@
 """Chooses by measurement what the page suggests to ask about the example images: ``python -m docs.make_suggestions``.
 
-`examples/questions.json` holds questions with their right answers and, where they are about a thing, the boxes around
-it (left, top, right, bottom as shares of the image's sides). Of each image those are kept that the default model
-answers right, with the peak of the answer's map in a box: at most `MOST` that it is sure of, about things that are
-there, since their maps have something to show; then one whose thing is not there; and where these are fewer than `FEW`,
-what it is not sure of, then more that is not there. Two with one answer about one thing are one too many. Those that
-are marked as a failure are kept where the model does fail: they show what it cannot do. Where the model reads Chinese,
-the same is done with the questions in Chinese. The choice is written to app/web/suggestions.js.
+`examples/questions.json` holds questions with their right answers and, where they are about a thing, the boxes on it
+(left, top, right, bottom as shares of the image's sides). Of each image those are kept that the default model answers
+right and is sure of, with what the page outlines of the answer's map in the boxes: at most `MOST` about things that are
+there, since their maps have something to show, then one whose thing is not there, that with the most of its map off the
+image. Two with one answer about one thing are one too many. Those that are marked as a failure are kept where the model
+does fail: they show what it cannot do. Where the model reads Chinese, the same is done with the questions in Chinese.
+The choice is written to app/web/suggestions.js.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.wire import reliability
@@ -25,12 +27,15 @@ from model.interface import Item, MapRequest, Model, Output, TextOutput
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 WRITTEN = ROOT / "app" / "web" / "suggestions.js"
-MOST, FEW = 4, 3
+MOST = 3
+_INSIDE = 0.75  # of the outlined cells: their centres lie in the boxes
+_LARGEST = 1 / 8  # of the grid: app/web/maps.js outlines no more
 
 
 class Asked(NamedTuple):
     """A question with what came of it: whether it was ``right``, whether it was ``pointed`` at the thing (where it is
-    about none, it was), and whether the page says that it is not ``sure``."""
+    about none, it was), and whether it is ``sure``: else the page says that it is not. ``off``: the share of the map
+    that lies on no place of the image."""
 
     question: str
     failure: bool
@@ -39,12 +44,13 @@ class Asked(NamedTuple):
     right: bool
     pointed: bool
     sure: bool
+    off: float
     about: str
 
     @property
     def kept(self) -> bool:
         """Whether it may be suggested."""
-        return not self.right if self.failure else self.right and self.pointed
+        return not self.right if self.failure else self.right and self.pointed and self.sure
 
 
 def pool() -> dict[str, list[dict[str, Any]]]:
@@ -68,22 +74,40 @@ def _judged(model: Model, row: dict[str, Any], question: str, text: TextOutput) 
     best = text.ranking[0]
     english = getattr(best, "english", None) or best.answer
     right = judged_form(english) in map(judged_form, row["answers"])
-    pointed = "at" not in row or any(_within(text, box) for box in row["at"])
-    worth = reliability(model.info, question, text)
-    unsure = is_unsure([ranked.score for ranked in text.ranking], worth, text.score_over)
-    return Asked(
-        question, row.get("failure", False), best.answer, best.score, right, pointed, not unsure, str(row.get("at", ""))
-    )
-
-
-def _within(text: TextOutput, box: list[float]) -> bool:
-    """Whether the answer's map is strongest in a box. The default model's grid covers the whole image."""
     if text.answer_map is None:
-        return False
-    rows, columns = text.answer_map.values.shape
-    row, column = divmod(int(text.answer_map.values.argmax()), columns)
-    x, y = (column + 0.5) / columns, (row + 0.5) / rows
-    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+        raise ValueError(f"{question}: the model made no map")
+    values, elsewhere = text.answer_map.values, text.answer_map.elsewhere
+    off = elsewhere / (elsewhere + float(values.clip(0).sum()))
+    pointed = "at" not in row or (off < 0.5 and _within(values, row["at"]))
+    worth = reliability(model.info, question, text)
+    sure = not is_unsure([ranked.score for ranked in text.ranking], worth, text.score_over)
+    failure, about = row.get("failure", False), str(row.get("at", ""))
+    return Asked(question, failure, best.answer, best.score, right, pointed, sure, off, about)
+
+
+def _within(values: NDArray[np.float32], boxes: list[list[float]]) -> bool:
+    """Whether the strongest cell of a map is in one of the boxes, and `_INSIDE` of its strongest region with it. The
+    default model's grid covers the whole image."""
+    rows, columns = values.shape
+    places = [((column + 0.5) / columns, (row + 0.5) / rows) for row, column in strongest_region(values)]
+    inside = [any(box[0] <= x <= box[2] and box[1] <= y <= box[3] for box in boxes) for x, y in places]
+    return inside[0] and sum(inside) >= _INSIDE * len(inside)
+
+
+def strongest_region(values: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """The cells (row, column) that the page outlines (``strongestCells`` in app/web/maps.js), the strongest first."""
+    rows, columns = values.shape
+    peak = np.unravel_index(int(values.argmax()), values.shape)
+    border, found = {(int(peak[0]), int(peak[1]))}, list[tuple[int, int]]()
+    while border:
+        row, column = cell = max(border, key=lambda place: float(values[place]))
+        if values[cell] < values.max() / 2 or len(found) >= max(1, rows * columns * _LARGEST):
+            break
+        border.remove(cell)
+        found.append(cell)
+        beside = {(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)}
+        border |= {(r, c) for r, c in beside if 0 <= r < rows and 0 <= c < columns and (r, c) not in found}
+    return found
 
 
 def choose(model: Model, wording: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -106,15 +130,12 @@ def best(kept: list[Asked]) -> list[Asked]:
     """Those of one image that are suggested, in the order of the page."""
     told: set[tuple[str, str]] = set()
     there: list[Asked] = []
-    for each in sorted(kept, key=lambda each: not (each.failure or each.sure)):
+    for each in kept:
         if each.failure or (each.about and (each.answer, each.about) not in told):
             there.append(each)
             told.add((each.answer, each.about))
-    doubtful = [each for each in there if not each.failure and not each.sure]
-    absent = [each for each in kept if not each.about and each.sure and not each.failure]
-    found = [*[each for each in there if each not in doubtful][: MOST - 1], *absent[:1]]
-    rest = [*doubtful, *absent[1:], *(each for each in kept if not each.about and not each.sure and not each.failure)]
-    return found + rest[: max(0, FEW - len(found))]
+    absent = sorted((each for each in kept if not each.about and not each.failure), key=lambda each: -each.off)
+    return [*there[:MOST], *absent[:1]]
 
 
 def main() -> int:

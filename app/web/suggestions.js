@@ -3,35 +3,33 @@
 export const SUGGESTIONS = {
   "cat": [
     "What animal is this?",
-    "What color is the cat?",
-    "Is there a car?"
+    "What color is the cat's fur?",
+    "Is there a boat?"
   ],
   "coffee": [
-    "Is there a cup?",
     "What drink is this?",
-    "What color is the saucer?",
-    "Is there a dog?"
+    "What color is the handle?",
+    "Is there a horse?"
   ],
   "rocket": [
     "What color is the sky?",
-    "Are the lights on?",
-    "Is there a cat?"
+    "Is there a tower?",
+    "Is there a dog?"
   ],
   "astronaut": [
     "What color is the jacket?",
-    "Is there a dog?",
-    "How many people are there?"
+    "Is there a dog?"
   ],
   "camera": [
-    "Is there a person?",
     "What color is his coat?",
+    "What color is the man's glove?",
     "Is there a cat?"
   ],
   "raccoon": [
     "What animal is this?",
     "What color are the leaves?",
     "Is there an animal?",
-    "Is there a car?"
+    "Is there a boat?"
   ]
 };
 
@@ -39,33 +37,29 @@ export const SUGGESTIONS = {
 export const SUGGESTIONS_ZH = {
   "cat": [
     "这是什么动物？",
-    "照片里有汽车吗？",
-    "猫的眼睛睁着吗？"
-  ],
-  "coffee": [
-    "杯子里是什么？",
-    "有狗吗？",
-    "有几个杯子？"
-  ],
-  "rocket": [
-    "有猫吗？",
-    "天空是什么颜色？",
-    "照片里有汽车吗？"
-  ],
-  "astronaut": [
-    "有狗吗？",
-    "有几个人？",
+    "这只猫的毛是什么颜色？",
     "有船吗？"
   ],
+  "coffee": [
+    "这是什么饮料？",
+    "有马吗？"
+  ],
+  "rocket": [
+    "天空是什么颜色的？",
+    "有马吗？"
+  ],
+  "astronaut": [
+    "这是男人还是女人？",
+    "有狗吗？"
+  ],
   "camera": [
-    "有猫吗？",
-    "他的外套是什么颜色？",
-    "有几个人？"
+    "他的衣服是什么颜色？",
+    "有猫吗？"
   ],
   "raccoon": [
     "这是什么动物？",
-    "照片里有汽车吗？",
-    "叶子是什么颜色？"
+    "叶子是什么颜色？",
+    "有船吗？"
   ]
 };
 
