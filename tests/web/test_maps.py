@@ -275,3 +275,19 @@ def test_a_map_that_is_mostly_off_the_image_says_so_and_is_faint(server: Server,
         page.select_option("#colours", colours)
         assert drawn(page)[..., 3].max() < 60
     assert page.is_hidden("#outline")
+
+
+def test_where_a_read_text_stands_is_no_look(server: Server, opened: Visit) -> None:
+    def read(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        body["results"][0] |= {"answer": "STOP", "score": 0.9, "score_over": "text"}
+        route.fulfill(response=response, json=body)
+
+    view = opened(server.url)
+    view.page.route("**/v1/answer", read)
+    view.open_example()
+    view.ask("What does the sign say?")
+    assert view.page.inner_text("#where").startswith("The text “STOP” stands at the ")
+    view.page.hover("[data-target=q3]")
+    assert view.page.inner_text("#where").startswith("“sign” looked most at the ")
