@@ -240,3 +240,14 @@ def test_sixteen_bits_are_rounded_to_eight() -> None:
     values = np.array([[0, 128, 129, 200 * 257 + 128, 200 * 257 + 129, 65535]], np.uint16)
     for same in (values, values.astype(np.int32)):
         assert np.asarray(deep_to_grey(Image.fromarray(same))).tolist() == [[0, 0, 1, 200, 201, 255]]
+
+
+@pytest.mark.parametrize(("clear", "seen"), [(255, 255), (256, 0)])
+@pytest.mark.parametrize("colour", [0, 2])
+def test_a_transparent_colour_beyond_eight_bits_is_none(colour: int, clear: int, seen: int) -> None:
+    """It is written in 16 bits; the lower 8 of 256 would be black."""
+    value = clear % 256
+    values = np.full((8, 8) if colour == 0 else (8, 8, 3), value, np.uint8)
+    tag = chunk(b"tRNS", struct.pack(">H", clear) * (1 if colour == 0 else 3))
+    image = decode_image(made_png(values, colour, 8, tag)).image
+    assert set(np.asarray(image).ravel()) == {seen}
