@@ -6,7 +6,8 @@ workers of more threads, which the model starts as it is loaded, nothing is load
 one thread can be forked in safety, since a lock that another thread held would never be released in the fork.
 
 The parent (`app.engine.local.ForkServer`) starts it with one end of a socket pair, and sends a `Load` as to a worker.
-After the `CanFork`, it sends a socket for each worker that it wants, and gets a `PID`: 0 where there are other threads.
+After the `CanFork`, it sends a socket for each worker that it wants, and gets a `PID`: 0 where there are other threads,
+`NO_ROOM` where the system has no room for another process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from app.engine import worker
-from app.engine.messages import PID, CanFork, Load, LoadFailed, Ready, receive, send
+from app.engine.messages import NO_ROOM, PID, CanFork, Load, LoadFailed, Ready, receive, send
 from app.engine.protocol import how_it_ended
 from app.logs import configure_logging
 from model.interface import Model
@@ -32,9 +33,12 @@ from model.interface import Model
 logger = logging.getLogger("app.engine.fork_server")  # __name__ is __main__ where it counts
 
 
-def has_one_thread() -> bool:
-    """Whether nothing else runs in this process (Linux)."""
-    return len(list(Path("/proc/self/task").iterdir())) == 1
+def has_one_thread(tasks: Path = Path("/proc/self/task")) -> bool:
+    """Whether it is known that nothing else runs in this process (Linux)."""
+    try:
+        return len(list(tasks.iterdir())) == 1
+    except OSError:  # no /proc
+        return False
 
 
 def _prepare(message: Load) -> tuple[Model, Ready] | LoadFailed | None:
@@ -85,7 +89,11 @@ def main(fd: int) -> int:
             wanted, sockets, *_ = socket.recv_fds(control, 1, 1)
             if not wanted:
                 return 0
-            pid = os.fork() if has_one_thread() else None
+            try:
+                pid = os.fork() if has_one_thread() else None
+            except OSError as error:  # too many processes or too little memory: the forks that there are go on
+                logger.error("no worker can be forked: %s", error)
+                pid = NO_ROOM
             if pid == 0:
                 break
             control.sendall(PID.pack(pid or 0))

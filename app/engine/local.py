@@ -19,6 +19,7 @@ from typing import Any
 
 from app.engine.messages import (
     HEADER,
+    NO_ROOM,
     PID,
     Abandon,
     CanFork,
@@ -58,7 +59,8 @@ class Forked:
     def kill(self) -> None:
         """End it at once."""
         if not self.ended.is_set():
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was reaped, of which the loop has not heard yet
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
 
 
 class LocalWorker:
@@ -216,20 +218,23 @@ class _Loaded(LocalWorker):
     async def fork(self, theirs: socket.socket, *, seconds: float) -> int:
         """Have a worker serve ``theirs``. Returns its process id; 0 where the process cannot be forked.
 
-        Raises: `WorkerDied`.
+        Raises: `WorkerDied`, also where the system has no room for another process.
         """
         if self._socket is None or self._reader is None:
             raise WorkerDied("the fork server was never started")
         try:
             async with asyncio.timeout(seconds):
                 socket.send_fds(self._socket, [b"+"], [theirs.fileno()])
-                return int(PID.unpack(await self._reader.readexactly(PID.size))[0])
+                pid = int(PID.unpack(await self._reader.readexactly(PID.size))[0])
         except (OSError, EOFError, TimeoutError) as error:
             self.kill()
             raise WorkerDied(f"the fork server {self.pid} is gone") from error
         except asyncio.CancelledError:
             self.kill()  # its reply would be taken for that of the next call
             raise
+        if pid == NO_ROOM:
+            raise WorkerDied("no worker can be forked now")
+        return pid
 
 
 class ForkServer:

@@ -21,8 +21,9 @@ from model.interface import Generation, MapRequest, ModelInfo, Output, Pixels, T
 HEADER = struct.Struct("!Q")
 """The length of a pickled message in bytes, in front of it."""
 
-PID = struct.Struct("!Q")
-"""What a fork server replies with: the fork's process id, or 0 where it cannot fork."""
+PID = struct.Struct("!q")
+"""What a fork server replies with: the fork's process id, 0 where it cannot fork, `NO_ROOM` where it cannot now."""
+NO_ROOM = -1
 
 
 @dataclass(frozen=True, slots=True)

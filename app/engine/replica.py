@@ -115,7 +115,10 @@ class Replica:
                 self.restarts += 1
                 self.observer.restarted()
                 self._fail_all(worker_failed())
-                await self.worker.stop(grace=0.0)
+                try:
+                    await self.worker.stop(grace=0.0)
+                except Exception:  # nor may one here
+                    logger.exception("the lost worker cannot be stopped")
                 self.worker = self.make_worker(self.index)
                 if perf_counter() - began > 60.0:
                     pause = 0.0

@@ -8,6 +8,7 @@ batches of more than N texts), ``!slow SECONDS``, ``!work SECONDS`` (slow, and s
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -176,9 +178,23 @@ def load_threaded(name: str, **options: Any) -> StandIn:
     return load_counted(name, **options)
 
 
+def load_crowded(name: str, **options: Any) -> StandIn:
+    """A loader in a system that has no room for another process while the file ``name`` is there."""
+    fork = os.fork
+
+    def fork_in_room() -> int:
+        if Path(name).exists():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    mock.patch.object(os, "fork", fork_in_room).start()
+    return StandIn(**options)
+
+
 LOADER = "tests.fakes.model:load"
 FAILING = "tests.fakes.model:fail"
 FAILING_ONCE = "tests.fakes.model:load_but_once"
 COUNTED = "tests.fakes.model:load_counted"
 HEAVY = "tests.fakes.model:load_heavy"
 THREADED = "tests.fakes.model:load_threaded"
+CROWDED = "tests.fakes.model:load_crowded"

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from app.engine.engine import LOADER, Engine, ImageSource
+from app.engine.fork_server import has_one_thread
 from app.settings import Settings
 from model.interface import MapRequest
 from tests.app.engine.tools import engine, refused, said, source, until
-from tests.fakes.model import COUNTED, FAILING, HEAVY, THREADED
+from tests.fakes.model import COUNTED, CROWDED, FAILING, HEAVY, THREADED
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
 
@@ -36,6 +37,13 @@ def figure(pid: int, file: str, name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1])
+
+
+def kill_and_wait(pid: int) -> None:
+    """End a process; its parent has reaped it."""
+    os.kill(pid, signal.SIGKILL)
+    while Path(f"/proc/{pid}").exists():
+        pass
 
 
 async def ask_both(made: Engine) -> set[int]:
@@ -86,6 +94,37 @@ async def test_a_stuck_fork_is_killed() -> None:
         assert await refused(asyncio.ensure_future(made.run("answer", source(), ["!hang"]))) == "worker_failed"
         await until(lambda: recorder.restarts == 1)
         assert len(set(first) & set(await both_ready(made))) == 1
+
+
+async def test_a_fork_that_is_gone_may_be_killed() -> None:
+    """Before the loop has heard of its end."""
+    async with engine(**TWO) as (made, recorder):
+        first = await both_ready(made)
+        kill_and_wait(first[0])
+        made.replicas[0].worker.kill()
+        await until(lambda: recorder.restarts == 1)
+        assert (await both_ready(made))[1] == first[1]
+
+
+async def test_a_full_system_costs_no_worker_that_lives(tmp_path: Path) -> None:
+    """One that died is forked again, by the same process, as soon as there is room."""
+    full = tmp_path / "full"
+    async with engine(loader=CROWDED, model=str(full), **TWO) as (made, recorder):
+        first = await both_ready(made)
+        parent = figure(first[1], "status", "PPid")
+        full.touch()
+        os.kill(first[0], signal.SIGKILL)
+        await until(lambda: recorder.restarts == 2)  # it died, and there was no room
+        full.unlink()
+        second = await both_ready(made)
+        assert second[1] == first[1]
+        assert {figure(pid, "status", "PPid") for pid in second} == {parent}
+
+
+def test_where_threads_cannot_be_counted_nothing_is_forked(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    assert has_one_thread(tmp_path)
+    assert not has_one_thread(tmp_path / "none")
 
 
 async def test_a_model_with_threads_is_not_forked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

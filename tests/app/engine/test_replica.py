@@ -69,6 +69,23 @@ async def test_a_worker_that_dies_while_idle_is_noticed_at_once() -> None:
         assert await made.wait_ready()
 
 
+async def test_a_lost_worker_that_cannot_be_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault on the way does not end the service."""
+    async with engine() as (made, recorder):
+        worker = made.replicas[0].worker
+        stop = worker.stop
+
+        async def fail(*, grace: float = 5.0) -> None:
+            await stop(grace=grace)
+            raise RuntimeError("told to")
+
+        monkeypatch.setattr(worker, "stop", fail)
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        await until(lambda: recorder.restarts == 1)
+        await until(lambda: made.ready)
+        assert made.replicas[0].worker is not worker
+
+
 async def test_a_stuck_worker_is_killed() -> None:
     """A call that takes longer than allowed counts as death."""
     async with engine(worker_seconds=0.5) as (made, recorder):
