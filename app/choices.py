@@ -77,6 +77,8 @@ def _is_large(value: object) -> bool:
         size += 1
         if isinstance(each, str):
             size += len(each)
+        elif isinstance(each, int):
+            size += each.bit_length() // 3  # about its digits, of which JSON may have thousands
         elif isinstance(each, Mapping):
             found.extend(each)
             found.extend(each.values())

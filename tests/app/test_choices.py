@@ -146,3 +146,6 @@ def test_the_largest_choice_fits() -> None:
     assert from_format({"type": "text", "a": ["x" * (LARGEST - 15)]}, "response_format") is None
     with pytest.raises(RequestError, match="more than"):
         from_format({"type": "text", "a": ["x" * (LARGEST - 14)]}, "response_format")
+    assert from_format({"type": "text", "a": [7] * 1000}, "response_format") is None
+    with pytest.raises(RequestError, match="more than"):
+        from_format({"type": "text", "a": [10**4299] * 24}, "response_format")
