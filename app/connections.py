@@ -78,8 +78,8 @@ class Connection(HttpToolsProtocol):
     * A connection whose next request's head is not complete ``header_seconds`` after its first byte (or after the
       connection's start) is closed. One that is kept alive between requests is uvicorn's own to close.
     * A client that does not read its answer is hung up on: see `LEAST_READ`, averaged over ``write_seconds``. Where all
-      that is not read is more than `MOST_UNREAD`, so are those who have been reading longest. ``unread`` are the
-      connections with such answers, of the whole server.
+      that is not read is more than `MOST_UNREAD`, so are those who have most of it. ``unread`` are the connections with
+      such answers, of the whole server.
     * An offered upgrade (``h2c``, ``websocket``) is ignored and the request answered, as RFC 9110 (7.8) allows.
     * No more than ``most`` connections are open at once.
 
@@ -307,10 +307,10 @@ class Connection(HttpToolsProtocol):
             self._write_timer = None
 
     def _make_room(self) -> None:
-        """Hang up on others, while too much waits: on those first who have been reading longest."""
+        """Hang up on others, while too much waits: on those first for whom most does."""
         sizes = {each: each.transport.get_write_buffer_size() for each in self._waiting}
         total = sum(sizes.values())
-        for each in [*sizes][:-1]:
+        for each in sorted([*sizes][:-1], key=sizes.__getitem__, reverse=True):
             if total <= MOST_UNREAD:
                 return
             logger.info("too many bytes of answers are not read: hung up on a slow client")

@@ -111,7 +111,7 @@ def limits() -> str:
         ),
         (
             "answers not read yet, together",
-            f"{connections.MOST_UNREAD} bytes: then who has been reading longest is hung up on",
+            f"{connections.MOST_UNREAD} bytes: then who has most of them is hung up on",
             "many clients that read just fast enough",
         ),
         ("body", setting("body_bytes", "request_seconds"), "memory, and bodies that do not arrive"),
