@@ -9,11 +9,13 @@ from model.interface import QuestionKind
 QUESTION_KINDS: tuple[QuestionKind, ...] = ("yes/no", "count", "colour", "reading", "other")
 
 PATTERNS: tuple[tuple[QuestionKind, str], ...] = (
-    # "Is it red or blue?" asks for one of two.
+    # "Is it red or blue?" asks for one of two, "Can you tell me what it is?" for what it is. A question word behind a
+    # thing tells of it: "Do you see the man who runs?"
     (
         "yes/no",
-        r"^(?!.* or )(?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should|am|isn't|aren't|doesn't|"
-        r"don't)\b",
+        r"^(?!.* or )(?!(?:can|could|do|would) you (?:(?:from|in|on) the \S+ |(?!(?:an?|the|any|some|if|whether) )\S+ )*"
+        r"(?:what|which|who|where|how|when|why)\b)"
+        r"(?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should|am|isn't|aren't|doesn't|don't)\b",
     ),
     ("count", r"\bhow many\b|\bnumber of\b|^count\b"),
     ("colour", r"\b(?:what|which) colou?rs?\b|\bcolou?r (?:is|are)\b|\bwhat is the colou?r\b"),
@@ -23,8 +25,8 @@ PATTERNS: tuple[tuple[QuestionKind, str], ...] = (
         r"\bwhat time\b|\bwhat (?:brand|street|company|airline|team)\b|\bname (?:of|on)\b|"
         r"\blicen[cs]e plate\b|\blogo\b|\bread(?:s)?\b",
     ),
-    # The same in Chinese; 还是 is "or".
-    ("yes/no", "^(?!.*还是).*(?:吗|有没有|是不是|是否|能不能|会不会)"),
+    # The same in Chinese; 还是 is "or". With a question word, 吗 and 能不能 are "can you tell me"; 几乎 is "almost".
+    ("yes/no", "^(?!.*还是)(?:.*(?:有没有|是不是|是否|会不会)|(?!.*(?:什么|几(?!乎)|多少|谁|哪)).*(?:吗|能不能))"),
     ("count", "几(?!点|岁|号|路)|多少(?!钱|岁|号|路)|数量"),
     ("colour", "(?:什么|哪种|何种|哪些)颜色|颜色(?:是什么|有哪些)"),
     (

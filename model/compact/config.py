@@ -66,7 +66,8 @@ class CompactConfig:
                 raise ValueError(f"{name} divides {width} ({getattr(self, width)}), {heads} does not")
         if self.size < 32 or self.size % 32:
             raise ValueError(f"size is a multiple of 32, not {self.size}")
-        for temperature in (self.temperature, *self.temperatures.values(), self.yes_no_temperature or 1.0):
+        of_yes_no = () if self.yes_no_temperature is None else (self.yes_no_temperature,)
+        for temperature in (self.temperature, *self.temperatures.values(), *of_yes_no):
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise ValueError(f"temperature is a number above 0, not {temperature}")
         if unknown := self.temperatures.keys() - set(QUESTION_KINDS):

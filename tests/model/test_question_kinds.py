@@ -20,6 +20,21 @@ def test_kinds_of_questions() -> None:
     assert {text: question_kind(text) for text in kinds} == kinds
 
 
+def test_can_you_tell_me_asks_for_what_is_to_be_told() -> None:
+    kinds = {
+        "Can you tell me what colour the bus is?": "colour", "Could you please say how many dogs there are?": "count",
+        "Do you know what this is?": "other", "Would you tell me who is in the photo?": "other",
+        "Can you read what the sign says?": "reading", "Can you tell from the picture where this is?": "other",
+        "Can you see a dog?": "yes/no", "Do you see the man who runs?": "yes/no", "Can you tell if it rains?": "yes/no",
+        "Could the man see what falls?": "yes/no",
+        "能告诉我有几个人吗？": "count", "能不能告诉我公共汽车是什么颜色？": "colour",
+        "你知道这是什么吗？": "other", "能说出桌上有多少杯子吗？": "count", "你知道这是谁吗？": "other",
+        "你知道这是哪里吗？": "other", "可以告诉我牌子上写着什么吗？": "reading",
+        "你能看到狗吗？": "yes/no", "盘子几乎是空的吗？": "yes/no", "能不能看到狗？": "yes/no",
+    }  # fmt: skip
+    assert {text: question_kind(text) for text in kinds} == kinds
+
+
 def test_a_translated_question_keeps_its_kind() -> None:
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
     same = [question_kind(row["question"]) == question_kind(row["chinese"]) for row in rows]

@@ -106,6 +106,7 @@ def test_a_folder_with_a_broken_file(model: CompactModel, tmp_path: Path, name: 
         ({"size": 80}, "size"),
         ({"temperature": 0}, "temperature"),
         ({"yes_no_temperature": -1.0}, "temperature"),
+        ({"yes_no_temperature": 0}, "temperature"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperatures": {"count": 0.0}}, "temperature"),
