@@ -13,8 +13,8 @@ PATTERNS: tuple[tuple[QuestionKind, str], ...] = (
     # thing tells of it: "Do you see the man who runs?"
     (
         "yes/no",
-        r"^(?!.* or )(?!(?:can|could|do|would) you (?:(?:from|in|on) the \S+ |(?!(?:an?|the|any|some|if|whether) )\S+ )*"
-        r"(?:what|which|who|where|how|when|why)\b)"
+        r"^(?!.* or )(?!(?:can|could|do|would) you (?:(?:from|in|on) the \S+ |"
+        r"(?!(?:an?|the|any|some|if|whether) )\S+ )*(?:what|which|who|where|how|when|why)\b)"
         r"(?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should|am|isn't|aren't|doesn't|don't)\b",
     ),
     ("count", r"\bhow many\b|\bnumber of\b|^count\b"),

@@ -24,7 +24,10 @@ def measure_ranges(
     vision: EfficientNetLite, detector: NanoDet | None, size: int, images: Iterable[NDArray[np.uint8]]
 ) -> dict[str, tuple[float, float]]:
     """The range of every tensor that may be rounded. ``images`` uint8 ``[side, side, 3]``, at least one, of
-    which the detector takes all and EfficientNet-Lite ``size``. Raises ValueError without images."""
+    which the detector takes all and EfficientNet-Lite ``size``. Raises ValueError without images.
+
+    The detector's ranges are of the squares as they are; what it gets when it serves is `letterboxed`, with the sides
+    that images had."""
     graphs = [onnx_graphs.vision_graph(vision, size, {})[0]]
     if detector is not None:
         graphs.append(onnx_graphs.detector_graph(detector, {})[0])

@@ -58,8 +58,8 @@ class ImageNetworks(Protocol):
 
     def __call__(self, pixels: Tensor, aspects: Sequence[float] | None = None) -> ImageFeatures:
         """``pixels`` uint8 ``[images, side, side, 3]`` RGB -> features on the networks' device. EfficientNet-Lite takes
-        them at its own size, the detector in the proportions that the images had: ``aspects`` are their widths by their
-        heights (default: all square). Places and boxes are those of ``pixels`` either way."""
+        them at its own size, the detector in about the proportions that the images had (see `letterboxed`): ``aspects``
+        are their widths by their heights (default: all square). Places and boxes are those of ``pixels`` either way."""
         ...
 
 
@@ -128,7 +128,8 @@ def resized(pixels: Tensor, side: int) -> Tensor:
 def letterboxed(pixels: Tensor, aspects: Sequence[float] | None) -> tuple[Tensor, list[tuple[int, int]]]:
     """Square images uint8 ``[images, side, side, 3]``, each made narrower or lower until it has the proportions that it
     had before it was made square, at the upper left of a square of one colour, the detector's mean; and the width and
-    height of each in pixels, multiples of `_STEP`. ``aspects``: widths by heights, ``[images]``; None: all are square.
+    height of each in pixels, multiples of `_STEP`. Of proportions beyond 2:1 half of the square is kept (`_NARROWEST`).
+    ``aspects``: widths by heights, ``[images]``; None: all are square.
 
     A detector that learned from photographs finds more in them than in distorted ones: benchmarks/results/training.md.
     """

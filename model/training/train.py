@@ -34,7 +34,7 @@ from model.training.settings import Settings
 from model.training.steps import run_steps
 from model.training.tasks import MATCH_PROMPT, CaptionTasks, Example, question_examples
 from model.training.texts import TextCache
-from model.training.tuning import ENOUGH_TO_FIT, fit_temperatures, fit_unseen
+from model.training.tuning import fit_unseen, set_temperatures
 from model.training.warm_start import take_over
 from model.training.yes_no_fit import fit_yes_no
 from model.training.yes_no_questions import asked_by_image
@@ -145,9 +145,7 @@ def train(
         fit_colours(model, parts.train, features, seed=settings.seed)
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
-    if len(parts.tune) >= ENOUGH_TO_FIT:
-        temperature, by_kind, yes_no = fit_temperatures(model, parts.tune, features)
-        net.config = replace(net.config, temperature=temperature, temperatures=by_kind, yes_no_temperature=yes_no)
+    set_temperatures(model, parts.tune, features)
     model.save(out / "model")
     return model
 

@@ -4,6 +4,7 @@ choose by, the temperature of its scores, and vectors for answers that it does n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,21 @@ def fit_temperatures(
         either = logits[rows] + YES_OR_NO * model.net.head.is_yes_no.cpu()
         yes_no = best_temperature(either, _right(model, [questions[row] for row in rows], either))
     return best_temperature(logits, right), by_kind, yes_no
+
+
+def set_temperatures(model: CompactModel, pairs: Sequence[tuple[Question, Example]], features: FeatureCache) -> None:
+    """Give the model the temperatures of `fit_temperatures`; where there are too few questions, of all or of a kind, it
+    keeps its own."""
+    if len(pairs) < ENOUGH_TO_FIT:
+        return
+    temperature, by_kind, yes_no = fit_temperatures(model, pairs, features)
+    config = model.net.config
+    model.net.config = replace(
+        config,
+        temperature=temperature,
+        temperatures={**config.temperatures, **by_kind},
+        yes_no_temperature=config.yes_no_temperature if yes_no is None else yes_no,
+    )
 
 
 def _right(model: CompactModel, questions: Sequence[Question], logits: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def test_the_page_tells_kinds_as_the_model_does(server: Server, opened: Visit) -
     questions = [
         "Is it red?", "Is it red or blue?", "How many  dogs?", "What color is the car?", "What does the sign say?",
         "有几只猫？", "是猫还是狗？", "有猫吗？", "牌子上写着什么？",
-        "Can you tell me what color it is?", "Do you see the man who runs?", "能告诉我有几个人吗？", "盘子几乎是空的吗？",
+        "Can you tell me what color it is?", "Do you see the man who runs?",
+        "能告诉我有几个人吗？", "盘子几乎空了吗？",
         "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
     ]  # fmt: skip
     code = """async questions => {

@@ -19,7 +19,8 @@ from model.interface import Item, MapRequest, TextOutput
 from tests.model.tools import QUESTIONS, ask, encode, noise
 
 KINDS: list[Any] = [None, "raw", "gradient", "rollout"]
-ROUNDING = 5e-3  # of squared maps: where a token looks at one key alone, both are off by 1e-3 and more from float64
+ROUNDING = {"raw": 5e-4, "rollout": 5e-4, "gradient": 5e-3}
+"""Of squared maps: where a token looks at one key alone, both gradient maps are off by 1e-3 and more from float64."""
 TEXTS = ["what is the cat?", "how many dogs are there in this?", "red"]
 
 
@@ -94,7 +95,7 @@ def test_answers_and_maps_are_pytorchs(
             assert [x.answer for x in text.ranking] == [x.answer for x in wanted.ranking]
             np.testing.assert_allclose([x.score for x in text.ranking], [x.score for x in wanted.ranking], atol=1e-4)
             if maps is not None:
-                np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING, rtol=1e-3)
+                np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING[kind], rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -102,7 +103,7 @@ def test_matches_and_their_maps_are_pytorchs(both: tuple[CompactModel, CompactMo
     found, expected = (ask(model, images_of(model)[0], *TEXTS, task="match", maps=MapRequest(kind)) for model in both)
     for text, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(text.ranking[0].score, wanted.ranking[0].score, atol=1e-4)
-        np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING, rtol=1e-3)
+        np.testing.assert_allclose(squares(text), squares(wanted), atol=ROUNDING[kind], rtol=1e-3)
 
 
 def test_a_copy_has_its_own_weights(both: tuple[CompactModel, CompactModel]) -> None:
@@ -114,7 +115,7 @@ def test_a_copy_has_its_own_weights(both: tuple[CompactModel, CompactModel]) -> 
         assert isinstance(shuffled, CompactModel)
         (text,) = ask(shuffled, images_of(shuffled)[0], TEXTS[0], maps=MapRequest("raw"))
         found.append(squares(text))
-    np.testing.assert_allclose(found[0], found[1], atol=ROUNDING)
+    np.testing.assert_allclose(found[0], found[1], atol=ROUNDING["raw"])
     (text,) = ask(both[0], images_of(both[0])[0], TEXTS[0], maps=MapRequest("raw"))
     assert np.abs(found[0] - squares(text)).max() > 5e-3
 

@@ -19,7 +19,7 @@ from model.training.features import FeatureCache, load_features
 from model.training.match_fit import fit_match
 from model.training.tasks import Example
 from model.training.texts import TextCache
-from model.training.tuning import fit_temperatures, tune_logits
+from model.training.tuning import fit_temperatures, set_temperatures, tune_logits
 from model.training.yes_no_fit import fit_yes_no
 from tests.fakes import colour_model
 
@@ -191,3 +191,15 @@ def test_the_temperature_of_yes_and_no_says_how_often_they_are_right(data: DataS
     assert half is not None
     assert mostly < half
     assert fit_temperatures(model, asked[:20], features)[2] is None
+
+
+def test_a_kind_with_too_few_questions_keeps_its_temperature(data: DataSet, features: FeatureCache) -> None:
+    model = tiny()
+    model.net.config = replace(model.net.config, temperatures={"yes/no": 1.5, "other": 1.75}, yes_no_temperature=2.5)
+    colours = [(question, Example(question.question, {})) for question in data.questions if question.kind != "yes/no"]
+    set_temperatures(model, [(replace(q, question="What color is it?"), answer) for q, answer in colours], features)
+    after = model.net.config
+    assert after.temperatures.keys() == {"yes/no", "other", "colour"}
+    assert (after.temperatures["yes/no"], after.temperatures["other"], after.yes_no_temperature) == (1.5, 1.75, 2.5)
+    set_temperatures(model, colours[:20], features)
+    assert model.net.config == after
