@@ -17,15 +17,16 @@ from model.progress import step
 from model.question_kinds import question_kind
 
 YES_OR_NO = 20.0
-"""Added to the logits of *yes* and *no* where nothing else is an answer: what is left to all others is less than 1%."""
+"""Added to the logits of *yes* and *no* where nothing else is an answer, before the temperature: divided by 3 it is
+6.7, so hundreds of other answers together may be left some per cent."""
 _EMBEDDED_AT_ONCE = 32
 """Candidates in a pass of the text layers: more gain no speed, take memory, and nobody hears of the work."""
 
 
 class Choices(NamedTuple):
     """What an item's texts may be answered with: ``names``, with vectors ``[names, meaning_dim + free_dim + 1 +
-    counts]`` and biases ``[names]``; ``yes_no`` ``[names]`` is 1 for *yes* and *no*. ``known``: for given candidates,
-    whether each is in the vocabulary."""
+    counts]`` and biases ``[names]``; ``yes_no`` ``[names]`` is 1 for *yes* and *no* where these can share the score
+    (`_sharing`), else 0. ``known``: for given candidates, whether each is in the vocabulary."""
 
     names: Sequence[str]
     vectors: Tensor
@@ -50,18 +51,19 @@ class AnswerSpace:
         is the slow part, to be done once for all that is asked with them."""
         head = self.net.head
         if candidates is None:
-            return Choices(self.answers, head.weight, head.bias, head.is_yes_no)
+            return Choices(self.answers, head.weight, head.bias, _sharing(head.yes_no))
         found = [self.index.get(self.words.in_english(candidate).strip().lower()) for candidate in candidates]
         known = [index is not None for index in found]
         rows = [index or 0 for index in found]
-        vectors, biases, yes_no = (x[rows].clone() for x in (head.weight, head.bias, head.is_yes_no))
+        vectors, biases, signs = (x[rows].clone() for x in (head.weight, head.bias, head.yes_no))
         unseen = [row for row, index in enumerate(found) if index is None]
         for start in range(0, len(unseen), _EMBEDDED_AT_ONCE):
             step()
             rows = unseen[start : start + _EMBEDDED_AT_ONCE]
             vectors[rows] = self._unseen([candidates[row] for row in rows])
-        biases[unseen], yes_no[unseen] = head.bias.median(), 0.0
-        return Choices(candidates, vectors, biases, yes_no, known)
+        biases[unseen], signs[unseen] = head.bias.median(), 0.0
+        only = _sharing(signs) * signs.all()  # an offered "unsure" may be the answer
+        return Choices(candidates, vectors, biases, only, known)
 
     def rank(self, logits: Tensor, item: Item, choices: Choices) -> list[TextOutput]:
         """The best answers to each text, without maps; ``logits`` ``[texts, choices]``."""
@@ -80,11 +82,11 @@ class AnswerSpace:
 
     def settled(self, logits: Tensor, texts: Sequence[str], choices: Choices) -> Tensor:
         """``logits`` ``[texts, choices]`` (`logits_of`) as scores are made of them: where the wording asks for *yes* or
-        *no*, and both can be chosen, the two share the whole score. Maps are made of the logits as they came, which
-        tell the answer from all others: of *yes* against *no* alone, the image's part is small."""
+        *no*, and nothing else was offered, the two share nearly the whole score. Maps are made of the logits as they
+        came, which tell the answer from all others: of *yes* against *no* alone, the image's part is small."""
         wanted = self.net.config.yes_no_temperature
         asks = [question_kind(text) == "yes/no" for text in texts]
-        if wanted is None or choices.yes_no.sum() < 2 or not any(asks):
+        if wanted is None or not choices.yes_no.any() or not any(asks):
             return logits
         as_learned = logits * self.temperatures(texts)[:, None]
         return torch.where(
@@ -112,6 +114,12 @@ class AnswerSpace:
         states, mask = self.texts.states(tokenized, length=self.net.config.max_tokens)
         vectors: Tensor = self.net.head.unseen(mean_over(states, mask))
         return vectors
+
+
+def _sharing(signs: Tensor) -> Tensor:
+    """1 for *yes* and *no* where both are among the answers, else 0, ``[names]``. ``signs`` ``[names]``: above 0 for
+    *yes*, below for *no*, 0 for all others."""
+    return signs.sign().abs() * ((signs > 0).any() & (signs < 0).any())
 
 
 def logits_of(vectors: Tensor, choices: Choices, temperatures: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class CompactConfig:
     temperatures: Mapping[QuestionKind, float] = field(default_factory=dict)
     """The same for kinds of questions, where one was fitted."""
     yes_no_temperature: float | None = None
-    """Where the wording asks for *yes* or *no*, these two share the whole score, their logits divided by this; None:
-    such questions are as others. Maps are made as if it were None."""
+    """Where the wording asks for *yes* or *no*, these two share nearly the whole score, their logits divided by this;
+    None: such questions are as others. Maps tell the answer from all others either way."""
     default_map_kind: MapKind = "raw"
     """What is shown where a request names no kind: one of `MAP_KINDS`, the one that is worth most (docs/maps.md)."""
     default_map_layers: tuple[int, ...] | None = None
