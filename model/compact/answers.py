@@ -82,18 +82,15 @@ class AnswerSpace:
 
     def settled(self, logits: Tensor, texts: Sequence[str], choices: Choices) -> Tensor:
         """``logits`` ``[texts, choices]`` (`logits_of`) as scores are made of them: where the wording asks for *yes* or
-        *no*, and nothing else was offered, the two share nearly the whole score. Maps are made of the logits as they
-        came, which tell the answer from all others: of *yes* against *no* alone, the image's part is small."""
+        *no*, and nothing else was offered, the two share nearly the whole score. Maps tell the top
+        answer of these from all others by the logits as they came: of *yes* against *no* alone, the image's part is
+        small."""
         wanted = self.net.config.yes_no_temperature
-        asks = [question_kind(text) == "yes/no" for text in texts]
-        if wanted is None or not choices.yes_no.any() or not any(asks):
+        if wanted is None or not choices.yes_no.any():
             return logits
-        as_learned = logits * self.temperatures(texts)[:, None]
-        return torch.where(
-            torch.tensor(asks, device=logits.device)[:, None],
-            (as_learned + YES_OR_NO * choices.yes_no) / wanted,
-            logits,
-        )
+        raised = self.raised(texts)
+        shared = _raise(logits, choices, raised) * self.temperatures(texts)[:, None] / wanted
+        return torch.where(raised[:, None] > 0, shared, logits)
 
     def match(self, fit: Tensor, item: Item) -> list[TextOutput]:
         """The texts of an item compared with each other; ``fit`` ``[texts]``: see `Fused`. The result's ``fit`` is the
@@ -107,6 +104,13 @@ class AnswerSpace:
     def temperatures(self, texts: Sequence[str]) -> Tensor:
         """What divides the logits of each text's answers, ``[texts]``: it was fitted for the text's kind."""
         return self.net.head.bias.new_tensor([self.net.config.temperature_of(text) for text in texts])
+
+    def raised(self, texts: Sequence[str]) -> Tensor:
+        """What the logits of *yes* and *no* gain before the top answer is chosen, ``[texts]``: 0 for a text that does
+        not ask for them, or where they share no score."""
+        config = self.net.config
+        asks = [config.yes_no_temperature is not None and question_kind(text) == "yes/no" for text in texts]
+        return YES_OR_NO * self.net.head.bias.new_tensor(asks) / self.temperatures(texts)
 
     def _unseen(self, texts: Sequence[str]) -> Tensor:
         """Vectors ``[texts, meaning_dim + free_dim + 1]`` of answers outside the vocabulary, from their texts alone."""
@@ -127,9 +131,15 @@ def logits_of(vectors: Tensor, choices: Choices, temperatures: Tensor) -> Tensor
     return F.linear(vectors, choices.vectors, choices.biases) / temperatures[:, None]
 
 
-def log_odds(fused: Fused, choices: Choices | None, temperatures: Tensor) -> Tensor:
+def _raise(logits: Tensor, choices: Choices, raised: Tensor) -> Tensor:
+    """``logits`` ``[rows, choices]`` with what *yes* and *no* gain; ``raised`` ``[rows]``: see `AnswerSpace.raised`."""
+    return logits + raised[:, None] * choices.yes_no
+
+
+def log_odds(fused: Fused, choices: Choices | None, temperatures: Tensor, raised: Tensor) -> Tensor:
     """What a gradient map explains, ``[rows]``: the log odds of the top answer of ``choices`` against all others;
-    without choices, that the text fits.
+    without choices, that the text fits. ``raised`` ``[rows]`` (`AnswerSpace.raised`) tells which
+    answer is the top one, as it does in scores, and has no part in the odds.
 
     Odds rather than the bare logit, which can rise without any change of the answer where all logits rise; and rather
     than the probability, whose gradient vanishes where the model is sure.
@@ -139,5 +149,5 @@ def log_odds(fused: Fused, choices: Choices | None, temperatures: Tensor) -> Ten
     logits = logits_of(fused.vector, choices, temperatures)
     if logits.shape[-1] == 1:
         return logits[:, 0]
-    best = logits.argmax(-1, keepdim=True)
+    best = _raise(logits, choices, raised).argmax(-1, keepdim=True)
     return logits.gather(-1, best)[:, 0] - logits.scatter(-1, best, -torch.inf).logsumexp(-1)

@@ -258,7 +258,13 @@ class CompactModel(Family):
         """Run checked items, all with the same map request, which is complete."""
         choices = {} if task == "match" else {c: self._space.choices(c) for c in {item.candidates for item in items}}
         asked = [
-            Asked(item.image.state, len(item.texts), choices.get(item.candidates), self._space.temperatures(item.texts))  # type: ignore[attr-defined]
+            Asked(
+                item.image.state,  # type: ignore[attr-defined]
+                len(item.texts),
+                choices.get(item.candidates),
+                self._space.temperatures(item.texts),
+                self._space.raised(item.texts),
+            )
             for item in items
         ]
         runtime = self.questions if self._kernel == "auto" else None

@@ -93,7 +93,7 @@ def _odds(fused: Fused, asked: Sequence[Asked]) -> Tensor:
     """`log_odds` of all rows."""
     vectors, fits = (_split(x, asked) for x in (fused.vector, fused.fit))
     each = zip(asked, vectors, fits, strict=True)
-    return torch.cat([log_odds(Fused(v, f, []), one.choices, one.temperatures) for one, v, f in each])
+    return torch.cat([log_odds(Fused(v, f, []), one.choices, one.temperatures, one.raised) for one, v, f in each])
 
 
 def _split(x: Tensor, asked: Sequence[Asked]) -> list[Tensor]:

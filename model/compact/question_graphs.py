@@ -93,7 +93,8 @@ def fusion_tape(net: CompactNet) -> FusionTape:
     Inputs, float32: ``states`` ``[rows, tokens, dim]``; ``mask`` and ``own`` (see `own_tokens`) ``[rows, tokens]``, 1
     for a token; ``keys.0``, ``values.0`` and so on ``[heads, keys, head_dim]``; ``meaning``, ``places``, and of a net
     with a detector ``objects``, ``object_colours`` and ``place_colours``, as in `ImageState`, without the axis of
-    images. See `_logits` and `_shown` for the others.
+    images; ``raised`` ``[rows, 1]`` and ``yes_no`` ``[names]``, which tell the answer that gradient maps explain (see
+    `model.compact.answers.log_odds`). See `_logits` and `_shown` for the others.
     """
     tape, config = Tape(), net.config
     states = tape.given("states", ("rows", "tokens", config.dim))
@@ -124,6 +125,8 @@ def fusion_tape(net: CompactNet) -> FusionTape:
     evidence = _evidence(tape, net, states, own, looking) if config.detector_channels else None
     vector = _vector(tape, net, fused, asked, tape.product(answering, meaning), fit, evidence)
     logits = _logits(tape, vector)
+    tape.given("raised", ("rows", 1))
+    tape.given("yes_no", ("names",))
     back = Tape(PREFIX)
     seeds = [(vector, _of_vector(back, vector, logits)), (fit, tape.given("of_fit", ("rows", 1)))]
     layers = tape.given("layers", (len(maps),))
@@ -342,8 +345,10 @@ def _logits(tape: Tape, vector: Var) -> Var:
 
 
 def _of_vector(back: Tape, vector: Var, logits: Var) -> Var:
-    """The gradient with respect to ``vector`` of what `model.compact.answers.log_odds` describes."""
-    index = back.node("ArgMax", [logits], ("rows",), dtype=np.int64, axis=-1, keepdims=0)
+    """The gradient with respect to ``vector`` of what `model.compact.answers.log_odds` describes. See `fusion_tape`
+    for ``raised`` and ``yes_no``."""
+    raised = back.plus(logits, back.times(Var("raised", ("rows", 1)), Var("yes_no", ("names",))))
+    index = back.node("ArgMax", [raised], ("rows",), dtype=np.int64, axis=-1, keepdims=0)
     ends = back.fixed("back.ends", [0.0, 1.0])
     best = back.node("OneHot", [index, back.shape_of(Var("biases", ("names",))), ends], logits.shape)
     is_best = back.node("Equal", [best, back.fixed("back.number.1.0", 1.0)], logits.shape, dtype=np.bool_)

@@ -26,12 +26,14 @@ from model.compact.token_maps import MapRows
 
 class Asked(NamedTuple):
     """What is asked of one image, whose ``state`` has no others: by ``rows`` texts, in the order of the batch, whose
-    answers are ``choices`` at the ``temperatures`` ``[rows]``. Without choices texts are matched."""
+    answers are ``choices`` at the ``temperatures`` ``[rows]``; ``raised`` ``[rows]``: see `AnswerSpace.raised`. Without
+    choices texts are matched."""
 
     state: ImageState
     rows: int
     choices: Choices | None
     temperatures: Tensor
+    raised: Tensor
 
 
 class Found(NamedTuple):
@@ -128,7 +130,7 @@ def _joined(parts: Sequence[NDArray[np.float32]]) -> Tensor:
 def _by_image(states: Tensor, mask: Tensor, asked: Sequence[Asked], width: int) -> Iterator[dict[str, NDArray[Any]]]:
     """The inputs of `fusion_tape` for each image, but ``layers``. ``width``: of an answer's vector."""
     weights, own, start = mask.float(), own_tokens(mask).float(), 0
-    for state, rows, choices, temperatures in asked:
+    for state, rows, choices, temperatures, raised in asked:
         part = slice(start, start := start + rows)
         given = {"states": states[part], "mask": weights[part], "own": own[part]}
         for layer, (keys, values) in enumerate(state.layers):
@@ -137,9 +139,11 @@ def _by_image(states: Tensor, mask: Tensor, asked: Sequence[Asked], width: int) 
         if state.objects is not None:
             objects, colours, places = (x[0] for x in state.objects)
             given |= {"objects": objects, "object_colours": colours, "place_colours": places}
-        given |= {"temperatures": temperatures[:, None], "of_fit": given["mask"].new_full((rows, 1), choices is None)}
+        given |= {"temperatures": temperatures[:, None], "raised": raised[:, None]}
+        given["of_fit"] = given["mask"].new_full((rows, 1), choices is None)
         if choices is None:
-            given |= {"answers": temperatures.new_zeros(1, width), "biases": temperatures.new_zeros(1)}
+            nothing = temperatures.new_zeros(1)
+            given |= {"answers": temperatures.new_zeros(1, width), "biases": nothing, "yes_no": nothing}
         else:
-            given |= {"answers": choices.vectors, "biases": choices.biases}
+            given |= {"answers": choices.vectors, "biases": choices.biases, "yes_no": choices.yes_no}
         yield {name: tensor.numpy() for name, tensor in given.items()}

@@ -56,7 +56,10 @@ def test_text_and_fusion_are_pytorchs(both: tuple[CompactModel, CompactModel]) -
     ids, mask = pad_ids([model.tokenize(text).ids for text in TEXTS])
     images = [(first.state, 2), (second.state, 1)]
     choices, temperatures = model._space.choices(None), torch.tensor([1.0, 0.5, 2.0])
-    asked = [Asked(first.state, 2, choices, temperatures[:2]), Asked(second.state, 1, choices, temperatures[2:])]
+    asked = [
+        Asked(state, rows, choices, own, torch.zeros(rows))
+        for (state, rows), own in zip(images, (temperatures[:2], temperatures[2:]), strict=True)
+    ]
     with torch.no_grad():
         states = model.net.text(ids, mask)
         expected = model.net.fuse_states(states, mask, images, need_maps=True)

@@ -75,16 +75,31 @@ def test_yes_and_no_share_nothing_where_another_answer_was_offered(offered: tupl
     assert scores(after) == scores(before)
 
 
-def test_maps_are_those_of_all_answers_where_yes_and_no_share_the_score() -> None:
-    model = tiny()
+@pytest.mark.parametrize("dtype", ["float32", "torch"])
+def test_a_map_tells_the_answer_that_is_shown_from_all_others(dtype: str) -> None:
+    """Also where another one has the highest logit, and *yes* and *no* share the score."""
+    model = tiny(dtype=dtype)
     (image,) = encode(model, noise())
-    plain, shared = (
-        ask(model, image, "is it red", maps=MapRequest("gradient"))[0].answer_map
-        for model.net.config in (model.net.config, replace(model.net.config, yes_no_temperature=2.0))
-    )
-    assert plain is not None
-    assert shared is not None
-    np.testing.assert_allclose(shared.values, plain.values, atol=1e-6)
+    texts, bias = ("is it red", "what is this"), model.net.head.bias
+
+    def answered(shares: float | None) -> tuple[list[str], np.ndarray]:
+        model.net.config = replace(model.net.config, temperatures={"yes/no": 1.25}, yes_no_temperature=shares)
+        found = ask(model, image, *texts, maps=MapRequest("gradient"))
+        maps = [text.answer_map.values for text in found if text.answer_map is not None]
+        return [text.ranking[0].answer for text in found], np.stack(maps)
+
+    bias[model.answers.index("red")] += 10
+    highest, of_red = answered(None)
+    assert highest == ["red", "red"]
+    (shown, other), shared = answered(2.0)
+    assert shown in ("yes", "no")
+    assert other == "red"
+    np.testing.assert_allclose(shared[1], of_red[1], atol=1e-5)
+    assert np.abs(shared[0] - of_red[0]).max() > 1e-2
+    bias[model.answers.index(shown)] += 100  # as high as can be: its odds change, their gradient does not
+    (same, _), expected = answered(None)
+    assert same == shown
+    np.testing.assert_allclose(shared[0], expected[0], atol=1e-5)
 
 
 def test_the_temperature_holds_for_candidates_too() -> None:
