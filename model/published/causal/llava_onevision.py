@@ -43,7 +43,7 @@ class OnevisionImages(ImageTokens):
 
     def inputs(self, pixels: Pixels) -> dict[str, Any]:
         """What the library's ``get_image_features`` takes for one image; without tiles, for one among several."""
-        sizes = {"image_sizes": torch.tensor([pixels.sizes], device=self.device)}
+        sizes = {"image_sizes": torch.tensor([pixels.sizes[:2]], device=self.device)}
         if pixels.tiles is None:
             return {"pixel_values": self.to_input([pixels.values])[None], "batch_num_images": [2], **sizes}
         return {"pixel_values": self.to_input([pixels.values, *pixels.tiles])[None], **sizes}
@@ -53,8 +53,9 @@ class OnevisionImages(ImageTokens):
         token at the end of a row saw nothing."""
         rows, columns = pixels.geometry.rows, pixels.geometry.columns
         base = self._side**2
-        if pixels.tiles is None:  # among several: the thumbnail is the grid
-            cells = np.append(np.arange(base), -1)
+        if pixels.tiles is None or len(pixels.sizes) == 3:  # among several, or very long: the thumbnail is the grid
+            ends = 1 if pixels.tiles is None else pixels.sizes[2]
+            cells = np.append(np.arange(base), np.full(ends, -1))
             return Expansion(self.image_token * len(cells), Placement.one_to_one(cells))
         lines = np.full((rows, columns + 1), -1)
         lines[:, :-1] = np.arange(rows * columns).reshape(rows, columns)

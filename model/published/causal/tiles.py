@@ -111,7 +111,11 @@ class AnyResolution:
         return max(min(resolution) for resolution in self.resolutions)
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """``image`` RGB, upright. `Pixels.sizes`: its height and width, by which the encoder takes the padding off."""
+        """``image`` RGB, upright. `Pixels.sizes`: its height and width, by which the encoder takes the padding off.
+
+        Of an image so long that its shorter side is no token wide, nothing is left of the tiles but the ends of their
+        rows, if there are any. The grid is the thumbnail's then, and `Pixels.sizes` ends with how many rows there are.
+        """
         height, width = self._best(image.height, image.width)
         inner_width, inner_height = self._fitted(image, height, width)
         padded = Image.new("RGB", (width, height))
@@ -119,12 +123,11 @@ class AnyResolution:
         padded.paste(fitted, ((width - inner_width) // 2, (height - inner_height) // 2))
         whole = image.resize((self.tile, self.tile), self.resample)
         rows, columns = self._grid(image.height, image.width, height // self.tile, width // self.tile)
-        return Pixels(
-            np.asarray(whole, np.uint8),
-            whole_geometry(image, rows, columns),
-            tiles=cut(padded, self.tile),
-            sizes=(image.height, image.width),
-        )
+        sizes: tuple[int, ...] = (image.height, image.width)
+        if not rows * columns:
+            sizes, rows, columns = (*sizes, rows), self.cells, self.cells
+        geometry = whole_geometry(image, rows, columns)
+        return Pixels(np.asarray(whole, np.uint8), geometry, tiles=cut(padded, self.tile), sizes=sizes)
 
     @property
     def among(self) -> Square:

@@ -205,6 +205,8 @@ def llava_onevision(folder: Path) -> CausalPair:
     )
 
     def place(row: NDArray[np.float32], image: Image.Image) -> NDArray[np.float32]:
+        if max(image.size) > 12 * min(image.size):  # the thumbnail's alone
+            return row[:16].reshape(4, 4)
         rows, columns = {(90, 60): (6, 9), (48, 80): (9, 6), (64, 64): (8, 8)}[image.size]
         grid = row[16:].reshape(rows, columns + 1)[:, :columns].copy()
         for index, share in enumerate(row[:16]):  # the thumbnail's, by area

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_tokens_logits_and_maps_are_transformers_own(
     image = make_image(*shape)
     theirs = pair.reference(image, QUESTION)
     assert theirs.entropy < 0.5
+    check_all(pair, image, theirs, monkeypatch)
+
+
+@pytest.mark.parametrize("shape", [(333, 20), (20, 333)])
+def test_an_image_that_leaves_no_patch_of_its_tiles_is_its_thumbnail(
+    pairs: Callable[[str], CausalPair], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaVA-OneVision: of the tiles there is nothing, or the ends of their rows alone."""
+    pair, image = pairs("llava_onevision"), make_image(*shape)
+    theirs = pair.reference(image, QUESTION)
+    assert len(image_columns(pair, theirs)) == 16 + (shape[0] < shape[1]) * 12
+    check_all(pair, image, theirs, monkeypatch)
+
+
+def check_all(pair: CausalPair, image: Image.Image, theirs: Theirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens, logits and maps are transformers' own."""
     recorded = Recorded(pair.ours.stack)
     monkeypatch.setattr(pair.ours, "batch", lambda: Batch(recorded))
     (encoded,) = pair.encode(image)
