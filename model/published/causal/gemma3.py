@@ -41,9 +41,11 @@ class Gemma3Images(ImageTokens):
         if config.get("do_pan_and_scan"):
             least, most = config.get("pan_and_scan_min_crop_size", 256), config.get("pan_and_scan_max_num_crops", 4)
             ratio = config.get("pan_and_scan_min_ratio_to_activate", 1.2)
-            if not (_is_count(least) and _is_count(most) and 2 <= most <= _MOST_CROPS and _is_ratio(ratio)):
+            known = _is_count(least) and _is_count(most) and _is_ratio(ratio)
+            if not known or not 2 <= most <= min(_MOST_CROPS, least):  # of smaller crops the last may be empty
                 raise ValueError(
-                    f"{folder}: its settings of pan and scan, {least!r}, {most!r}, {ratio!r}, make no sense"
+                    f"{folder}: its settings of pan and scan, {least!r}, {most!r}, {ratio!r}, make no sense: 2 to "
+                    f"{_MOST_CROPS} crops, each of at least as many pixels a side"
                 )
             tile, resample = vision.image_size, resize.resample
             self.preprocess = PanAndScan(tile, self._side, least, most, float(ratio), resample)

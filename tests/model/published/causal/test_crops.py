@@ -34,6 +34,14 @@ def test_crops_are_those_of_the_processor(size: tuple[int, int], least: int, mos
     assert (ours.geometry.rows, ours.geometry.columns) == (4 * max(1, rows), 4 * max(1, columns))
 
 
+@pytest.mark.parametrize("most", [2, 3, 7, 16])
+def test_no_crop_is_empty(most: int) -> None:
+    preprocess = PanAndScan(4, 2, most, most, 1.0, 2)
+    for length in range(most, 20 * most):
+        preprocess(make_image(length, most))
+        preprocess(make_image(most, length))
+
+
 def test_settings_that_make_no_sense_are_refused(pairs: Callable[[str], CausalPair], tmp_path: Path) -> None:
     folder = tmp_path / "crops"
     shutil.copytree(pairs("gemma3_crops").folder, folder)
@@ -41,6 +49,7 @@ def test_settings_that_make_no_sense_are_refused(pairs: Callable[[str], CausalPa
     settings = json.loads(path.read_text())
     for name, value in (
         ("pan_and_scan_min_crop_size", 0),
+        ("pan_and_scan_min_crop_size", 1),  # of three crops of 4 pixels the last would be empty
         ("pan_and_scan_max_num_crops", 1000),
         ("pan_and_scan_min_ratio_to_activate", "wide"),
     ):
