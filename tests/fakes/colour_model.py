@@ -146,15 +146,15 @@ def square(colour: str, seed: int, side: int = 64) -> Image.Image:
     return image
 
 
-def write_toy_data(folder: Path, count: int = 60) -> None:
-    """Images with two questions and two captions each, half ``train``, half ``dev``."""
+def write_toy_data(folder: Path, count: int = 60, size: tuple[int, int] = (64, 64)) -> None:
+    """Images of ``size`` (width, height) with two questions and two captions each, half ``train``, half ``dev``."""
     lines = []
     with tarfile.open(folder / "toy.tar", "w") as tar:
         for number in range(count):
             colour, name = list(COLOURS)[number % 3], f"{number}.png"
             thing = ("dog", "ball", "car")[number % 3]
             buffer = io.BytesIO()
-            square(colour, number).save(buffer, "PNG")
+            square(colour, number).resize(size).save(buffer, "PNG")
             info = tarfile.TarInfo(name)
             info.size = buffer.tell()
             buffer.seek(0)

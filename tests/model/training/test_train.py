@@ -85,6 +85,26 @@ def test_features_are_those_of_the_image(data: DataSet, tmp_path: Path) -> None:
         assert len(meaning) == 1
 
 
+def test_the_detector_sees_images_in_their_proportions(tmp_path: Path) -> None:
+    write_toy_data(tmp_path, 2, (64, 32))
+    data, model = read_data(tmp_path), tiny()
+    cache = load_features(data, model, tmp_path / "features", CPU)
+    seen = cache.take([cache.index[ref] for ref in data.image_refs], CPU)[0].seen
+    pixels = torch.from_numpy(np.stack([model.info.preprocess(data.open_image(ref)).values for ref in data.image_refs]))
+    with torch.no_grad():
+        expected, squashed = (
+            model.net.describe(model.image_networks(pixels, aspects), pixels).seen for aspects in ([2.0, 2.0], None)
+        )
+    assert seen is not None
+    assert expected is not None
+    assert squashed is not None
+    assert torch.allclose(seen.features, expected.features, atol=5e-4)
+    assert seen.objects.any()
+    assert torch.allclose(seen.objects, expected.objects, atol=1e-5)
+    assert not torch.allclose(seen.features, squashed.features, atol=5e-4)
+    assert not torch.allclose(seen.objects, squashed.objects, atol=1e-2)
+
+
 def test_a_collage_has_the_features_of_its_four_images(data: DataSet, tmp_path: Path) -> None:
     model = tiny()
     cache = load_features(data, model, tmp_path, CPU)
