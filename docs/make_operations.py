@@ -125,7 +125,7 @@ def limits() -> str:
         (
             "a conversation",
             f"{messages.MOST_MESSAGES} messages, {messages.MOST_PARTS} parts in one, "
-            f"{choices.LARGEST} characters of a format",
+            f"{2 * messages.MOST_MESSAGES} parts in all, {choices.LARGEST} characters of a format",
             "the same, and answers as long as what was sent",
         ),
         ("names and messages in errors", "100 and 1000 characters", "errors as long as what was sent"),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.engine.cache import Entry
-from app.engine.messages import Encode, Encoded, Failure, Run, RunItem
+from app.engine.messages import Encode, Encoded, Failure, Packed, Run, RunItem
 from app.engine.stages import Stages
 from app.errors import RequestError
-from model.interface import ItemError, Output, Pixels, Task
+from model.interface import ItemError, Pixels, Task
 
 
 def worker_failed() -> RequestError:
@@ -66,7 +66,7 @@ class RunJob(_Waits):
     item: RunItem
     entry: Entry
     arrival: float
-    future: asyncio.Future[Output]
+    future: asyncio.Future[Packed]
     stages: Stages = field(default_factory=Stages)
     queued: float | None = None
 

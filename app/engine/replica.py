@@ -20,7 +20,7 @@ from app.engine.decoders import Decoders
 from app.engine.dispatch import Dispatcher
 from app.engine.jobs import EncodeJob, Job, RunJob, worker_failed
 from app.engine.loading import ImageLoader
-from app.engine.messages import Packed, RunItem
+from app.engine.messages import RunItem
 from app.engine.options import Observer, ReplicaOptions
 from app.engine.protocol import ModelNotLoaded, Worker, WorkerDied
 from app.engine.stages import Stages
@@ -224,7 +224,6 @@ class Replica:
         job = RunJob(task, item, entry, arrival, asyncio.get_running_loop().create_future(), stages)
         self.batcher.put(job)
         try:
-            found: Output | Packed = await job.future
-            return found.unpack() if isinstance(found, Packed) else found
+            return (await job.future).unpack()
         finally:
             self.batcher.withdraw(job)

@@ -101,6 +101,6 @@ async def _respond(
         made = response()
         return wire.to_json(with_points(made) if points else made)
 
-    made = await wire.formatted(answered.output, content)
+    written = await wire.formatted(answered.output, content)
     answered.stages.add("format", start, perf_counter())
-    return Response(made, headers=context.headers(answered), media_type="application/json")
+    return Response(written, headers=context.headers(answered), media_type="application/json")
