@@ -27,8 +27,8 @@ def visible_gpus(environment: Mapping[str, str] = os.environ, dev: Path = Path("
 
 def default_workers(device: str, cores: int, gpus: int | None = None) -> int:
     """The number of workers where the operator set none: one per GPU (``gpus`` None: count them). On a CPU, two workers
-    of one thread each answer twice as much as one of two threads: small operations do not parallelise. More workers
-    would cost memory that nobody asked for."""
+    of one thread each answer 1.65 times as much as one of two threads: small operations do not parallelise. Others each
+    cost what they compute with and their images; those are for the operator to ask for."""
     count = len(visible_gpus()) if gpus is None else gpus
     if device.startswith("cuda") or (device == "auto" and count):
         return max(1, count) if device in _ALL else 1

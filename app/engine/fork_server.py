@@ -7,7 +7,8 @@ one thread can be forked in safety, since a lock that another thread held would 
 
 The parent (`app.engine.local.ForkServer`) starts it with one end of a socket pair, and sends a `Load` as to a worker.
 After the `CanFork`, it sends a socket for each worker that it wants, and gets a `PID`: 0 where there are other threads,
-`NO_ROOM` where the system has no room for another process.
+`NO_ROOM` where the system has no room for another process. The parent confirms each with a byte: until
+then no worker is reaped, whose number might become another process's.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from app.engine import worker
 from app.engine.messages import NO_ROOM, PID, CanFork, Load, LoadFailed, Ready, receive, send
@@ -55,18 +56,11 @@ def _prepare(message: Load) -> tuple[Model, Ready] | LoadFailed | None:
 
 
 def _reap(*_: object) -> None:
-    """Say how workers ended. The parent sees that they did, but is not told how."""
+    """Say how workers ended. The parent sees that they did, but is not told how; it may have killed them itself."""
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[1]:
-                logger.error("%s", how_it_ended(ended[0], os.waitstatus_to_exitcode(ended[1])))
-
-
-def _reseed() -> None:
-    """Let a fork draw other random numbers than the other forks."""
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        torch.seed()
+                logger.warning("%s", how_it_ended(ended[0], os.waitstatus_to_exitcode(ended[1])))
 
 
 def main(fd: int) -> int:
@@ -78,8 +72,9 @@ def main(fd: int) -> int:
             message = receive(incoming)
             if message is None:
                 return 0
+            start = time.perf_counter()
             prepared = _prepare(message)
-            send(out, prepared if isinstance(prepared, LoadFailed) else CanFork())
+            send(out, prepared if isinstance(prepared, LoadFailed) else CanFork(time.perf_counter() - start))
         if isinstance(prepared, LoadFailed):
             return 1
         gc.collect()
@@ -89,6 +84,7 @@ def main(fd: int) -> int:
             wanted, sockets, *_ = socket.recv_fds(control, 1, 1)
             if not wanted:
                 return 0
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             try:
                 pid = os.fork() if has_one_thread() else None
             except OSError as error:  # too many processes or too little memory: the forks that there are go on
@@ -98,8 +94,10 @@ def main(fd: int) -> int:
                 break
             control.sendall(PID.pack(pid or 0))
             os.close(sockets[0])
+            control.recv(1)  # the parent holds the process now, and not its number alone: it may be reaped
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _reseed()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     return worker.main(sockets[0], own, prepared)
 
 

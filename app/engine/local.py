@@ -92,7 +92,8 @@ class LocalWorker:
     async def start(self, message: Load, *, seconds: float) -> Ready:
         """Start the process, load the model and warm it up.
 
-        Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`.
+        Raises: `WorkerDied` when the process ends or takes more than ``seconds`` seconds, `ModelNotLoaded`;
+        OSError when none can be started.
         """
         answer = await self._begin(message, seconds)
         if not isinstance(answer, Ready):
@@ -214,11 +215,12 @@ class _Loaded(LocalWorker):
         answer = await self._begin(message, seconds)
         if not isinstance(answer, CanFork):
             raise WorkerDied(f"the fork server said {type(answer).__name__}")
+        logger.info("loaded what workers share in %.1f s", answer.seconds)
 
-    async def fork(self, theirs: socket.socket, *, seconds: float) -> int:
-        """Have a worker serve ``theirs``. Returns its process id; 0 where the process cannot be forked.
+    async def fork(self, theirs: socket.socket, *, seconds: float) -> Forked | None:
+        """Have a worker serve ``theirs``. None where the process cannot be forked.
 
-        Raises: `WorkerDied`, also where the system has no room for another process.
+        Raises: `WorkerDied`, OSError: either also where the system has no room for another process.
         """
         if self._socket is None or self._reader is None:
             raise WorkerDied("the fork server was never started")
@@ -232,9 +234,12 @@ class _Loaded(LocalWorker):
         except asyncio.CancelledError:
             self.kill()  # its reply would be taken for that of the next call
             raise
-        if pid == NO_ROOM:
-            raise WorkerDied("no worker can be forked now")
-        return pid
+        try:
+            if pid == NO_ROOM:
+                raise WorkerDied("no worker can be forked now")
+            return Forked(pid) if pid else None
+        finally:
+            self._socket.send(b"!")  # from now on the fork may be reaped
 
 
 class ForkServer:
@@ -260,15 +265,15 @@ class ForkServer:
                 await self.stop()
                 self._loaded = _Loaded(self._environment)
                 await self._loaded.load(message, seconds=seconds)
-            pid = await self._loaded.fork(theirs, seconds=seconds)
-            if pid:
-                return Forked(pid)
+            forked = await self._loaded.fork(theirs, seconds=seconds)
+            if forked is not None:
+                return forked
             logger.warning("%s has threads of its own: its workers share no memory", message.arguments.get("name"))
             self._forks = False
             await self.stop()
             return None
 
     async def stop(self) -> None:
-        """End the process, once its forks have ended."""
+        """End the process. Forks that are left end with it."""
         if self._loaded is not None:
             await self._loaded.stop()

@@ -4,6 +4,9 @@ The parent sends a `Load` and gets a `Ready` or a `LoadFailed`. After that it se
 gets a `Reply` to each, with one result per item. Until the reply comes, the worker says `Working` now and then, and the
 parent may answer with `Abandon` once nobody waits for the reply.
 
+A fork server gets a `Load` too, and says `CanFork` or `LoadFailed`. What it replies after that is a `PID`, not pickled:
+see `app.engine.fork_server`.
+
 The parent alone decides which images are kept: a message names the keys to forget, and the worker forgets them before
 it does anything else.
 """
@@ -47,7 +50,9 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class CanFork:
-    """A fork server has loaded what its workers share."""
+    """A fork server has loaded what its workers share, in so many ``seconds``."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,23 @@ def load_crowded(name: str, **options: Any) -> StandIn:
     return StandIn(**options)
 
 
+def load_ending(name: str, **options: Any) -> StandIn:
+    """A loader in a process whose first fork ends before anybody is told of it, and leaves a file ``name``."""
+    fork = os.fork
+
+    def fork_and_wait() -> int:
+        first, pid = not Path(name).exists(), fork()
+        if first and pid == 0:
+            Path(name).touch()
+            os._exit(3)
+        if first:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return pid
+
+    mock.patch.object(os, "fork", fork_and_wait).start()
+    return StandIn(**options)
+
+
 LOADER = "tests.fakes.model:load"
 FAILING = "tests.fakes.model:fail"
 FAILING_ONCE = "tests.fakes.model:load_but_once"
@@ -198,3 +215,4 @@ COUNTED = "tests.fakes.model:load_counted"
 HEAVY = "tests.fakes.model:load_heavy"
 THREADED = "tests.fakes.model:load_threaded"
 CROWDED = "tests.fakes.model:load_crowded"
+ENDING = "tests.fakes.model:load_ending"

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.engine.devices import can_share
 from app.engine.engine import LOADER, Engine, ImageSource
 from app.engine.fork_server import has_one_thread
 from app.settings import Settings
 from model.interface import MapRequest
 from tests.app.engine.tools import engine, refused, said, source, until
-from tests.fakes.model import COUNTED, CROWDED, FAILING, HEAVY, THREADED
+from tests.fakes.model import COUNTED, CROWDED, ENDING, FAILING, HEAVY, THREADED
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
+pytestmark = pytest.mark.skipif(not can_share("cpu", 0), reason="forks are for Linux")
 
 TWO = {"workers": 2, "threads": 1, "device": "cpu"}
 
@@ -39,11 +42,17 @@ def figure(pid: int, file: str, name: str) -> int:
     return int(found[1])
 
 
+def open_files(pid: int) -> int:
+    """The number of a process's descriptors."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def kill_and_wait(pid: int) -> None:
-    """End a process; its parent has reaped it."""
+    """End a process, until its parent has reaped it; not in the loop, which turns no further meanwhile."""
     os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 10.0
     while Path(f"/proc/{pid}").exists():
-        pass
+        assert time.monotonic() < end
 
 
 async def ask_both(made: Engine) -> set[int]:
@@ -53,8 +62,9 @@ async def ask_both(made: Engine) -> set[int]:
     return {replica.index for replica in made.replicas if replica.images.encoded}
 
 
-async def test_the_model_is_loaded_once_for_all_workers(tmp_path: Path) -> None:
-    """Also for one that takes the place of another; each answers."""
+async def test_the_model_is_loaded_once_for_all_workers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also for one that takes the place of another; each answers. The log says once how long it took."""
+    caplog.set_level(logging.INFO)
     loads = tmp_path / "loads"
     async with engine(loader=COUNTED, model=str(loads), **TWO) as (made, recorder):
         first = await both_ready(made)
@@ -66,6 +76,7 @@ async def test_the_model_is_loaded_once_for_all_workers(tmp_path: Path) -> None:
         assert second[0] != first[0]
         assert second[1] == first[1]
         assert loads.read_text() == "+"
+    assert caplog.text.count("loaded what workers share in") == 1
 
 
 async def test_a_worker_holds_no_copy_of_what_was_loaded() -> None:
@@ -121,6 +132,33 @@ async def test_a_full_system_costs_no_worker_that_lives(tmp_path: Path) -> None:
         assert {figure(pid, "status", "PPid") for pid in second} == {parent}
 
 
+async def test_workers_that_died_leave_a_line_of_the_log_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    """No file stays open in the process that they were forks of, and no zombie."""
+    async with engine(**TWO) as (made, recorder):
+        parent = figure((await both_ready(made))[0], "status", "PPid")
+        before = open_files(parent)
+        died = []
+        for count in (1, 2, 3):
+            died.append((await both_ready(made))[count % 2])
+            kill_and_wait(died[-1])
+            await until(lambda count=count: recorder.restarts == count)
+        await both_ready(made)
+        await until(lambda: open_files(parent) <= before)
+    text = capfd.readouterr().err
+    for pid in died:
+        assert f"worker {pid} was ended by SIGKILL" in text
+
+
+async def test_a_fork_that_ends_before_it_is_known_is_lost_as_any_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its number is still its own as the parent opens it."""
+    async with engine(loader=ENDING, model=str(tmp_path / "ended"), **TWO) as (made, recorder):
+        await both_ready(made)
+        assert recorder.restarts == 1
+    assert re.search(r"worker lost: worker \d+ ended", caplog.text)
+
+
 def test_where_threads_cannot_be_counted_nothing_is_forked(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     assert has_one_thread(tmp_path)
@@ -137,14 +175,18 @@ async def test_a_model_with_threads_is_not_forked(tmp_path: Path, caplog: pytest
     assert "share no memory" in caplog.text
 
 
-async def test_workers_of_two_threads_share_modules_alone(tmp_path: Path) -> None:
+async def test_workers_of_two_threads_share_modules_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model starts its threads in each of them."""
-    loads = tmp_path / "loads"
-    async with engine(loader=THREADED, model=str(loads), **TWO | {"threads": 2}) as (made, _):
+    loads, imports = tmp_path / "loads", tmp_path / "imports"
+    noting = f"import os, pathlib\npathlib.Path({str(imports)!r}).open('a').write(f'{{os.getpid()}} ')\n"
+    (tmp_path / "noting.py").write_text(f"from tests.fakes.model import load_threaded\n{noting}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with engine(loader="noting:load_threaded", model=str(loads), **TWO | {"threads": 2}) as (made, _):
         pids = await both_ready(made)
         (parent,) = {figure(pid, "status", "PPid") for pid in pids}
         assert parent != os.getpid()
         assert loads.read_text() == "++"
+        assert imports.read_text().split() == [str(parent)]
         assert await ask_both(made) == {0, 1}
 
 
