@@ -23,6 +23,7 @@ from crosslook.batch import (
 )
 from crosslook.client import Client, server_url
 from crosslook.core import AnswerOptions
+from crosslook.drawn import is_mostly_off
 from crosslook.errors import APIError, AuthenticationFailed, ConnectionFailed, CrosslookError
 from crosslook.results import Answer
 
@@ -275,9 +276,7 @@ def _print(answer: Answer) -> None:
         print(f"  {words['then'].format(others=', '.join(others))}")
     if unknown:
         print(f"  {words['unknown'].format(unknown=', '.join(unknown))}")
-    # A model that writes attends to its text most, whatever is asked.
-    tell_off = answer.score_over != "sequence"
-    if answer.map and answer.map.mostly_off_image and tell_off:
+    if answer.map and is_mostly_off(answer.map, answer) and answer.score_over != "text":
         print(f"  {words['off answer'].format(share=answer.map.off_image)}")
     if answer.words:
         width = max(_columns(word.text) for word in answer.words)
@@ -285,7 +284,7 @@ def _print(answer: Answer) -> None:
         for word in answer.words:
             x, y, value = word.peak()
             padding = " " * (width - _columns(word.text))
-            off = words["off"].format(share=word.off_image) if word.mostly_off_image and tell_off else ""
+            off = words["off"].format(share=word.off_image) if is_mostly_off(word, answer) else ""
             print(f"    {word.text}{padding}  {x:6.0f} {y:6.0f}  {word.format_value(value)}{off}")
 
 

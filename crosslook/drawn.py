@@ -84,6 +84,10 @@ class ShownAnswer(DrawnAnswer, Protocol):
         """The maps of the question's words."""
 
     @property
+    def answer_words(self) -> Sequence[DrawnMap]:
+        """The maps of the answer's words, where a model writes them one by one."""
+
+    @property
     def ranking(self) -> Sequence[RankedAnswer]:
         """The best answers with their scores, the best first."""
 
@@ -102,3 +106,10 @@ class ShownAnswer(DrawnAnswer, Protocol):
     @property
     def source(self) -> Any:
         """The image that was asked about; None where it is not here."""
+
+
+def is_mostly_off(attention_map: DrawnMap, answer: ShownAnswer) -> bool:
+    """Whether most of a map is not in the image where that says something. Of a model that writes it does not, also
+    where it chose among candidates: it attends to its text most, whatever is asked."""
+    writes = answer.score_over == "sequence" or bool(answer.answer_words)
+    return attention_map.mostly_off_image and not writes

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from crosslook.drawn import DrawnMap, ShownAnswer, ShownMap
+from crosslook.drawn import DrawnMap, ShownAnswer, ShownMap, is_mostly_off
 from crosslook.images import chosen_image
 
 if TYPE_CHECKING:
@@ -82,10 +82,8 @@ def _html(answer: ShownAnswer, image: Image) -> str:
     maps = ([answer.map] if answer.map else []) + list(answer.words)
     photograph = _address(_encoded(image.resize(size), "JPEG"), "jpeg")
     off = [_off(each, answer) for each in maps]
-    masks = "".join(
-        f'<img class="m{i}" alt="" src="{_mask(each, size, _FAINT if off[i] else _OPACITY)}">'
-        for i, each in enumerate(maps)
-    )
+    opacities = [_FAINT if is_mostly_off(each, answer) else _OPACITY for each in maps]
+    masks = "".join(f'<img class="m{i}" alt="" src="{_mask(each, size, opacities[i])}">' for i, each in enumerate(maps))
     then = ", ".join(f"{html.escape(each.answer)} {each.score:.1%}" for each in answer.ranking[1:4])
     measured, doubt = answer.reliability, "not sure: " if answer.unsure else ""
     worth = f"; when it was tested, {measured.right:.0%} of such answers were right" if measured else ""
@@ -128,9 +126,8 @@ def _words(answer: ShownAnswer, off: list[str]) -> str:
 
 
 def _off(attention_map: DrawnMap, answer: ShownAnswer) -> str:
-    """What to say of a map that says little of the image. A model that writes attends to its text most, whatever is
-    asked: of its maps nothing is said."""
-    if not attention_map.mostly_off_image or answer.score_over == "sequence":
+    """What to say of a map that says little of the image; nothing of where a text that was read stands."""
+    if not is_mostly_off(attention_map, answer) or (attention_map is answer.map and answer.score_over == "text"):
         return ""
     return f"{attention_map.off_image:.0%} of its map is not in the image"
 

@@ -42,6 +42,9 @@ class Handler(BaseHTTPRequestHandler):
             result["language"] = "en" if asked["questions"] == ["boat?"] else "zh"
             off = {"values": [[0.0, 0.02, 0.0], [0.0, 0.07, 0.0]], "elsewhere": 0.91}
             result["answer_map"] = result["question_tokens"][result["question_words"][0]["tokens"][0]]["map"] = off
+        if asked["questions"] == ["sign?"]:
+            nowhere = {"values": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "elsewhere": 1.0}
+            body["results"][0] |= {"answer": "no text found", "score_over": "text", "answer_map": nowhere}
         if body["attention"]:
             body["attention"]["kind"] = asked.get("map_kind", "raw")
         if type(self).failure:
@@ -105,6 +108,8 @@ def test_what_is_mostly_off_the_image_is_told(server: str, image: Path, capsys: 
     assert "答案的图有 91% 不在图片里" in capsys.readouterr().out
     assert main(["ask", str(image), "boat?", "--url", server, "--map-kind", "similarity"]) == 0
     assert "not in the image" not in capsys.readouterr().out
+    assert main(["ask", str(image), "sign?", "--url", server]) == 0
+    assert "not in the image" not in capsys.readouterr().out, "nothing was read: that is no look"
 
 
 def test_a_tie_is_told(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,11 @@ def test_html_says_what_is_not_in_the_image_and_does_not_spot_it(picture: Path) 
     body["results"][0]["question_tokens"][1]["map"] = off
     html = read_answers(AnswerResponse.model_validate(body), None, picture)[0]._repr_html_() or ""
     assert "not in the image" not in (answer(picture, answer_map=off, score_over="sequence")._repr_html_() or "")
+    written = {field: golden("answer_several")["results"][2][field] for field in ("answer_tokens", "answer_words")}
+    chosen = answer(picture, answer_map=off, score_over="candidates", **written)._repr_html_() or ""
+    assert "not in the image" not in chosen, "a model that writes"
+    read = answer(picture, answer_map=off, score_over="text")._repr_html_() or ""
+    assert "not in the image" not in read, "where a text stands is no look"
     assert re.findall(r'title="([^"]+)">([^<]+)<', html) == [("96% of its map is not in the image", "Is")]
 
 
