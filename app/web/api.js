@@ -39,6 +39,7 @@ export class Api {
 
   async #send(path, init, progress) {
     for (let attempt = 1; ; attempt += 1) {
+      init.signal?.throwIfAborted(); // also in the pause before this try; XMLHttpRequest does not look
       const headers = new Headers(init.headers);
       try {
         if (this.key) headers.set("Authorization", `Bearer ${this.key}`);
@@ -56,7 +57,10 @@ export class Api {
       if (response.ok) return response;
       const wait = Number(response.headers.get("Retry-After"));
       if ([429, 503].includes(response.status) && attempt < TRIES && wait <= LONGEST_WAIT) {
-        await new Promise((resolve) => { setTimeout(resolve, 1000 * Math.max(wait, 0.5)); });
+        await new Promise((resolve) => {
+          setTimeout(resolve, 1000 * Math.max(wait, 0.5));
+          init.signal?.addEventListener("abort", resolve);
+        });
         continue;
       }
       const body = await response.json().catch(() => null);

@@ -3,8 +3,7 @@ import { FAILURES, SUGGESTIONS, SUGGESTIONS_ZH } from "./suggestions.js";
 
 export const isExample = (name) => Object.hasOwn(SUGGESTIONS, name);
 
-// What fits most photographs, the kinds that it answers best first: on photographs kept from training it was right about
-// what animal or sport is to be seen four times in five.
+// What fits most photographs; the first fits any.
 const FOR_ANY = ["What is this?", "Is there a person?", "What animal is this?", "What sport is this?", "What color is the sky?"];
 const FOR_ANY_ZH = ["这是什么？", "照片里有人吗？", "这是什么动物？", "这是在室内还是室外？", "天空是什么颜色？"];
 

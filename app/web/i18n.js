@@ -114,7 +114,7 @@ const PLACES = {
 
 // Error codes of the API in Chinese; in English the server's own message stands, which has the figures.
 const ERRORS = {
-  offline: "连接不到服务器。", invalid_api_key: "API 密钥缺失或无效。", image_not_found: "服务器已不再保存这张图片，请重新选择。",
+  offline: "连接不到服务器。请确认它仍在运行，然后再试。", invalid_api_key: "API 密钥缺失或无效。", image_not_found: "服务器已不再保存这张图片，请重新选择。",
   request_incomplete: "请求没能在时限内传完，请再试一次。",
   body_too_large: "请求太大，超出了服务器的上限。", image_too_large: "图片太大，超出了服务器的上限。",
   unsupported_image: "不支持这种图片格式。", image_broken: "图片已损坏或不完整。", image_too_small: "图片太小，看不清。",

@@ -84,7 +84,6 @@ export function upload(which) {
     if (error.name !== "AbortError" && which === page.image) showError(error, which);
   });
   told("preparing");
-  return which.ref;
 }
 
 export function showProgress(image) {

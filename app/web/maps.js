@@ -42,11 +42,12 @@ export function offImage({ values, elsewhere }, { kind }) {
   return whole > 0 ? elsewhere / whole : 0;
 }
 
-// How strongly a map is drawn, 0 to 1: less than 1 where most of it is off the image. A model that writes attends to its
-// text most, whatever is asked: its maps are compared with each other alone.
-export function strengthOf(map, attention, { score_over: over }) {
+// How strongly a map is drawn, 0 to 1: less than 1 where most of it is off the image. A model that writes (and so names its
+// answer's tokens, also of one that it chose) attends to its text most, whatever is asked: its maps are compared with each
+// other alone.
+export function strengthOf(map, attention, { score_over: over, answer_tokens: written }) {
   const most = MOST[attention.kind];
-  return !most || over === "sequence" ? 1 : Math.min(1, (1 - offImage(map, attention)) / (1 - most));
+  return !most || over === "sequence" || written.length ? 1 : Math.min(1, (1 - offImage(map, attention)) / (1 - most));
 }
 
 // Which ninth of the image the strongest cell lies in, the brightest spot of what is drawn (crosslook/maps.py, `peak`):
