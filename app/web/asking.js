@@ -3,7 +3,7 @@ import { questionKind } from "./doubt.js";
 import { percent, t } from "./i18n.js";
 import { upload } from "./images.js";
 import { measureViewer } from "./listen.js";
-import { showError, showRefused, warn } from "./notices.js";
+import { showAsked, showError, showRefused, warn } from "./notices.js";
 import { choose, chosenKind, chosenLayers } from "./options.js";
 import { inWords, isUnsent, targets } from "./result.js";
 import { show, stepBack } from "./showing.js";
@@ -31,19 +31,25 @@ export async function askAgain({ asked, target }) {
   $("question").value = asked.question;
   warn();
   $("candidates").value = (asked.candidates ?? []).join(", ");
+  if (asked.candidates) $("candidates").closest("details").open = true; // they hold for what is asked next, too
   const which = page.image;
+  $("asked").hidden = true;
   await add(asked, target);
   if (page.images.includes(which)) page.waiting = null; // else it was refused: the link waits for another
+  showAsked();
 }
 
+// Whether two were asked alike: one of them is listed.
+const isSame = (one, other) => JSON.stringify(one.asked) === JSON.stringify(other.asked);
+
 async function add(asked, target) {
+  const { refused } = page;
   const entry = await request(asked, stepBack);
   if (!entry) return;
   const { image } = page;
-  page.refused = []; // they were seen
+  page.refused = page.refused.filter((each) => !refused.includes(each)); // those were seen
   showRefused();
-  const same = (old) => JSON.stringify(old.asked) === JSON.stringify(asked);
-  image.entries = [...image.entries.filter((old) => !same(old)), entry];
+  image.entries = [...image.entries.filter((old) => !isSame(old, entry)), entry];
   show(entry, target);
   if (document.activeElement === $("question")) {
     if (matchMedia("(pointer: coarse)").matches) $("question").blur(); // its keyboard would cover the answer
@@ -63,7 +69,7 @@ export async function remake() {
   const [which, target, { model }] = [page.image, page.pinned, page];
   const entry = await request({ ...before.asked, kind: chosenKind(model), layers: chosenLayers(model) }, () => choose(before, model));
   if (!entry || which !== page.image || which.current !== before) return;
-  which.entries = which.entries.map((old) => (old === before ? entry : old));
+  which.entries = which.entries.map((old) => (old === before ? entry : old)).filter((old) => old === entry || !isSame(old, entry));
   show(entry, target);
 }
 
@@ -109,7 +115,8 @@ async function answer(which, asked, signal) {
 
 function busy(on) {
   // An image's text is read once, when first asked for: that takes seconds.
-  $("send").textContent = t(!on ? "ask" : questionKind($("question").value) === "reading" ? "readingText" : "asking");
+  const says = !on ? "ask" : questionKind($("question").value) === "reading" ? "readingText" : "asking";
+  Object.assign($("send"), { textContent: t(says) }).dataset.i18n = says; // also in the other language
   $("result").setAttribute("aria-busy", String(on));
   document.body.classList.toggle("busy", on);
 }

@@ -1,11 +1,12 @@
 // The images of a visit: opened, sent, shown, gone back to, and left.
 import { newSession } from "./api.js";
 import { questionsAbout } from "./examples.js";
+import { focusOn } from "./focus.js";
 import { language, percent, t } from "./i18n.js";
-import { isOfImage, showError, showRefused, warn } from "./notices.js";
+import { isOfImage, showAsked, showError, showRefused, warn } from "./notices.js";
 import { lighter } from "./photo.js";
 import { isUnsent, showGallery, showHistory } from "./result.js";
-import { showAgain, unshow } from "./showing.js";
+import { show, showAgain, unshow } from "./showing.js";
 import { $, api, heatmap, page } from "./state.js";
 
 // Open files, and show the last of them; `example`: its name where it is one of the server's own.
@@ -17,25 +18,27 @@ export function openImages(files, example = null) {
   showImage(opened.at(-1));
 }
 
-export function showImage(which) {
+// `typing`: the question in the field stays.
+export function showImage(which, typing = false) {
   if (which !== page.image) page.asking?.abort();
   page.image = which;
-  $("drop").hidden = $("error").hidden = $("asked").hidden = true;
+  $("drop").hidden = $("error").hidden = true;
   $("viewer").hidden = $("tools").hidden = false;
   $("image").src = which.url;
   $("image").alt = t("imageAlt", { name: which.name });
   unshow();
   showSuggestions();
+  showAsked();
   document.body.classList.add("loaded");
   document.querySelector(".skip").href = "#question";
   retellGallery();
   showProgress(which);
-  if (which.current) return showAgain(which.current);
+  if (which.current) return typing ? show(which.current, "answer") : showAgain(which.current);
   showHistory(which.entries, null, showAgain);
   warn();
 }
 
-export const retellGallery = () => showGallery(page.images, page.image, { choose: showImage, cannotShow: render });
+export const retellGallery = () => showGallery(page.images, page.image, { choose: (which) => showImage(which), cannotShow: render });
 
 // In the interface's language where the model reads that.
 export const suggested = () => questionsAbout(page.image.example, language === "zh" && Boolean(page.model?.languages?.includes("zh")));
@@ -57,7 +60,7 @@ export function leaveImage() {
   heatmap.clear();
   for (const id of ["viewer", "tools", "progress", "error"]) $(id).hidden = true;
   $("drop").hidden = false;
-  $("asked").hidden = !page.waiting;
+  showAsked();
   document.body.classList.remove("loaded");
   document.querySelector(".skip").href = "#choose";
   history.replaceState(null, "", location.pathname + location.search);
@@ -89,11 +92,13 @@ export function upload(which) {
 export function showProgress(image) {
   const { state, sent, current } = image;
   const unsent = isUnsent(image);
+  const held = $("progress").contains(document.activeElement);
   $("progress").hidden = state !== "sending" && !unsent;
   $("sent").hidden = $("cancel").hidden = state !== "sending";
   $("retry").hidden = !unsent;
   $("sent").value = sent;
   $("progress-text").textContent = unsent ? t("stopped") : t("sending", { share: percent(sent) });
+  if (held) focusOn(document.activeElement, $("retry"));
   if (!current) $("where").textContent = { preparing: t("preparing"), ready: t("ready") }[state] ?? "";
 }
 
@@ -104,7 +109,7 @@ function refuse(which, error) {
   page.refused = [...page.refused.filter(({ name }) => name !== which.name), { name: which.name, file: which.file, error }];
   URL.revokeObjectURL(which.url);
   if (which !== page.image) retellGallery();
-  else if (page.images.length) showImage(page.images.at(-1));
+  else if (page.images.length) showImage(page.images.at(-1), true);
   else leaveImage();
   showRefused();
 }
@@ -117,7 +122,8 @@ export async function render(which) {
     const blob = await api.render(which.file, { session: which.session });
     URL.revokeObjectURL(which.url);
     which.url = URL.createObjectURL(blob);
-    which === page.image ? showImage(which) : retellGallery();
+    if (which === page.image) $("image").src = which.url;
+    retellGallery();
   } catch (error) {
     if (isOfImage(error)) return refuse(which, error); // it cannot be asked about either
     which.rendered = false;

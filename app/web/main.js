@@ -3,11 +3,12 @@ import { askAgain, ask, remake } from "./asking.js";
 import { COLOURS } from "./colormaps.js";
 import { loadKinds } from "./doubt.js";
 import { exampleFile, isExample, listExamples } from "./examples.js";
-import { quoted, t } from "./i18n.js";
+import { focusOn } from "./focus.js";
+import { t } from "./i18n.js";
 import { leaveImage, openImages, render, retellGallery, showImage, showProgress, showSuggestions, suggested, upload } from "./images.js";
 import { readLink } from "./link.js";
 import { listen } from "./listen.js";
-import { retellError, showError, showRefused, warn } from "./notices.js";
+import { retellError, showAsked, showError, showRefused, warn } from "./notices.js";
 import { drawScale, showOptions } from "./options.js";
 import { showHistory } from "./result.js";
 import { copyLink, pin, redraw, savePicture, show, showAgain, showTarget } from "./showing.js";
@@ -27,7 +28,10 @@ function open(files, example = null) {
 async function openExample(name) {
   if (!isExample(name)) return;
   const before = page.images.find((which) => which.example === name);
-  if (before) return showImage(before);
+  if (before) {
+    showImage(before);
+    return focusOn();
+  }
   try {
     open([await exampleFile(name)], name);
   } catch {
@@ -40,11 +44,10 @@ async function followLink() {
   if (!found) return;
   if (isExample(found.example)) {
     await openExample(found.example);
-    if (page.image) askAgain(found);
+    if (page.image?.example === found.example) askAgain(found); // else it could not be fetched
   } else {
     page.waiting = found;
-    $("asked").textContent = t("askedOf", { question: quoted(found.asked.question), name: found.file ?? "?" });
-    $("asked").hidden = false;
+    showAsked();
   }
 }
 
@@ -68,6 +71,7 @@ function retell() {
   retellError();
   retellGallery();
   showRefused();
+  showAsked();
   if (!image) return;
   $("image").alt = t("imageAlt", { name: image.name });
   showSuggestions();
@@ -87,6 +91,7 @@ listen({
   useKey: (key) => {
     api.key = key;
     $("key-form").hidden = $("error").hidden = true;
+    focusOn();
     loadModel();
     if (page.image) upload(page.image);
   },

@@ -1,6 +1,7 @@
 // What is said beside images and answers: errors, and while a question is typed what the model is bad at.
 import { weakness } from "./doubt.js";
-import { advice, languageNames, percent, t, wordsFor } from "./i18n.js";
+import { refill } from "./focus.js";
+import { advice, languageNames, percent, quoted, t, wordsFor } from "./i18n.js";
 import { isHeic } from "./photo.js";
 import { $, page } from "./state.js";
 
@@ -37,20 +38,26 @@ export const retellError = () => told?.();
 // The files that nothing can be asked about, each with why, until it is removed or a question answered.
 export function showRefused() {
   $("refused").hidden = !page.refused.length;
-  $("refused").replaceChildren(...page.refused.map((each) => {
+  refill($("refused"), page.refused.map((each) => {
     const item = document.createElement("li");
-    const button = Object.assign(document.createElement("button"), { type: "button", className: "quiet", textContent: "×" });
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "quiet", textContent: "×", of: each });
     button.setAttribute("aria-label", t("remove", { name: each.name }));
     button.addEventListener("click", () => {
       page.refused = page.refused.filter((other) => other !== each);
       showRefused();
-      ($("refused").querySelector("button") ?? $(page.image ? "question" : "choose")).focus();
     });
     const text = document.createElement("p");
     text.append(Object.assign(document.createElement("strong"), { textContent: each.name }), ` ${inWords(each.error, each.file)}`);
     item.append(text, button);
     return item;
   }));
+}
+
+// What a link asks, until its image is chosen.
+export function showAsked() {
+  const { waiting } = page;
+  $("asked").hidden = !waiting;
+  if (waiting) $("asked").textContent = t("askedOf", { question: quoted(waiting.asked.question), name: waiting.file ?? "?" });
 }
 
 // Beside the question field, while one is typed: what the model is bad at, and which languages it reads.

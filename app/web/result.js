@@ -1,5 +1,6 @@
 // Shows one answer: the question's words as buttons, the answer, the runners-up. Says which map to show.
 import { doubt, readNothing } from "./doubt.js";
+import { refill } from "./focus.js";
 import * as maps from "./maps.js";
 import { listed, percent, quoted, t } from "./i18n.js";
 
@@ -106,8 +107,8 @@ export function markTarget(target, pinned) {
 // `current`: the one that is shown above, or null.
 export function showHistory(entries, current, choose) {
   $("earlier").hidden = entries.length < (current ? 2 : 1);
-  $("history").replaceChildren(...entries.map((entry) => {
-    const button = element("button", { type: "button" },
+  refill($("history"), entries.map((entry) => {
+    const button = element("button", { type: "button", of: entry },
       element("span", { textContent: entry.result.question }), element("strong", { textContent: inWords(entry.result) }));
     button.setAttribute("aria-current", String(entry === current));
     button.addEventListener("click", () => choose(entry));
@@ -119,11 +120,11 @@ export function showHistory(entries, current, choose) {
 // browser does not show are given to cannotShow(image).
 export function showGallery(images, current, { choose, cannotShow }) {
   $("gallery").hidden = images.length < (current ? 2 : 1);
-  $("gallery").replaceChildren(...images.map((image) => {
+  refill($("gallery"), images.map((image) => {
     const unsent = isUnsent(image);
     const picture = element("img", { src: image.url, alt: t(unsent ? "goToUnsent" : "goTo", { name: image.name }) });
     picture.addEventListener("error", () => cannotShow(image));
-    const button = element("button", { type: "button", title: image.name, className: unsent ? "unsent" : "" }, picture);
+    const button = element("button", { type: "button", of: image, title: image.name, className: unsent ? "unsent" : "" }, picture);
     button.setAttribute("aria-current", String(image === current));
     button.addEventListener("click", () => choose(image));
     return element("li", {}, button);
