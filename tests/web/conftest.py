@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,28 @@ class Watched:
         """Choose a file, as the button does."""
         self.page.set_input_files("#file", path)
         self.page.wait_for_selector("#viewer:not([hidden])")
+
+    def hold(self, path: str, then: Callable[[Any], None] = lambda route: route.continue_()) -> Callable[[], None]:
+        """Keep requests for a path until the returned function is called, which waits for one; then go on with all."""
+        held: list[Any] = []
+
+        def keep(route: Any) -> None:
+            held.append(route)
+
+        def release() -> None:
+            while not held:
+                self.page.wait_for_timeout(20)
+            self.page.unroute(path)
+            for route in held:
+                then(route)
+
+        self.page.route(path, keep)
+        return release
+
+    def focused(self, selector: str) -> bool:
+        """Whether what has the focus is that."""
+        found: bool = self.page.evaluate("s => document.activeElement.matches(s)", selector)
+        return found
 
     def ask(self, question: str) -> dict[str, Any]:
         """Ask, wait until the answer is shown, and return the response that the page got."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.app.servers import Server
-from tests.web.conftest import Watched
+from tests.web.conftest import EXAMPLES, Watched
 
 pytestmark = pytest.mark.long
 Visit = Callable[..., Watched]
@@ -42,6 +42,29 @@ def test_keyboard_alone(server: Server, opened: Visit) -> None:
     assert outline == "solid"
     page.keyboard.press("Escape")
     assert page.get_attribute("[data-target=answer]", "aria-pressed") == "true"
+
+
+def test_the_focus_stays_where_lists_are_made_anew(server: Server, opened: Visit) -> None:
+    view = opened(server.url, expected=("Failed to load resource", "ERR_"))
+    page = view.page
+    page.set_input_files("#file", [EXAMPLES / "cat.jpg", EXAMPLES / "rocket.jpg"])
+    page.wait_for_function("() => document.getElementById('where').textContent === 'Image ready.'")
+    page.locator("#gallery button").first.focus()
+    page.keyboard.press("Enter")
+    assert "cat.jpg" in page.get_attribute("#image", "alt")
+    assert view.focused("#gallery li:first-child button[aria-current=true]")
+    for question in ("What animal is this?", "Is the cat sleeping?"):
+        view.ask(question)
+    page.locator("#history button").last.focus()
+    page.keyboard.press("Enter")
+    assert page.inner_text("#words") == "What animal is this?"
+    assert view.focused("#history li:last-child button[aria-current=true]")
+    release = view.hold("**/v1/images", lambda route: route.abort())
+    page.set_input_files("#file", EXAMPLES / "coffee.jpg")
+    page.locator("#gallery button").first.focus()
+    release()
+    page.wait_for_selector("#gallery .unsent")
+    assert view.focused("#gallery li:first-child button")
 
 
 def test_phone(server: Server, opened: Visit) -> None:

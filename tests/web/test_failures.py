@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,82 @@ def test_a_link_waits_for_an_image_that_can_be_read(server: Server, opened: Visi
     assert view.page.inner_text("#words") == "Is it night?"
 
 
+def test_a_refusal_while_an_answer_is_made_stays(server: Server, opened: Visit, broken: Path) -> None:
+    view = opened(f"{server.url}/#file=cat.jpg&q=Is+it+night%3F", expected=("Failed to load resource",))
+    page = view.page
+    release = view.hold("**/v1/answer")
+    page.set_input_files("#file", [broken, EXAMPLES / "cat.jpg"])
+    page.wait_for_selector("#refused li")
+    for said in ("正在回答…", "Asking …"):
+        page.click("#language")
+        assert page.inner_text("#send") == said
+    release()
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.inner_text("#words") == "Is it night?"
+    assert page.locator("#refused li").count() == 1
+
+
+def test_what_is_typed_stays_where_a_file_is_refused(server: Server, opened: Visit, broken: Path) -> None:
+    view = opened(server.url, expected=("Failed to load resource",))
+    page = view.page
+    view.open_file(EXAMPLES / "cat.jpg")
+    view.ask("What animal is this?")
+    release = view.hold("**/v1/images")
+    page.set_input_files("#file", broken)
+    page.fill("#question", "Is it ni")
+    release()
+    page.wait_for_selector("#refused li")
+    assert page.inner_text("#words") == "What animal is this?"
+    page.keyboard.type("ght?")
+    assert page.input_value("#question") == "Is it night?"
+
+
+def test_a_link_says_that_it_waits_beside_another_image(server: Server, opened: Visit, broken: Path) -> None:
+    view = opened(f"{server.url}/#file=rocket.jpg&q=Is+it+night%3F", expected=("Failed to load resource",))
+    page = view.page
+    page.set_input_files("#file", [EXAMPLES / "cat.jpg", broken])
+    page.wait_for_selector("#refused li")
+    assert page.is_visible("#viewer")
+    assert "about rocket.jpg" in page.inner_text("#asked")
+    page.click("#language")
+    assert page.inner_text("#asked").startswith("这个链接对 rocket.jpg 提问")
+    view.open_file(EXAMPLES / "rocket.jpg")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.inner_text("#words") == "Is it night?"
+    assert page.is_hidden("#asked")
+
+
+def test_a_link_to_an_example_that_is_not_to_be_had_asks_nothing(server: Server, opened: Visit) -> None:
+    view = opened(server.url, expected=("Failed to load resource", "ERR_"))
+    page = view.page
+    view.open_file(EXAMPLES / "cat.jpg")
+    page.route("**/examples/rocket.jpg", lambda route: route.abort())
+    page.evaluate("() => { location.hash = '#image=rocket&q=Is+it+night%3F'; }")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.input_value("#question") == ""
+
+
+def test_a_stop_holds_while_it_waits_for_a_busy_server(server: Server, opened: Visit) -> None:
+    page = opened(server.url, expected=("Failed to load resource",)).page
+    tries: list[Any] = []
+
+    def busy(route: Any) -> None:
+        tries.append(route)
+        body = {"error": {"code": "overloaded", "message": "busy"}}
+        route.fulfill(status=503, headers={"Retry-After": "2"}, json=body)
+
+    page.route("**/v1/images", busy)
+    code = """async () => {
+      const { Api } = await import("/web/api.js");
+      const stop = new AbortController();
+      const sent = new Api().upload(new File(["x"], "x.jpg"), { session: "a", signal: stop.signal, progress: () => {} });
+      setTimeout(() => stop.abort(), 500);
+      return sent.catch((error) => error.name);
+    }"""
+    assert page.evaluate(code) == "AbortError"
+    assert len(tries) == 1
+
+
 def test_broken_heic_is_named(opened: Visit, server: Server, tmp_path: Path) -> None:
     (tmp_path / "IMG_2.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(400))
     view = opened(server.url, expected=("Failed to load resource",))
@@ -139,6 +216,9 @@ def test_a_question_without_an_answer_takes_the_former_answer_away(opened: Visit
     assert "#" not in page.url
     assert page.inner_text("#history li").split("\n")[0] == "What animal is this?"
     if away:
+        page.click("#language")
+        assert page.inner_text("#error").endswith("请确认它仍在运行，然后再试。")
+        page.click("#language")
         page.context.set_offline(False)
         with page.expect_response("**/v1/answer"):
             page.click("#send")

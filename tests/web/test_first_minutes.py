@@ -46,9 +46,11 @@ def test_a_slow_upload_tells_how_far_it_is_and_can_be_stopped(server: Server, op
     page.click("#cancel")
     assert page.inner_text("#progress-text") == "The image was not sent."
     assert page.is_hidden("#error")
+    assert view.focused("#retry")
     slow_line(page, 0)
     page.click("#retry")
     page.wait_for_selector("#progress", state="hidden")
+    assert view.focused("#question")
     assert view.ask("What is it?")["image"]["width"] == 600
 
 
@@ -137,6 +139,7 @@ def test_a_link_asks_again(server: Server, opened: Visit) -> None:
     assert other.page.inner_text("#answer-line .answer") == answer["answer"]
     assert other.page.get_attribute("[data-target=q3]", "aria-pressed") == "true"
     assert other.page.locator("#ranking li").count() == 2
+    assert other.page.is_visible("#candidates"), "they hold for the next question, too"
 
 
 def test_a_link_about_ones_own_photograph_asks_for_it(server: Server, opened: Visit) -> None:
@@ -172,9 +175,13 @@ def test_heic_is_shown_with_the_servers_help(opened: Visit, server: Server, tmp_
     with Image.open(EXAMPLES / "cat.jpg") as image:
         image.save(tmp_path / "IMG_1.HEIC", format="HEIF")
     view = opened(server.url)
+    release = view.hold("**/v1/overlay")
     view.open_file(tmp_path / "IMG_1.HEIC")
-    view.page.wait_for_function("() => document.getElementById('image').naturalWidth === 451")
     assert view.ask("What animal is this?")["image"]["width"] == 451
+    view.page.fill("#question", "Is it ni")
+    release()
+    view.page.wait_for_function("() => document.getElementById('image').naturalWidth === 451")
+    assert view.page.input_value("#question") == "Is it ni"
     assert view.page.is_hidden("#error")
 
 

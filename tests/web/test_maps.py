@@ -277,6 +277,26 @@ def test_a_map_that_is_mostly_off_the_image_says_so_and_is_faint(server: Server,
     assert page.is_hidden("#outline")
 
 
+def test_what_a_model_that_writes_chose_is_drawn_as_what_it_wrote(server: Server, opened: Visit) -> None:
+    """It attends to its text most, whatever is asked."""
+
+    def chosen(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        result = body["results"][0]
+        body["attention"]["kind"] = "raw"
+        result["answer_map"]["elsewhere"] = 0.95
+        result |= {"score_over": "candidates", "answer_tokens": result["question_tokens"][:1]}
+        route.fulfill(response=response, json=body)
+
+    view = opened(server.url)
+    view.page.route("**/v1/answer", chosen)
+    view.open_example()
+    answer = view.ask("What animal is this?")["results"][0]["answer"]
+    assert view.page.inner_text("#where").startswith(f"For “{answer}” it looked most at the ")
+    assert drawn(view.page)[..., 3].max() > 100
+
+
 def test_where_a_read_text_stands_is_no_look(server: Server, opened: Visit) -> None:
     def read(route: Any) -> None:
         response = route.fetch()

@@ -98,6 +98,27 @@ def test_the_lists_say_what_is_shown(server: Server, opened: Visit) -> None:
     assert (attention["kind"], attention["layers"]) == (usual["kind"], usual["layers"])
 
 
+def test_what_is_asked_alike_is_listed_once(server: Server, opened: Visit) -> None:
+    view = opened(server.url)
+    view.open_example()
+    page = view.page
+    usual = view.ask("What animal is this?")["attention"]["kind"]
+    view.ask("Is the cat sleeping?")
+    kind = page.locator("#kind option:not(:checked)").first.get_attribute("value")
+
+    def choose(name: str) -> None:
+        with page.expect_response("**/v1/answer"):
+            page.select_option("#kind", name)
+        page.wait_for_selector("#result[aria-busy=false]")
+
+    choose(kind)
+    view.ask("What animal is this?")
+    assert page.locator("#history li").count() == 3
+    choose(usual)
+    assert page.locator("#history li").count() == 2
+    assert page.locator("#history [aria-current=true]").count() == 1
+
+
 def test_given_answers(server: Server, opened: Visit) -> None:
     view = opened(server.url)
     view.open_example()
@@ -148,6 +169,7 @@ def test_a_server_that_asks_for_a_key(opened: Visit, tmp_path: Path) -> None:
         view.page.fill("#key", "open sesame")
         view.page.press("#key", "Enter")
         view.page.wait_for_function("() => document.getElementById('where').textContent === 'Image ready.'")
+        assert view.focused("#question")
         view.ask("What animal is this?")
         assert "Bearer $CROSSLOOK_API_KEY" in view.page.text_content("#curl")
 
