@@ -11,9 +11,11 @@ export function focusOn(...nodes) {
   [...nodes, $(next), $("choose")].find(isSeen)?.focus({ preventScroll: true });
 }
 
-// Fill a list anew. Each button says what it is `of`: the focus stays with that, and where that is gone with the list.
-export function refill(list, items) {
+// Fill a list anew; `hidden`: the list, or the part of the page that it stands in. Each button says what it is `of`: the focus
+// stays with that, and where that is gone with the list.
+export function refill(list, items, hidden, part = list) {
   const { of } = list.contains(document.activeElement) ? document.activeElement : {};
+  part.hidden = hidden;
   list.replaceChildren(...items);
   const buttons = [...list.querySelectorAll("button")];
   if (of) focusOn(buttons.find((button) => button.of === of), buttons[0]);

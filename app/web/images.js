@@ -92,13 +92,13 @@ export function upload(which) {
 export function showProgress(image) {
   const { state, sent, current } = image;
   const unsent = isUnsent(image);
-  const held = $("progress").contains(document.activeElement);
+  const held = $("progress").contains(document.activeElement) ? document.activeElement : null; // not so once it is hidden
   $("progress").hidden = state !== "sending" && !unsent;
   $("sent").hidden = $("cancel").hidden = state !== "sending";
   $("retry").hidden = !unsent;
   $("sent").value = sent;
   $("progress-text").textContent = unsent ? t("stopped") : t("sending", { share: percent(sent) });
-  if (held) focusOn(document.activeElement, $("retry"));
+  if (held) focusOn(held, $("retry"));
   if (!current) $("where").textContent = { preparing: t("preparing"), ready: t("ready") }[state] ?? "";
 }
 

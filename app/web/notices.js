@@ -37,7 +37,6 @@ export const retellError = () => told?.();
 
 // The files that nothing can be asked about, each with why, until it is removed or a question answered.
 export function showRefused() {
-  $("refused").hidden = !page.refused.length;
   refill($("refused"), page.refused.map((each) => {
     const item = document.createElement("li");
     const button = Object.assign(document.createElement("button"), { type: "button", className: "quiet", textContent: "×", of: each });
@@ -50,7 +49,7 @@ export function showRefused() {
     text.append(Object.assign(document.createElement("strong"), { textContent: each.name }), ` ${inWords(each.error, each.file)}`);
     item.append(text, button);
     return item;
-  }));
+  }), !page.refused.length);
 }
 
 // What a link asks, until its image is chosen.

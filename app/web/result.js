@@ -106,20 +106,18 @@ export function markTarget(target, pinned) {
 
 // `current`: the one that is shown above, or null.
 export function showHistory(entries, current, choose) {
-  $("earlier").hidden = entries.length < (current ? 2 : 1);
   refill($("history"), entries.map((entry) => {
     const button = element("button", { type: "button", of: entry },
       element("span", { textContent: entry.result.question }), element("strong", { textContent: inWords(entry.result) }));
     button.setAttribute("aria-current", String(entry === current));
     button.addEventListener("click", () => choose(entry));
     return element("li", {}, button);
-  }).reverse());
+  }).reverse(), entries.length < (current ? 2 : 1), $("earlier"));
 }
 
 // The images of this visit, to go back to with choose(image); none where the only one is shown (`current`). Those that the
 // browser does not show are given to cannotShow(image).
 export function showGallery(images, current, { choose, cannotShow }) {
-  $("gallery").hidden = images.length < (current ? 2 : 1);
   refill($("gallery"), images.map((image) => {
     const unsent = isUnsent(image);
     const picture = element("img", { src: image.url, alt: t(unsent ? "goToUnsent" : "goTo", { name: image.name }) });
@@ -128,5 +126,5 @@ export function showGallery(images, current, { choose, cannotShow }) {
     button.setAttribute("aria-current", String(image === current));
     button.addEventListener("click", () => choose(image));
     return element("li", {}, button);
-  }));
+  }), images.length < (current ? 2 : 1));
 }

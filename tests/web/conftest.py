@@ -71,9 +71,9 @@ class Watched:
         def release() -> None:
             while not held:
                 self.page.wait_for_timeout(20)
-            self.page.unroute(path)
             for route in held:
                 then(route)
+            self.page.unroute(path)
 
         self.page.route(path, keep)
         return release

@@ -47,6 +47,11 @@ def test_keyboard_alone(server: Server, opened: Visit) -> None:
 def test_the_focus_stays_where_lists_are_made_anew(server: Server, opened: Visit) -> None:
     view = opened(server.url, expected=("Failed to load resource", "ERR_"))
     page = view.page
+    view.open_file(EXAMPLES / "cat.jpg")
+    page.click("#change")
+    page.locator("#gallery button").focus()
+    page.keyboard.press("Enter")
+    assert view.focused("#question"), "there is no gallery of one image that is shown"
     page.set_input_files("#file", [EXAMPLES / "cat.jpg", EXAMPLES / "rocket.jpg"])
     page.wait_for_function("() => document.getElementById('where').textContent === 'Image ready.'")
     page.locator("#gallery button").first.focus()

@@ -146,7 +146,8 @@ def test_a_stop_holds_while_it_waits_for_a_busy_server(server: Server, opened: V
     code = """async () => {
       const { Api } = await import("/web/api.js");
       const stop = new AbortController();
-      const sent = new Api().upload(new File(["x"], "x.jpg"), { session: "a", signal: stop.signal, progress: () => {} });
+      const options = { session: "a", signal: stop.signal, progress: () => {} };
+      const sent = new Api().upload(new File(["x"], "x.jpg"), options);
       setTimeout(() => stop.abort(), 500);
       return sent.catch((error) => error.name);
     }"""
