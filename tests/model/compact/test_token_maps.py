@@ -19,7 +19,7 @@ from model.compact.token_maps import gradient_rows
 from model.cross_attention import set_kernel
 from model.interface import Item, ItemError, Map, MapInfo, MapRequest, Output
 from model.kernels import AttentionResult
-from tests.model.tools import QUESTIONS, ask, encode, near, noise, run, scores
+from tests.model.tools import QUESTIONS, ask, encode, near, noise, run
 
 KINDS: list[Any] = ["raw", "gradient", "rollout"]
 TEXT = "How many cats are there in this?"
@@ -363,51 +363,3 @@ def test_the_kinds_and_the_layers_differ(tiny_model: CompactModel) -> None:
     for i, one in enumerate(found):
         for other in found[:i]:
             assert np.abs(one - other).max() > 1e-3
-
-
-# -- what is made where a request leaves it open ----------------------------------------------------------------------
-
-
-def with_defaults(kind: Any, layers: tuple[int, ...] | None = None) -> CompactModel:
-    made = tiny()
-    made.net.config = replace(made.net.config, default_map_kind=kind, default_map_layers=layers)
-    return CompactModel(made.net, made.vocabulary, made.answers, id="tiny", revision="x")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layers", [None, (1,)])
-def test_a_request_gets_the_maps_that_the_configuration_names(kind: Any, layers: tuple[int, ...] | None) -> None:
-    made = with_defaults(kind, layers)
-    (image,) = encode(made, noise())
-    (open_request, exact) = run(
-        made,
-        Item(image, QUESTIONS, maps=MapRequest()),
-        Item(image, QUESTIONS, maps=MapRequest(kind, layers or (0, 1))),
-    )
-    assert (made.info.default_map_kind, made.info.default_layers) == (kind, layers)
-    assert open_request.maps == MapInfo(kind, layers or (0, 1)) == exact.maps
-    for one, other in zip(open_request.texts, exact.texts, strict=True):
-        near(one, other, 3e-5)  # the rows of a batch round differently
-    (every,) = run(made, Item(image, QUESTIONS, maps=MapRequest(layers=(0, 1))))
-    assert every.maps == MapInfo(kind, (0, 1)), "a request still chooses for itself"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_default_costs_or_changes_anything_without_maps(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One pass, without maps, and the same scores to 1e-5 as with them."""
-    made = with_defaults(kind)
-    (image,) = encode(made, noise())
-    with_maps = ask(made, image, *QUESTIONS, top_k=8, maps=MapRequest())
-    passes: list[bool] = []
-    fuse_states = made.net.fuse_states
-
-    def counted(*args: Any, need_maps: bool = False, **options: Any) -> Any:
-        passes.append(need_maps)
-        return fuse_states(*args, need_maps=need_maps, **options)
-
-    monkeypatch.setattr(made.net, "fuse_states", counted)
-    without = ask(made, image, *QUESTIONS, top_k=8)
-    assert passes == [False]
-    for one, other in zip(with_maps, without, strict=True):
-        assert one.ranking[0].answer == other.ranking[0].answer
-        assert scores(one) == pytest.approx(scores(other), abs=1e-5)
