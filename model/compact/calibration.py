@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.compact import onnx_graphs
+from model.compact import image_graphs
 from model.compact.detector import NanoDet
 from model.compact.image_networks import open_session, resized
 from model.compact.vision import EfficientNetLite
@@ -28,9 +28,9 @@ def measure_ranges(
 
     The detector's ranges are of the squares as they are; what it gets when it serves is `letterboxed`, with the sides
     that images had."""
-    graphs = [onnx_graphs.vision_graph(vision, size, {})[0]]
+    graphs = [image_graphs.vision_graph(vision, size, {})[0]]
     if detector is not None:
-        graphs.append(onnx_graphs.detector_graph(detector, {})[0])
+        graphs.append(image_graphs.detector_graph(detector, {})[0])
     sessions = [(graph.measured, open_session(graph.model(graph.measured))) for graph in graphs]
     found: dict[str, list[tuple[float, float]]] = {}
     for image in images:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.compact.answer_words import TABLE
 from model.compact.storage import Uninitialised, load_small, save_small
-from model.compact.text import CLS, SEP, SPECIAL_TOKENS, UNK, TextEncoder, TextLayer
+from model.compact.text_encoder import CLS, SEP, SPECIAL_TOKENS, UNK, TextEncoder, TextLayer
 from model.family import TokenizedText
 from model.languages import HAN, plain_width
 

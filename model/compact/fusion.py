@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from model.compact.text import TextLayer
+from model.compact.text_encoder import TextLayer
 from model.cross_attention import CrossAttention, KeysValues, project_all
 from model.rows import Source, attend
 

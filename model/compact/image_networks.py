@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.compact import onnx_graphs
+from model.compact import image_graphs
 from model.compact.detector import MEAN, STRIDES, Detections, NanoDet, detect
 from model.compact.storage import load_small
 from model.compact.vision import EfficientNetLite, VisionFeatures
@@ -91,11 +91,11 @@ class OnnxNetworks:
     ) -> None:
         self.way: Way = "float32" if ranges is None else "int8"
         self.size = size
-        graph, self._seen = onnx_graphs.vision_graph(vision, size, ranges or {})
+        graph, self._seen = image_graphs.vision_graph(vision, size, ranges or {})
         self._vision = open_session(graph.model(self._seen))
         self._detector = None
         if detector is not None:
-            graph, self._detected = onnx_graphs.detector_graph(detector, ranges or {})
+            graph, self._detected = image_graphs.detector_graph(detector, ranges or {})
             self._detector = open_session(graph.model(self._detected))
 
     def __deepcopy__(self, memo: dict[int, object]) -> OnnxNetworks:

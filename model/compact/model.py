@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from model.compact import chinese, image_networks
 from model.compact.answer_words import AnswerWords
 from model.compact.answers import AnswerSpace, logits_of
+from model.compact.cuda_graphs import FuseGraphs
 from model.compact.detector import NanoDet
-from model.compact.graphs import FuseGraphs
 from model.compact.network import FIRST_PATCH, MAP_KINDS, CompactConfig, CompactNet, ImageState
 from model.compact.passes import Passes
 from model.compact.preprocess import Squash

@@ -35,7 +35,7 @@ from model.compact.objects import (
     object_state,
 )
 from model.compact.storage import store_under
-from model.compact.text import TextEncoder
+from model.compact.text_encoder import TextEncoder
 from model.compact.vision import EfficientNetLite, VisionFeatures
 from model.cross_attention import KeysValues
 from model.rows import Source

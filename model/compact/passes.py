@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.compact.answers import log_odds, logits_of
-from model.compact.graphs import FuseGraphs
+from model.compact.cuda_graphs import FuseGraphs
 from model.compact.network import CompactNet, Fused
 from model.compact.question_networks import Asked, Found, OnnxQuestions
 from model.compact.texts import Texts

@@ -21,7 +21,7 @@ from model.compact.network import FIRST_PATCH, CompactNet
 from model.compact.objects import COUNTS, LEAST_CHANCE, LEAST_SHARE, MOST, NEVER, SLOTS, sums_of_counts
 from model.compact.onnx_backward import PREFIX, gradients, only_if
 from model.compact.onnx_tape import Tape, Var
-from model.compact.text import TextLayer
+from model.compact.text_encoder import TextLayer
 
 
 class FusionTape(NamedTuple):

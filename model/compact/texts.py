@@ -1,4 +1,5 @@
-"""Texts -> token states: by the English encoder, or by the Chinese one where a text has Chinese in it."""
+"""Texts of requests -> token states: by the English encoder (`model.compact.text_encoder`), or by the Chinese one where
+a text has Chinese in it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from model.compact.chinese import VOCABULARY, WEIGHTS, ChineseEncoder, ChineseTokenizer, load_chinese
 from model.compact.network import CompactNet
 from model.compact.storage import forget, recall
-from model.compact.text import build_tokenizer, pad_ids, tokenize
+from model.compact.text_encoder import build_tokenizer, pad_ids, tokenize
 from model.family import TokenizedText
 from model.languages import foreign_script, has_han, is_foreign_latin, language_of
 

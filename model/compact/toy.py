@@ -6,7 +6,7 @@ import torch
 
 from model.compact.detector import NanoDet
 from model.compact.network import CompactConfig, CompactNet
-from model.compact.text import SPECIAL_TOKENS
+from model.compact.text_encoder import SPECIAL_TOKENS
 
 
 def tiny_parts(seed: int) -> tuple[CompactNet, NanoDet, list[str], list[str]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from model.compact.colours import COLOURS
 from model.compact.model import CompactModel
 from model.compact.network import mean_over
-from model.compact.text import pad_ids, tokenize
+from model.compact.text_encoder import pad_ids, tokenize
 from model.evaluation.data import ImageRef, Question
 from model.question_kinds import question_kind
 from model.training.features import FeatureCache

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.compact.colours import COLOURS
 from model.compact.network import CompactNet
-from model.compact.text import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
+from model.compact.text_encoder import SPECIAL_TOKENS, TextEncoder, bert_weights, build_tokenizer, pad_ids, tokenize
 from model.compact.vision import fold_imagenet_weights
 from model.cross_attention import CrossAttention
 from model.training.made_questions import CLASSES

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
-from model.compact.text import TextEncoder, pad_ids, tokenize
+from model.compact.text_encoder import TextEncoder, pad_ids, tokenize
 
 MAX_TRAIN_TOKENS = 20  # the longest captions are cut: padding costs as much as text
 _AT_ONCE = 128

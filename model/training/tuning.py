@@ -13,7 +13,7 @@ from torch import Tensor
 from model.compact.answers import YES_OR_NO
 from model.compact.model import CompactModel
 from model.compact.network import mean_over
-from model.compact.text import pad_ids, tokenize
+from model.compact.text_encoder import pad_ids, tokenize
 from model.evaluation.data import ImageRef, Question
 from model.evaluation.judging import accuracy
 from model.interface import QuestionKind

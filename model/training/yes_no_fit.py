@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.compact.model import CompactModel
 from model.compact.network import mean_over
 from model.compact.objects import object_state
-from model.compact.text import pad_ids, tokenize
+from model.compact.text_encoder import pad_ids, tokenize
 from model.evaluation.data import ImageRef, Question
 from model.training.features import FeatureCache
 from model.training.made_questions import Found, QuestionMaker, count_together

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from model.compact.chinese import VOCABULARY, ChineseEncoder, ChineseTokenizer, save_chinese, segment
 from model.compact.model import EMBEDDED, load
-from model.compact.text import CLS, SEP, TextEncoder, pad_ids, tokenize
+from model.compact.text_encoder import CLS, SEP, TextEncoder, pad_ids, tokenize
 from model.languages import plain_width
 from model.training.chinese.align import NULL, Alignment
 from model.training.chinese.pairs import Pair, gather

@@ -19,7 +19,7 @@ from model.compact.chinese import (
     simplified,
 )
 from model.compact.model import CompactModel, load, tiny
-from model.compact.text import UNK, pad_ids, tokenize
+from model.compact.text_encoder import UNK, pad_ids, tokenize
 from model.interface import Item, ItemError, MapRequest
 from tests.model.tools import ask, encode, near, noise, scores
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.compact.model import tiny
 from model.compact.network import FIRST_PATCH, CompactNet
-from model.compact.text import pad_ids
+from model.compact.text_encoder import pad_ids
 from model.compact.vision import VisionFeatures
 
 CELLS = 4

@@ -13,7 +13,7 @@ from model.compact import image_networks
 from model.compact.answers import logits_of
 from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.question_networks import Asked, OnnxQuestions
-from model.compact.text import pad_ids
+from model.compact.text_encoder import pad_ids
 from model.evaluation.map_controls import with_shuffled_attention
 from model.interface import Item, MapRequest, TextOutput
 from tests.model.tools import QUESTIONS, ask, encode, noise

@@ -14,7 +14,7 @@ import model.cross_attention
 from model.compact.fusion import FusionLayer
 from model.compact.model import CompactImage, CompactModel, tiny
 from model.compact.network import CompactNet, Fused, own_tokens
-from model.compact.text import pad_ids, tokenize
+from model.compact.text_encoder import pad_ids, tokenize
 from model.compact.token_maps import gradient_rows
 from model.cross_attention import set_kernel
 from model.interface import Item, ItemError, Map, MapInfo, MapRequest, Output

@@ -13,7 +13,7 @@ from transformers import BertModel
 
 from model.compact.network import CompactConfig, CompactNet
 from model.compact.preprocess import Squash
-from model.compact.text import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
+from model.compact.text_encoder import SPECIAL_TOKENS, build_tokenizer, pad_ids, tokenize
 from model.compact.vision import EfficientNetLite
 from model.training import pretrained
 from model.training.pretrained import SentenceEncoder, imagenet_vision, start_from_pretrained

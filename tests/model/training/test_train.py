@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.compact.model import CompactModel, load, tiny
-from model.compact.text import pad_ids, tokenize
+from model.compact.text_encoder import pad_ids, tokenize
 from model.evaluation.data import DataSet, ImageRef, read_data
 from model.training import steps
 from model.training import train as training

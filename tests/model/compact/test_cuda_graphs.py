@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.compact.graphs import FuseGraphs
+from model.compact.cuda_graphs import FuseGraphs
 from model.compact.model import CompactModel, tiny
 from model.interface import Item, MapRequest
 from model.kernels.graphs import GraphRunner

@@ -1,4 +1,5 @@
-"""The image networks as ONNX graphs, built from the modules' own weights: float32, or int8 with measured ranges.
+"""The image networks as ONNX graphs (`model.compact.image_networks` runs them), built from the modules' own weights:
+float32, or int8 with measured ranges.
 
 An int8 graph is in QDQ form: a tensor that has a range is rounded to 256 steps of it, and ONNX Runtime computes what
 lies between such tensors in integers. Weights have 127 steps a side for each output channel, the same that they are

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
 from model.compact.model import tiny
-from model.compact.text import (
+from model.compact.text_encoder import (
     CLS,
     MASK,
     PAD,
