@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+"""Of the request that a task works for."""
 
 
 def printable(text: str) -> str:
@@ -54,6 +58,17 @@ class JSONFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = "\n".join(map(printable, self.formatException(record.exc_info).split("\n")))
         return json.dumps(entry, ensure_ascii=False)
+
+
+def log_fault(logger: logging.Logger, error: BaseException) -> None:
+    """Log a fault of the program in the work for a request, with its traceback; once, though each of the tasks that it
+    passes through may tell of it. A note on the error remembers that, and for whom: requests of one batch may share
+    it."""
+    note = f"in request {REQUEST_ID.get()}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+        extra = {"request_id": REQUEST_ID.get()}
+        logger.error("request %s failed", REQUEST_ID.get(), exc_info=error, extra=extra)
 
 
 def configure_logging(level: str, style: str) -> None:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RequestError, error_response
+from app.logs import REQUEST_ID, log_fault
 from app.metrics import Metrics
 from app.tracing import Tracer
 
@@ -54,6 +55,7 @@ class Telemetry:
         request_id = _request_id(headers.get("x-request-id"))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         state["began"] = time.monotonic()
         status, code = 0, ""
 
@@ -81,12 +83,12 @@ class Telemetry:
             # The time to drain is over: uvicorn cancels what is left, and would answer with a plain 500.
             error = RequestError("shutting_down", "This server is shutting down.", retry_after=5.0)
             await error_response(error, request_id)(scope, receive, send_marked)
-        except Exception:
-            logger.exception("request %s failed", request_id)
+        except Exception as error:
+            log_fault(logger, error)
             if status:
                 raise  # half an answer is out: only closing the connection tells the client
-            error = RequestError("internal_error", "A fault of the server; its log knows the request id.")
-            await error_response(error, request_id)(scope, receive, send_marked)
+            ours = RequestError("internal_error", "A fault of the server; its log knows the request id.")
+            await error_response(ours, request_id)(scope, receive, send_marked)
         finally:
             self._finish(scope, headers, start, status, code)
 

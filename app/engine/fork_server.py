@@ -13,6 +13,7 @@ then no worker is reaped, whose number might become another process's.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import logging
@@ -32,6 +33,8 @@ from app.logs import configure_logging
 from model.interface import Model
 
 logger = logging.getLogger("app.engine.fork_server")  # __name__ is __main__ where it counts
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2); a fork does not inherit it
 
 
 def has_one_thread(tasks: Path = Path("/proc/self/task")) -> bool:
@@ -63,9 +66,20 @@ def _reap(*_: object) -> None:
                 logger.warning("%s", how_it_ended(ended[0], os.waitstatus_to_exitcode(ended[1])))
 
 
-def main(fd: int) -> int:
-    """Fork workers until the parent hangs up. Returns in each of the forks too, when it is done."""
+def _end_with(parent: int) -> None:
+    """Have the system end this process when its parent is gone, also while it loads: it listens to nobody then. A
+    thread that watched, as a worker's does, would make it unsafe to fork."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before that
+        os._exit(1)
+
+
+def main(fd: int, parent: int) -> int:
+    """Fork workers until ``parent``, this process's, hangs up or is gone. Returns in each of the forks too, when it is
+    done."""
     worker.ignore_signals()
+    _end_with(parent)
     own = os.getpid()
     with socket.socket(fileno=fd) as control:
         with control.makefile("rb") as incoming, control.makefile("wb") as out:
@@ -102,4 +116,4 @@ def main(fd: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

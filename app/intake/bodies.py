@@ -19,6 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import RequestError, validation_error
+from app.logs import log_fault
 from app.offload import PIECE, by_size
 from model.interface import ItemError
 
@@ -273,7 +274,7 @@ def heed(task: asyncio.Task[Any]) -> None:
     of the program, and those of requests are none."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, RequestError | ItemError | ClientDisconnect):
-        logger.error("a request's work failed", exc_info=error)
+        log_fault(logger, error)
 
 
 class ClientGone(ClientDisconnect):

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -19,7 +19,9 @@ from PIL import Image
 
 from app.auth import make_key
 from app.engine.stages import Stages
+from app.intake import bodies
 from app.logs import JSONFormatter, TextFormatter
+from app.streaming import Followed
 from app.tracing import Tracer, tracer
 from tests.app.conftest import encoded, running
 from tests.app.engine.tools import source
@@ -128,6 +130,26 @@ async def test_a_fault_of_our_own_has_the_one_shape_and_is_logged(caplog: pytest
         body = failed(response, "internal_error")
         assert "surprise" not in response.text
         assert any(body.error.request_id in record.getMessage() for record in caplog.records if record.exc_info)
+
+
+async def test_a_fault_is_logged_once_with_the_id_of_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    """However many tasks it passes through; one that requests share, once for each of them."""
+    fault = KeyError("surprise")
+    async with running() as (app, client):
+
+        @app.get("/broken")
+        async def broken(request: Request) -> None:
+            async def work() -> None:
+                await asyncio.sleep(0.01)
+                raise fault
+
+            await Followed.begin(lambda _: bodies.unless_gone(request, work()))  # type: ignore[arg-type,return-value]
+
+        ids = [failed(await client.get("/broken"), "internal_error").error.request_id for _ in range(2)]
+    lines = [json.loads(JSONFormatter().format(record)) for record in caplog.records if record.exc_info]
+    assert [line["request_id"] for line in lines] == ids
+    assert [line["message"] for line in lines] == [f"request {request_id} failed" for request_id in ids]
+    assert all("KeyError" in line["exception"] for line in lines)
 
 
 async def test_security_headers_and_cors() -> None:

@@ -167,6 +167,14 @@ def load_counted(name: str, **options: Any) -> StandIn:
     return StandIn(**options)
 
 
+def load_endlessly(name: str, **options: Any) -> StandIn:
+    """A loader that does not end; it leaves its process id in the file ``name``."""
+    Path(name + ".part").write_text(str(os.getpid()))
+    Path(name + ".part").rename(name)
+    while True:
+        time.sleep(60)
+
+
 def load_heavy(**options: Any) -> StandIn:
     """A loader of a model of 64 MiB."""
     return StandIn(weights=np.ones(1 << 26, np.uint8), **options)
@@ -212,6 +220,7 @@ LOADER = "tests.fakes.model:load"
 FAILING = "tests.fakes.model:fail"
 FAILING_ONCE = "tests.fakes.model:load_but_once"
 COUNTED = "tests.fakes.model:load_counted"
+ENDLESS = "tests.fakes.model:load_endlessly"
 HEAVY = "tests.fakes.model:load_heavy"
 THREADED = "tests.fakes.model:load_threaded"
 CROWDED = "tests.fakes.model:load_crowded"

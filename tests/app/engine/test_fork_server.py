@@ -6,7 +6,10 @@ import asyncio
 import logging
 import os
 import re
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from app.engine.fork_server import has_one_thread
 from app.settings import Settings
 from model.interface import MapRequest
 from tests.app.engine.tools import engine, refused, said, source, until
-from tests.fakes.model import COUNTED, CROWDED, ENDING, FAILING, HEAVY, THREADED
+from tests.fakes.model import COUNTED, CROWDED, ENDING, ENDLESS, FAILING, HEAVY, THREADED
 
 pytestmark = pytest.mark.skipif(not can_share("cpu", 0), reason="forks are for Linux")
 
@@ -96,6 +99,28 @@ async def test_workers_end_with_the_process_that_they_are_forks_of(tmp_path: Pat
         assert not set(first) & set(await both_ready(made))
         assert loads.read_text() == "++"
         assert await ask_both(made) == {0, 1}
+
+
+_STARTS_ONE = """
+import asyncio, socket, sys
+from app.engine.local import ForkServer
+from app.engine.messages import Load
+load = Load(sys.argv[1], {"name": sys.argv[2], "threads": 1}, "info", "text")
+asyncio.run(ForkServer({}).fork(load, socket.socketpair()[1], seconds=600))
+"""
+
+
+def test_while_it_loads_it_ends_with_its_parent(tmp_path: Path) -> None:
+    """Which may be killed, and says nothing then."""
+    told = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", _STARTS_ONE, ENDLESS, str(told)]) as parent:
+        end = time.monotonic() + 60.0
+        while not told.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with open(os.pidfd_open(int(told.read_text()))) as loading:
+            parent.kill()
+            assert select.select([loading], [], [], 60.0)[0], "it goes on loading"
 
 
 async def test_a_stuck_fork_is_killed() -> None:
