@@ -23,7 +23,7 @@ from crosslook.batch import (
 )
 from crosslook.client import Client, server_url
 from crosslook.core import AnswerOptions
-from crosslook.drawn import is_mostly_off
+from crosslook.drawn import is_mostly_off, read_nothing
 from crosslook.errors import APIError, AuthenticationFailed, ConnectionFailed, CrosslookError
 from crosslook.results import Answer
 
@@ -261,6 +261,24 @@ def _print(answer: Answer) -> None:
     """The answer as text, in the language that it is in."""
     words = _WORDS.get(answer.raw.language or "en", _WORDS["en"])
     print(answer.question)
+    if read_nothing(answer):
+        print(f"  {answer.answer}")
+    else:
+        _print_score(answer, words)
+    if answer.map and is_mostly_off(answer.map, answer) and answer.score_over != "text":
+        print(f"  {words['off answer'].format(share=answer.map.off_image)}")
+    if answer.words:
+        width = max(_columns(word.text) for word in answer.words)
+        print(f"  {words['looked']}")
+        for word in answer.words:
+            x, y, value = word.peak()
+            padding = " " * (width - _columns(word.text))
+            off = words["off"].format(share=word.off_image) if is_mostly_off(word, answer) else ""
+            print(f"    {word.text}{padding}  {x:6.0f} {y:6.0f}  {word.format_value(value)}{off}")
+
+
+def _print_score(answer: Answer, words: dict[str, str]) -> None:
+    """The answer with its score, whether to doubt it, and what else it may be."""
     print(f"  {answer.answer}  {answer.score:.1%}{words[answer.score_over]}")
     doubt = words["doubt"] if answer.unsure else ""
     if answer.reliability:
@@ -276,16 +294,6 @@ def _print(answer: Answer) -> None:
         print(f"  {words['then'].format(others=', '.join(others))}")
     if unknown:
         print(f"  {words['unknown'].format(unknown=', '.join(unknown))}")
-    if answer.map and is_mostly_off(answer.map, answer) and answer.score_over != "text":
-        print(f"  {words['off answer'].format(share=answer.map.off_image)}")
-    if answer.words:
-        width = max(_columns(word.text) for word in answer.words)
-        print(f"  {words['looked']}")
-        for word in answer.words:
-            x, y, value = word.peak()
-            padding = " " * (width - _columns(word.text))
-            off = words["off"].format(share=word.off_image) if is_mostly_off(word, answer) else ""
-            print(f"    {word.text}{padding}  {x:6.0f} {y:6.0f}  {word.format_value(value)}{off}")
 
 
 def _columns(text: str) -> int:

@@ -8,6 +8,10 @@ from typing import Any, Protocol
 
 from crosslook.types import Attention, ImageRef, RankedAnswer, Reliability, ScoreOver
 
+NOTHING_READ = frozenset(("no text found", "unreadable", "没有找到文字", "无法读取文字"))
+"""What the default model answers where no text was found or could be read. Its score is none to speak of: it says how
+often people's answers to such questions are that."""
+
 
 class DrawnMap(Protocol):
     """What of a `crosslook.maps.AttentionMap` is drawn."""
@@ -56,6 +60,10 @@ class DrawnAnswer(Protocol):
         """The answer's probability, 0 to 1."""
 
     @property
+    def score_over(self) -> ScoreOver:
+        """What the score is a share of."""
+
+    @property
     def map(self) -> DrawnMap | None:
         """The answer's own map; None without maps."""
 
@@ -96,16 +104,17 @@ class ShownAnswer(DrawnAnswer, Protocol):
         """What such a score has meant."""
 
     @property
-    def score_over(self) -> ScoreOver:
-        """What the score is a share of."""
-
-    @property
     def unsure(self) -> bool:
         """Whether to doubt it."""
 
     @property
     def source(self) -> Any:
         """The image that was asked about; None where it is not here."""
+
+
+def read_nothing(answer: DrawnAnswer) -> bool:
+    """Whether the answer is that no text was found or could be read."""
+    return answer.score_over == "text" and answer.answer in NOTHING_READ
 
 
 def is_mostly_off(attention_map: DrawnMap, answer: ShownAnswer) -> bool:

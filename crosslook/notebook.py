@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from crosslook.drawn import DrawnMap, ShownAnswer, ShownMap, is_mostly_off
+from crosslook.drawn import DrawnMap, ShownAnswer, ShownMap, is_mostly_off, read_nothing
 from crosslook.images import chosen_image
 
 if TYPE_CHECKING:
@@ -87,10 +87,11 @@ def _html(answer: ShownAnswer, image: Image) -> str:
     then = ", ".join(f"{html.escape(each.answer)} {each.score:.1%}" for each in answer.ranking[1:4])
     measured, doubt = answer.reliability, "not sure: " if answer.unsure else ""
     worth = f"; when it was tested, {measured.right:.0%} of such answers were right" if measured else ""
+    said = "" if read_nothing(answer) else f" {answer.score:.1%}{worth}"
     small = "<br>".join(filter(None, [then and f"then {then}", off[0] if answer.map else ""]))
     return (
         f'<style>{_style(name, size[0], len(maps))}</style><section class="{name}">{_words(answer, off)}<br>'
-        f"{doubt}<b>{html.escape(answer.answer)}</b> {answer.score:.1%}{worth}<br>"
+        f"{doubt}<b>{html.escape(answer.answer)}</b>{said}<br>"
         f"<small>{small}</small>"
         f'<div><img alt="{html.escape(answer.question)}" src="{photograph}">{masks}</div></section>'
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from PIL import Image, ImageChops, ImageDraw
 
 from crosslook.decoding import decode_image, rendered
-from crosslook.drawn import DrawnAnswer, DrawnMap
+from crosslook.drawn import DrawnAnswer, DrawnMap, read_nothing
 from crosslook.fonts import Lettering, fit, wrap
 
 _VIRIDIS = (
@@ -102,7 +102,7 @@ def draw_answer(image: Image.Image, answer: DrawnAnswer) -> Image.Image:
 
     title, label = Lettering(22 * unit), Lettering(15 * unit)
     title_lines = wrap(answer.question, title, width)
-    answer_line = f"{answer.answer}   {answer.score:.1%}"
+    answer_line = answer.answer if read_nothing(answer) else f"{answer.answer}   {answer.score:.1%}"
     line, label_height = round(30 * unit), round(24 * unit)
     header = line * (len(title_lines) + 1) + gap
     rows = -(-len(answer.words) // _PANELS_A_ROW)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from crosslook.drawn import read_nothing
 from crosslook.maps import AttentionMap, find_word, read_map, read_words
 from crosslook.types import (
     AnswerResponse,
@@ -101,8 +102,11 @@ class Answer(Result):
     @property
     def unsure(self) -> bool:
         """Whether to doubt it: such answers were right too seldom when the model was tested (`reliability`: less than
-        60% of them), or a runner-up has nearly the same score."""
-        return is_unsure([ranked.score for ranked in self.ranking], self.reliability, self.score_over)
+        60% of them), or a runner-up has nearly the same score. Not where it says that no text was found or
+        could be read."""
+        return not read_nothing(self) and is_unsure(
+            [ranked.score for ranked in self.ranking], self.reliability, self.score_over
+        )
 
     def __repr__(self) -> str:
         return f"Answer({self.answer!r}, score={self.score:.3g}, question={self.question!r})"

@@ -12,7 +12,7 @@ from model.interface import Item, ItemError, Output, Ranked, TextOutput
 from model.languages import has_han, language_of
 
 TABLE = "answers.zh.tsv"
-_READING = {NO_TEXT: "没有找到文字", CANNOT_READ: "无法读取文字"}
+READING_ANSWERS = {NO_TEXT: "没有找到文字", CANNOT_READ: "无法读取文字"}
 _THERE = {"yes": "有", "no": "没有"}
 _IS_THERE = re.compile(r"有没有|^[^是]*(?<![所没只])有(?![机关名]).*吗")  # 所有, 没有, 只有, 有机 .. are other words
 _WIDE = 50  # of so many answers the wordings are told apart: several English ones may be one Chinese one
@@ -32,7 +32,7 @@ class AnswerWords:
         self._chinese: dict[str, str] = {}
         if file is not None and file.is_file():
             rows = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines())
-            self._chinese = {row[0]: row[1] for row in rows} | _READING
+            self._chinese = {row[0]: row[1] for row in rows} | READING_ANSWERS
         self._english: dict[str, str] = {}
         for answer in answers:  # the commonest first: it is what a Chinese wording of several stands for
             if answer in self._chinese:

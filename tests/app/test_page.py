@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from app.routes.page import DOCS_HEADERS, HEADERS
+from crosslook.drawn import NOTHING_READ
 from crosslook.errors import CODES
 from crosslook.types import MapKind
+from model.compact.answer_words import READING_ANSWERS
 from model.question_kinds import PATTERNS, QUESTION_KINDS
 from tests.app.conftest import running
 from tests.app.servers import ROOT
@@ -88,6 +90,12 @@ def test_every_error_that_a_reader_may_meet_has_chinese_words() -> None:
     }
     assert set(CODES) - never <= known
     assert known - {"offline"} <= set(CODES)
+
+
+def test_what_says_that_nothing_was_read_is_the_same_in_page_client_and_model() -> None:
+    listed = re.search(r"const NOTHING = new Set\(\[(.*?)\]\)", (WEB / "doubt.js").read_text())[1]
+    assert set(re.findall(r'"(.*?)"', listed)) == NOTHING_READ
+    assert {*READING_ANSWERS, *READING_ANSWERS.values()} == NOTHING_READ
 
 
 async def test_the_kinds_of_questions_are_those_of_the_model(client: httpx.AsyncClient) -> None:

@@ -44,7 +44,9 @@ class Handler(BaseHTTPRequestHandler):
             result["answer_map"] = result["question_tokens"][result["question_words"][0]["tokens"][0]]["map"] = off
         if asked["questions"] == ["sign?"]:
             nowhere = {"values": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "elsewhere": 1.0}
+            seldom = {"kind": "reading", "right": 0.2, "count": 25}
             body["results"][0] |= {"answer": "no text found", "score_over": "text", "answer_map": nowhere}
+            body["results"][0] |= {"ranking": [{"answer": "no text found", "score": 0.04}], "reliability": seldom}
         if body["attention"]:
             body["attention"]["kind"] = asked.get("map_kind", "raw")
         if type(self).failure:
@@ -110,6 +112,16 @@ def test_what_is_mostly_off_the_image_is_told(server: str, image: Path, capsys: 
     assert "not in the image" not in capsys.readouterr().out
     assert main(["ask", str(image), "sign?", "--url", server]) == 0
     assert "not in the image" not in capsys.readouterr().out, "nothing was read: that is no look"
+
+
+def test_that_no_text_was_found_is_said_plainly(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not with a score, nor as what is not sure."""
+    assert main(["ask", str(image), "sign?", "--url", server]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "sign?",
+        "  no text found",
+        "  looked most at (pixels from the upper left, strength of that cell):",
+    ]
 
 
 def test_a_tie_is_told(server: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:

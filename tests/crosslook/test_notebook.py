@@ -18,6 +18,7 @@ from PIL import Image
 import crosslook
 from crosslook import results
 from crosslook.core import AnswerOptions, MapOptions
+from crosslook.drawn import NOTHING_READ
 from crosslook.notebook import answer_html
 from crosslook.results import Answer, read_answers, read_captions, read_matches
 from crosslook.types import AnswerResponse, CaptionResponse, ImageRef, MatchResponse, QuestionKind
@@ -58,6 +59,9 @@ def test_doubt() -> None:
     assert answer(ranking=near).unsure
     assert answer(ranking=near, **measured("other", 0.9)).unsure
     assert not answer(ranking=near, score_over="sequence").unsure
+    for text in NOTHING_READ:
+        assert not answer(answer=text, score_over="text", **measured("reading", 0.2)).unsure
+    assert answer(answer="no text found", **measured("reading", 0.2)).unsure, "which the image may say"
     assert "not sure: <b>yes</b>" in (answer(np.zeros((300, 451, 3), np.uint8), ranking=near)._repr_html_() or "")
 
 
@@ -124,6 +128,14 @@ def test_html_has_the_image_every_map_and_every_word(picture: Path) -> None:
     assert masks[0].getpixel((column, row))[0] > 200, "and light where it did"
     assert len(html) < 60_000
     assert html != found._repr_html_(), "each cell has styles of its own"
+
+
+def test_html_says_plainly_that_no_text_was_found(picture: Path) -> None:
+    seldom = {"kind": "reading", "right": 0.2, "count": 25}
+    nothing = {"answer": "no text found", "ranking": [{"answer": "no text found", "score": 0.04}], "score_over": "text"}
+    html = answer(picture, reliability=seldom, **nothing)._repr_html_()
+    assert html is not None
+    assert "<br><b>no text found</b><br>" in html
 
 
 def test_html_says_what_is_not_in_the_image_and_does_not_spot_it(picture: Path) -> None:
