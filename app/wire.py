@@ -15,7 +15,7 @@ from app.offload import by_size
 from crosslook import types as wire
 from model import interface as model
 from model.languages import has_han
-from model.question_kinds import question_kind
+from model.question_kinds import question_form, question_kind
 from model.reliability import find_band
 
 T = TypeVar("T")
@@ -160,8 +160,11 @@ def reliability(info: model.ModelInfo, question: str, text: model.TextOutput) ->
     if not info.reliability or text.score_over == "candidates":
         return None
     language = "zh" if has_han(question) else "en"
-    band = find_band(info.reliability, question_kind(question), text.ranking[0].score, language)
-    return None if band is None else wire.Reliability(kind=band.kind, right=band.right, count=band.count)
+    kind, form = question_kind(question), question_form(question)
+    band = find_band(info.reliability, kind, text.ranking[0].score, language, form)
+    if band is None:
+        return None
+    return wire.Reliability(kind=band.kind, right=band.right, count=band.count, form=band.form)
 
 
 def _band(band: model.ReliabilityBand) -> wire.ReliabilityBand:

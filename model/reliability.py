@@ -13,25 +13,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from model.interface import QuestionKind, ReliabilityBand
+from model.interface import QuestionForm, QuestionKind, ReliabilityBand
 
 RELIABILITY = "reliability.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityTable:
-    """The bands of a model with this ``revision``, measured on the questions of a ``split``."""
+    """The bands of a model with this ``revision``, measured on the questions of a ``split`` and on what is in
+    ``boxes`` photographs with every thing's box."""
 
     revision: str
     split: str
     images: int
     questions: int
     bands: tuple[ReliabilityBand, ...]
+    boxes: int = 0
 
     def save(self, folder: Path) -> None:
         """Write it into a model's folder, a band a line."""
         head = {name: value for name, value in asdict(self).items() if name != "bands"}
-        bands = ",\n  ".join(json.dumps(asdict(band)) for band in self.bands)
+        rows = ({name: value for name, value in asdict(band).items() if value is not None} for band in self.bands)
+        bands = ",\n  ".join(map(json.dumps, rows))
         (folder / RELIABILITY).write_text(f'{json.dumps(head)[:-1]}, "bands": [\n  {bands}\n]}}\n', encoding="utf-8")
 
 
@@ -44,17 +47,24 @@ def load_table(folder: Path) -> ReliabilityTable | None:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         bands = tuple(ReliabilityBand(**band) for band in values.pop("bands"))
         table = ReliabilityTable(**values, bands=bands)
-        if not all(band.kind in get_args(QuestionKind) and 0 <= band.low < band.high <= 1 for band in bands):
-            raise ValueError("a band of no known kind, or not within 0 and 1")
+        forms = (None, *get_args(QuestionForm))
+        known = all(band.kind in get_args(QuestionKind) and band.form in forms for band in bands)
+        if not known or not all(0 <= band.low < band.high <= 1 for band in bands):
+            raise ValueError("a band of no known kind or form, or not within 0 and 1")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file} does not hold a table of reliability: {error}") from error
     return table
 
 
 def find_band(
-    bands: Sequence[ReliabilityBand], kind: QuestionKind, score: float, language: str = "en"
+    bands: Sequence[ReliabilityBand],
+    kind: QuestionKind,
+    score: float,
+    language: str = "en",
+    form: QuestionForm | None = None,
 ) -> ReliabilityBand | None:
-    """The band of an answer to a question of ``kind`` with ``score``; None where nothing of the kind was measured in
-    this ``language``."""
-    own = [band for band in bands if (band.kind, band.language) == (kind, language)]
+    """The band of an answer to a question of ``kind`` and ``form`` with ``score``: of the form, where it has bands of
+    its own. None where nothing of the kind was measured in this ``language``."""
+    of_kind = [band for band in bands if (band.kind, band.language) == (kind, language)]
+    own = [band for band in of_kind if band.form == form] or [band for band in of_kind if band.form is None]
     return next((band for band in own if band.low <= score < band.high), own[-1] if own and score >= 1 else None)

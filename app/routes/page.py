@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from markdown_it import MarkdownIt
 from starlette.exceptions import HTTPException
 
-from model.question_kinds import PATTERNS
+from model.question_kinds import FORMS, PATTERNS
 
 router = APIRouter(include_in_schema=False)
 documentation = APIRouter(include_in_schema=False)
@@ -50,7 +50,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _WEB = Folder(_ROOT / "app" / "web")
 _EXAMPLES = Folder(_ROOT / "examples")
 _CARD = _ROOT / "model" / "weights" / "compact" / "README.md"
-_KINDS = json.dumps(PATTERNS)
+_KINDS = json.dumps({"kinds": PATTERNS, "forms": FORMS})
 # That package is taken for these files alone.
 _SWAGGER_UI = Folder(Path(str(files("fastapi_offline"))) / "static", "swagger-ui*")
 
@@ -100,7 +100,7 @@ async def page(request: Request) -> Response:
 
 @router.api_route("/web/kinds.json", methods=["GET", "HEAD"])
 async def kinds() -> Response:
-    """The patterns that tell a question's kind, tried in order on it in lower case."""
+    """The patterns that tell a question's kind and form, tried in order on it in lower case."""
     return Response(_KINDS, headers=HEADERS, media_type="application/json")
 
 

@@ -8,27 +8,41 @@ const BAD = 0.4; // right less often than that among all questions of a kind: wh
 const NO_KIND = "other"; // too many things to warn of
 
 let patterns = [];
+let forms = [];
 
-// What tells a question's kind: the server's own patterns (model/question_kinds.py).
+// What tells a question's kind and form: the server's own patterns (model/question_kinds.py).
 export async function loadKinds() {
   const response = await fetch("web/kinds.json");
-  if (response.ok) patterns = (await response.json()).map(([kind, pattern]) => [kind, new RegExp(pattern, "u")]);
+  if (!response.ok) return;
+  const found = await response.json();
+  patterns = found.kinds.map(([kind, pattern]) => [kind, new RegExp(pattern, "u")]);
+  forms = found.forms.map(([form, kind, pattern]) => [form, kind, new RegExp(pattern, "u")]);
 }
+
+const plain = (text) => text.toLowerCase().trim().split(/\s+/).join(" ");
 
 export function questionKind(text) {
-  const plain = text.toLowerCase().trim().split(/\s+/).join(" ");
-  return patterns.find(([, pattern]) => pattern.test(plain))?.[0] ?? "other";
+  return patterns.find(([, pattern]) => pattern.test(plain(text)))?.[0] ?? "other";
 }
 
-// The share of a kind's questions that was answered right where the model is bad at them, else null.
+// The form of a question within its kind, where it has one.
+export function questionForm(text) {
+  const kind = questionKind(text);
+  return forms.find(([, own, pattern]) => own === kind && pattern.test(plain(text)))?.[0];
+}
+
+// The share of a kind's questions, or of a form's that was measured by itself, that was answered right where the model is bad at them, else null.
 export function weakness(model, text) {
   if (!model?.reliability || !patterns.length || !text.trim()) return null;
   const kind = questionKind(text);
   const language = /\p{Script=Han}/u.test(text) ? "zh" : undefined; // English bands name none
-  const bands = model.reliability.filter((band) => band.kind === kind && band.language === language);
+  const rows = model.reliability.filter((band) => band.kind === kind && band.language === language);
+  const form = questionForm(text);
+  const own = rows.filter((band) => band.form === form);
+  const bands = own.length ? own : rows.filter((band) => !band.form);
   const count = bands.reduce((sum, band) => sum + band.count, 0);
   const share = bands.reduce((sum, band) => sum + band.count * band.right, 0) / count;
-  return count && kind !== NO_KIND && share < BAD ? { kind, share } : null;
+  return count && kind !== NO_KIND && share < BAD ? { kind: bands[0].form ?? kind, share } : null;
 }
 
 // Whether the answer is that no text was found or could be read: it has no score to speak of.

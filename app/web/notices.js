@@ -64,7 +64,7 @@ export function warn() {
   const { model } = page;
   const weak = weakness(model, $("question").value);
   $("caution").hidden = !weak;
-  if (weak) $("caution-text").textContent = t("weak", { what: t(`weak_${weak.kind.replace("/", "_")}`), share: percent(weak.share) });
+  if (weak) $("caution-text").textContent = t("weak", { what: t(`weak_${weak.kind.replace(/[/ ]/, "_")}`), share: percent(weak.share) });
   $("card").hidden = model?.id !== "compact";
   $("languages").hidden = !model;
   if (model) $("languages").textContent = t("reads", { languages: languageNames(model.languages ?? ["en"]) });

@@ -46,11 +46,11 @@ export const SUGGESTIONS_ZH = {
   ],
   "rocket": [
     "天空是什么颜色的？",
-    "有马吗？"
+    "有狗吗？"
   ],
   "astronaut": [
     "这是男人还是女人？",
-    "有狗吗？"
+    "有马吗？"
   ],
   "camera": [
     "他的衣服是什么颜色？",

@@ -41,11 +41,13 @@ class RankedAnswer(WireModel):
 
 class Reliability(WireModel):
     """What such a score has meant for this ``kind`` of question: of ``count`` answers about photographs kept from
-    training the share ``right`` was right, from 0 to 1."""
+    training the share ``right`` was right, from 0 to 1. ``form`` is there only where questions of this wording were
+    measured by themselves: ``is there``, whether some thing is in the image."""
 
     kind: QuestionKind
     right: float
     count: int
+    form: str | None = Field(None, exclude_if=is_none)
 
 
 class AnswerResult(WireModel):

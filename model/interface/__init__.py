@@ -14,7 +14,7 @@ The three steps, in the order of the data flow:
 
 from model.interface.images import EncodedImage, Geometry, Pixels, Preprocess, Region, among, together
 from model.interface.items import Generation, Item, MapKind, MapRequest, Task
-from model.interface.model import Model, ModelInfo, QuestionKind, ReliabilityBand, Writing, WritingModel
+from model.interface.model import Model, ModelInfo, QuestionForm, QuestionKind, ReliabilityBand, Writing, WritingModel
 from model.interface.outputs import (
     ItemError,
     ItemErrorCode,
@@ -50,6 +50,7 @@ __all__ = [
     "Pixels",
     "Preprocess",
     "Progress",
+    "QuestionForm",
     "QuestionKind",
     "Ranked",
     "Region",

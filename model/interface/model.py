@@ -11,13 +11,14 @@ from model.interface.items import Item, MapKind, Task
 from model.interface.outputs import ItemError, Output, Written
 
 QuestionKind = Literal["yes/no", "count", "colour", "reading", "other"]
+QuestionForm = Literal["is there"]
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBand:
     """Answers to questions of ``kind`` with a score from ``low`` up to ``high`` (which is outside, but for 1): of
     ``count`` of them the share ``right`` was right, both scores and shares from 0 to 1. The questions were in
-    ``language`` (ISO 639-1)."""
+    ``language`` (ISO 639-1) and had this ``form``; None: all those of the kind that have no rows of their own."""
 
     kind: QuestionKind
     low: float
@@ -25,6 +26,7 @@ class ReliabilityBand:
     count: int
     right: float
     language: str = "en"
+    form: QuestionForm | None = None
 
 
 @dataclass(frozen=True, slots=True)

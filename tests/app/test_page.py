@@ -13,7 +13,8 @@ from crosslook.drawn import NOTHING_READ
 from crosslook.errors import CODES
 from crosslook.types import MapKind
 from model.compact.answer_words import READING_ANSWERS
-from model.question_kinds import PATTERNS, QUESTION_KINDS
+from model.interface import QuestionForm
+from model.question_kinds import FORMS, PATTERNS, QUESTION_KINDS
 from tests.app.conftest import running
 from tests.app.servers import ROOT
 
@@ -72,7 +73,8 @@ def test_every_text_is_there_in_both_languages() -> None:
     asked |= {f"{name}_{kind}" for kind in get_args(MapKind) for name in ("kind", "explain")}
     asked |= {f"off_{kind}" for kind in get_args(MapKind) if kind != "similarity"}
     asked |= {f"example_{path.stem}" for path in (ROOT / "examples").glob("*.jpg")}
-    asked |= {f"weak_{kind.replace('/', '_')}" for kind in QUESTION_KINDS if kind != "other"}
+    bad = {*QUESTION_KINDS, *get_args(QuestionForm)} - {"other"}
+    asked |= {f"weak_{kind.replace('/', '_').replace(' ', '_')}" for kind in bad}
     assert asked <= english
 
 
@@ -101,7 +103,9 @@ def test_what_says_that_nothing_was_read_is_the_same_in_page_client_and_model() 
 async def test_the_kinds_of_questions_are_those_of_the_model(client: httpx.AsyncClient) -> None:
     response = await client.get("/web/kinds.json")
     assert response.headers["Content-Type"] == "application/json"
-    assert [tuple(row) for row in response.json()] == list(PATTERNS)
+    found = response.json()
+    assert [tuple(row) for row in found["kinds"]] == list(PATTERNS)
+    assert [tuple(row) for row in found["forms"]] == list(FORMS)
 
 
 async def test_the_default_models_card_is_there_to_read(client: httpx.AsyncClient) -> None:

@@ -173,6 +173,23 @@ def test_reliability_goes_by_kind_and_score_and_not_with_candidates() -> None:
     assert wire.model_card(info(), limits, 0).reliability is None
 
 
+def test_reliability_of_a_form_that_was_measured_by_itself() -> None:
+    of_kind, of_form = ReliabilityBand("yes/no", 0.0, 1.0, 50, 0.6), ReliabilityBand("yes/no", 0.0, 1.0, 80, 0.9, "en")
+    bands = (of_kind, replace(of_form, form="is there"))
+    questions = ["Is it a dog?", "Is there a dog?"]
+    made = output(2, 1)
+    response = wire.answer_response(replace(info(), reliability=bands), "img", GEOMETRY, questions, made, "none")
+    assert [result.reliability for result in response.results] == [
+        Reliability(kind="yes/no", right=0.6, count=50),
+        Reliability(kind="yes/no", right=0.9, count=80, form="is there"),
+    ]
+    assert response.model_dump_json().count('"form":') == 1
+    limits = ModelLimits(**dict.fromkeys(ModelLimits.model_fields, 1))
+    card = wire.model_card(replace(info(), reliability=bands), limits, 0)
+    assert [band.form for band in card.reliability or ()] == [None, "is there"]
+    assert card.model_dump_json().count('"form":') == 1
+
+
 def test_reliability_of_a_question_in_chinese_is_that_of_such_questions() -> None:
     bands = (ReliabilityBand("count", 0.0, 1.0, 50, 0.6), ReliabilityBand("count", 0.0, 1.0, 20, 0.4, "zh"))
     made = output(2, 1)

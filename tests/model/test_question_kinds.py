@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 from model.evaluation.in_chinese import QUESTIONS
-from model.question_kinds import question_kind
+from model.evaluation.objects import article, plural
+from model.evaluation.reliability import OBJECTS, WORDINGS
+from model.question_kinds import question_form, question_kind
 
 
 def test_kinds_of_questions() -> None:
@@ -33,6 +35,33 @@ def test_can_you_tell_me_asks_for_what_is_to_be_told() -> None:
         "你能看到狗吗？": "yes/no", "盘子几乎是空的吗？": "yes/no", "能不能看到狗？": "yes/no",
     }  # fmt: skip
     assert {text: question_kind(text) for text in kinds} == kinds
+
+
+def test_whether_a_thing_is_there_is_a_form_of_its_own() -> None:
+    asked = (
+        "Is there a dog?", "are there any people in the picture", "Do you  see a hot dog?", "Can you see skis here?",
+        "有狗吗？", "有没有狗？", "图里有人吗", "这张照片里有没有笔记本电脑？", "你能看到一只猫吗？", "能不能看到船?",
+    )  # fmt: skip
+    others = (
+        "Is there a red dog?", "Is there a dog on the sofa?", "Is there a church?", "Is there a dog or a cat?",
+        "Is this a dog?", "Are there two dogs?", "Is there more than one dog?", "Is there a dog house?",
+        "What is there?", "How many dogs are there?", "Why is there a dog?", "Is there no dog?",
+        "有红色的狗吗？", "桌上有狗吗？", "有教堂吗？", "这是狗吗？", "有几只狗？", "有狗还是有猫？", "有狗",
+        "没有狗吗？", "Can you see the dog's tail?", "A dog?", "",
+    )  # fmt: skip
+    assert [text for text in asked if question_form(text) != "is there"] == []
+    assert [text for text in others if question_form(text) is not None] == []
+
+
+def test_all_things_that_are_asked_of_photographs_with_boxes_have_that_form() -> None:
+    things = dict(line.split("\t") for line in OBJECTS.read_text(encoding="utf-8").splitlines())
+    assert len(things) == 80
+    asked = [
+        wording.format(a=article(name), plural=plural(name), chinese=chinese)
+        for name, chinese in things.items()
+        for wording in (*WORDINGS["en"], *WORDINGS["zh"])
+    ]
+    assert [text for text in asked if question_form(text) != "is there"] == []
 
 
 def test_a_translated_question_keeps_its_kind() -> None:

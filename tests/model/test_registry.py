@@ -54,6 +54,8 @@ def test_the_embedded_model_answers() -> None:
     assert (model.info.rows, model.info.columns) == (20, 20)
     assert sum(file.stat().st_size for file in compact.EMBEDDED.iterdir()) <= 36 * 1024 * 1024
     assert {band.kind for band in model.info.reliability} == set(QUESTION_KINDS), "measured on these very weights"
+    of_form = {(band.form, band.language) for band in model.info.reliability} - {(None, "en"), (None, "zh")}
+    assert of_form == {("is there", "en"), ("is there", "zh")}
     (image,) = encode(model, noise())
     for kind in model.info.map_kinds:
         (found,) = ask(model, image, "What colour is the cat?", maps=MapRequest(kind))

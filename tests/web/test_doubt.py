@@ -11,7 +11,7 @@ from crosslook.results import read_answers
 from crosslook.types import AnswerResponse
 from model.compact.model import load, tiny
 from model.interface import ReliabilityBand
-from model.question_kinds import question_kind
+from model.question_kinds import question_form, question_kind
 from model.reliability import ReliabilityTable
 from tests.app.servers import Server, serving
 from tests.crosslook.conftest import golden
@@ -130,11 +130,14 @@ def test_the_page_tells_kinds_as_the_model_does(server: Server, opened: Visit) -
         "有几只猫？", "是猫还是狗？", "有猫吗？", "牌子上写着什么？",
         "Can you tell me what color it is?", "Do you see the man who runs?",
         "能告诉我有几个人吗？", "盘子几乎空了吗？",
-        "What is this?", "  Are there cats? ", "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
+        "What is this?", "  Are there cats? ", "Can you see a hot dog in the picture?", "有没有公交车？", "有教堂吗？",
+        "DOES it rain?", "What is the number of the bus?", "isn't it nice", "",
     ]  # fmt: skip
     code = """async questions => {
       const doubt = await import("/web/doubt.js");
       await doubt.loadKinds();
-      return questions.map(doubt.questionKind);
+      return questions.map((text) => [doubt.questionKind(text), doubt.questionForm(text) ?? null]);
     }"""
-    assert opened(server.url).page.evaluate(code, questions) == [question_kind(text) for text in questions]
+    told = opened(server.url).page.evaluate(code, questions)
+    assert told == [[question_kind(text), question_form(text)] for text in questions]
+    assert "is there" in {form for _, form in told}
