@@ -93,10 +93,11 @@ class Watched:
         return response
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """One browser for all tests."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (scripts/test-long installs it)")
+    """One browser for all tests of this folder. No longer: while it is there, Playwright's event loop runs in the main
+    thread, where asynchronous tests cannot run theirs beside it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the scripts install it)")
     with playwright.sync_playwright() as driver:
         if CHROMIUM is None and not Path(driver.chromium.executable_path).exists():
             pytest.skip("needs Chromium: the system's package, or .venv/bin/playwright install chromium")
