@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def graph_of(root: Path) -> dict[str, set[str]]:
     return arrows
 
 
+@cache
+def arrows_here() -> dict[str, set[str]]:
+    """Those of this repository."""
+    return graph_of(ROOT)
+
+
 def circle_in(arrows: dict[str, set[str]]) -> list[str] | None:
     """The modules of a circle, the first again at the end; None where there is none."""
     try:
@@ -59,7 +66,7 @@ def circle_in(arrows: dict[str, set[str]]) -> list[str] | None:
 
 
 def test_there_is_no_circle() -> None:
-    arrows = graph_of(ROOT)
+    arrows = arrows_here()
     assert len(arrows) > 100
     assert circle_in(arrows) is None
 
@@ -68,7 +75,7 @@ def test_there_is_no_circle() -> None:
 def test_the_rooms_below_import_no_other(room: str) -> None:
     out = {
         (name, target)
-        for name, targets in graph_of(ROOT).items()
+        for name, targets in arrows_here().items()
         for target in targets
         if name.split(".")[0] == room and target.split(".")[0] != room
     }
@@ -77,12 +84,12 @@ def test_the_rooms_below_import_no_other(room: str) -> None:
 
 def test_app_imports_both() -> None:
     """So the graph is not empty for want of reading."""
-    targets = {t.split(".")[0] for name, found in graph_of(ROOT).items() if name.startswith("app.") for t in found}
+    targets = {t.split(".")[0] for name, found in arrows_here().items() if name.startswith("app.") for t in found}
     assert targets == set(ROOMS)
 
 
 def test_the_interface_is_below_all_of_model() -> None:
-    arrows = {name: targets for name, targets in graph_of(ROOT).items() if f"{name}.".startswith("model.interface.")}
+    arrows = {name: targets for name, targets in arrows_here().items() if f"{name}.".startswith("model.interface.")}
     assert len(arrows) > 1
     assert {target for targets in arrows.values() for target in targets} <= set(arrows)
 

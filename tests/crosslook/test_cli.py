@@ -250,10 +250,9 @@ def test_no_server(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii", "utf-8", "utf-16", "gb18030"])
-@pytest.mark.parametrize("image_name", ["cat.png", "貓.png"])
-def test_output_of_any_encoding(server: str, image: Path, encoding: str, image_name: str) -> None:
+def test_output_of_any_encoding(server: str, image: Path, encoding: str) -> None:
     """What a code page lacks is escaped, in answers and in errors; the exit status is that of the question."""
-    named = image.rename(image.with_name(image_name))
+    named = image.rename(image.with_name("貓.png"))
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "crosslook.cli", "ask", "--url", server, str(named), "什麼動物？ 🐈"]
     done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=Path(__file__).parents[2])

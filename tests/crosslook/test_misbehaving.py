@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import logging
@@ -201,11 +202,16 @@ def test_connections_are_reused(server: Server, connect: Connect) -> None:
     assert len(server.requests) == 3
 
 
+@functools.cache
+def zeros(size: int) -> bytes:
+    """So many, by gzip."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(size >> 20)) + packer.flush()
+
+
 def bomb(size: int, *codings: str) -> bytes:
     """A response of zeros, compressed; the first coding by gzip, the rest only said."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(size >> 20)) + packer.flush()
-    return http(200, data, "Content-Type: application/json", f"Content-Encoding: {', '.join(codings)}")
+    return http(200, zeros(size), "Content-Type: application/json", f"Content-Encoding: {', '.join(codings)}")
 
 
 def head_drips(connection: socket.socket) -> None:
