@@ -74,7 +74,7 @@ FORMS: tuple[tuple[QuestionForm, QuestionKind, str], ...] = (
 )
 """Wordings whose answers are worth another share than all of their kind: whether there is one of the 80 classes of
 things of COCO (Lin et al. 2014), without a word of which one or where. Of these a photograph's boxes tell the truth,
-and a detector knows them; a church or an ashtray is asked about in the same words, but answered less well."""
+and a detector knows them; a church is asked about in the same words, but seen by nothing that was measured so."""
 
 _COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in PATTERNS)
 _COMPILED_FORMS = tuple((form, kind, re.compile(pattern)) for form, kind, pattern in FORMS)
