@@ -11,6 +11,8 @@ from typing import Any
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 """Of the request that a task works for."""
 
+_NOTE = "in request "
+
 
 def printable(text: str) -> str:
     """``text`` with everything escaped that is not printed: line breaks forge lines, escapes take over terminals, and
@@ -64,11 +66,17 @@ def log_fault(logger: logging.Logger, error: BaseException) -> None:
     """Log a fault of the program in the work for a request, with its traceback; once, though each of the tasks that it
     passes through may tell of it. A note on the error remembers that, and for whom: requests of one batch may share
     it."""
-    note = f"in request {REQUEST_ID.get()}"
+    note = _NOTE + REQUEST_ID.get()
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
         extra = {"request_id": REQUEST_ID.get()}
         logger.error("request %s failed", REQUEST_ID.get(), exc_info=error, extra=extra)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record tells of something else than a fault that `log_fault` has logged."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ()))
 
 
 def configure_logging(level: str, style: str) -> None:
@@ -80,3 +88,4 @@ def configure_logging(level: str, style: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.access").disabled = True  # ours has the request id
+    logging.getLogger("uvicorn.error").addFilter(_is_news)  # it logs what a response breaks off with
