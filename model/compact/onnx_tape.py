@@ -125,6 +125,8 @@ class Tape(Graph):
                 pads = b.whole([n if i == axis else 0 for n in (start, size - last) for i in range(rank)])
                 return b.node("Pad", [g, pads], x.shape)
             before = b.whole([start if i == axis else 0 for i in range(rank)])
+            if end is None:
+                return b.node("Pad", [g, b.whole([start if i == axis else 0 for i in range(2 * rank)])], x.shape)
             lacking = b.node("Sub", [b.shape_of(x), b.shape_of(g)], (rank,), dtype=np.int64)
             after = b.node("Sub", [lacking, before], (rank,), dtype=np.int64)
             pads = b.node("Concat", [before, after], (2 * rank,), axis=0, dtype=np.int64)
@@ -144,6 +146,12 @@ class Tape(Graph):
         shape = [*parts[0].shape[:-1], sum(widths)]
         made = self.node("Concat", parts, shape, {i: rule(i) for i in range(len(parts))}, axis=-1)
         return made
+
+    def longer(self, x: Var, size: int) -> Var:
+        """With zeros behind the last axis, up to ``size``."""
+        last, own = len(x.shape) - 1, int(x.shape[-1])
+        pads = self.whole([*[0] * (2 * last + 1), size - own])
+        return self.node("Pad", [x, pads], (*x.shape[:-1], size), {0: lambda b, g: b.part(g, last, 0, own)})
 
     def unsqueeze(self, x: Var, axis: int) -> Var:
         """A new axis of size 1."""
@@ -205,6 +213,11 @@ class Tape(Graph):
         shape = [*x.shape[:axis], *([1] if keep else []), *x.shape[axis + 1 :]]
         rule: dict[int, Rule] = {0: lambda b, g: g if keep else b.unsqueeze(g, axis)}
         return self.node("ReduceSum", [x, self.whole([axis])], shape, rule, keepdims=int(keep))
+
+    def mean_of_last(self, x: Var) -> Var:
+        """The mean along the last axis, which stays with size 1; it has no gradient here."""
+        last = len(x.shape) - 1
+        return self.node("ReduceMean", [x], (*x.shape[:-1], 1), axes=[last], keepdims=1)
 
     def mean(self, x: Var, axis: int) -> Var:
         """The mean along an axis whose size is a number."""
@@ -340,7 +353,7 @@ class Tape(Graph):
 
     def layer_norm(self, x: Var, name: str, norm: nn.LayerNorm | None = None) -> Var:
         """Over the last axis: mean 0 and deviation 1, then the norm's weight and bias, if there is one."""
-        last, width = len(x.shape) - 1, int(x.shape[-1])
+        width = int(x.shape[-1])
         ones = self.fixed(f"{name}.weight", [1.0] * width if norm is None else norm.weight)
         zeros = self.fixed(f"{name}.bias", [0.0] * width if norm is None else norm.bias)
         output = f"{self.prefix}LayerNormalization.{len(self.nodes)}"
@@ -352,8 +365,7 @@ class Tape(Graph):
 
         def back(b: Tape, g: Var) -> Var:
             scaled, centred = b.times(g, ones), b.times(b.minus(x, mean), inverse)
-            level = b.times(b.sum(scaled, last, keep=True), 1.0 / width)
-            along = b.times(b.sum(b.times(scaled, centred), last, keep=True), 1.0 / width)
+            level, along = (b.mean_of_last(part) for part in (scaled, b.times(scaled, centred)))
             return b.times(b.minus(b.minus(scaled, level), b.times(centred, along)), inverse)
 
         self.steps.append(Step(made, [(x.name, back)]))

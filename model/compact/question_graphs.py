@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from model.compact.colours import COLOURS
 from model.compact.config import CompactConfig
+from model.compact.evidence_graphs import EvidenceVars, read_evidence
 from model.compact.fusion import FusionLayer, GatherLayer
 from model.compact.network import FIRST_PATCH, CompactNet
-from model.compact.objects import COUNTS, LEAST_CHANCE, LEAST_SHARE, MOST, NEVER, SLOTS, sums_of_counts
 from model.compact.onnx_backward import PREFIX, gradients, only_if
 from model.compact.onnx_tape import Tape, Var
 from model.compact.text_encoder import TextLayer
@@ -91,7 +92,8 @@ def fusion_tape(net: CompactNet) -> FusionTape:
     """Of `CompactNet.fuse_states` without ``patch_mask``, for the rows that ask one image, all of its patches.
 
     Inputs, float32: ``states`` ``[rows, tokens, dim]``; ``mask`` and ``own`` (see `own_tokens`) ``[rows, tokens]``, 1
-    for a token; ``keys.0``, ``values.0`` and so on ``[heads, keys, head_dim]``; ``meaning``, ``places``, and of a net
+    for a token; ``lookers`` ``[rows, 2, tokens]``, the first token, and the share of each of the text's own tokens in
+    their mean; ``keys.0``, ``values.0`` and so on ``[heads, keys, head_dim]``; ``meaning``, ``places``, and of a net
     with a detector ``objects``, ``object_colours`` and ``place_colours``, as in `ImageState`, without the axis of
     images; ``raised`` ``[rows, 1]`` and ``yes_no`` ``[names]``, which tell the answer that gradient maps explain (see
     `model.compact.answers.log_odds`). See `_logits` and `_shown` for the others.
@@ -113,16 +115,17 @@ def fusion_tape(net: CompactNet) -> FusionTape:
     first = _feed_forward(tape, "gather", net.fusion.gather, _gather(tape, net.fusion.gather, x, bias))
     fused = tape.reshape(first, [0, config.fusion_dim], ("rows", config.fusion_dim))
     asked = _mean_over(tape, states, mask)
-    looked = [_mean_over(tape, found, own) for found in maps]
-    answering = tape.reshape(tape.part(maps[-1], 1, 0, 1), [0, -1], ("rows", "keys"))
-    answering, looking = (_at_places(tape, config, x) for x in (answering, looked[-1]))
+    looks = [tape.product(tape.given("lookers", ("rows", 2, "tokens")), found) for found in maps]
+    half = config.cells // 2
+    both = tape.product(looks[-1], tape.fixed("pooling", _pooling(config)))
+    answering, looking = (tape.reshape(tape.part(both, 1, i, i + 1), [0, half**2], ("rows", half**2)) for i in range(2))
     meaning = tape.given("meaning", ("places", config.meaning_dim))
     matching = net.matching
     matched = tape.product(looking, tape.given("places", ("places", config.match_dim)))
     said = tape.normalized(tape.linear(asked, "matching.text", matching.text.weight, matching.text.bias))
     cosine = tape.sum(tape.times(said, tape.normalized(matched)), 1, keep=True)
     fit = tape.plus(tape.times(cosine, float(matching.scale)), tape.fixed("matching.offset", matching.offset))
-    evidence = _evidence(tape, net, states, own, looking) if config.detector_channels else None
+    evidence = read_evidence(tape, net, states, own, looking) if config.detector_channels else None
     vector = _vector(tape, net, fused, asked, tape.product(answering, meaning), fit, evidence)
     logits = _logits(tape, vector)
     tape.given("raised", ("rows", 1))
@@ -130,7 +133,7 @@ def fusion_tape(net: CompactNet) -> FusionTape:
     back = Tape(PREFIX)
     seeds = [(vector, _of_vector(back, vector, logits)), (fit, tape.given("of_fit", ("rows", 1)))]
     layers = tape.given("layers", (len(maps),))
-    shown = _shown(back, gradients(back, tape, seeds, scores), maps, looked, mask, layers)
+    shown = _shown(back, gradients(back, tape, seeds, scores), maps, looks, mask, layers)
     shown = only_if(tape, tape.given("need_gradient", (), np.bool_), back, shown)
     return FusionTape(tape, vector, fit, logits, maps, shown)
 
@@ -189,110 +192,17 @@ def _mean_over(tape: Tape, x: Var, mask: Var) -> Var:
     return tape.over(total, tape.clip(tape.sum(mask, 1, keep=True), 1.0))
 
 
-def _at_places(tape: Tape, config: CompactConfig, looking: Var) -> Var:
-    """See `CompactNet._at_places`."""
-    half = config.cells // 2
-    patches = tape.part(looking, 1, FIRST_PATCH)
-    blocks = tape.reshape(patches, [0, half, 2, half, 2], ("rows", half, 2, half, 2))
-    return tape.reshape(tape.sum(tape.sum(blocks, 4), 2), [0, half * half], ("rows", half * half))
-
-
-class _Evidence(NamedTuple):
-    """See `model.compact.objects.Evidence`; ``presence`` is ``[rows, 1]``."""
-
-    counts: Var
-    presence: Var
-    colours: Var
-    meaning: Var
-    hues: Var
-
-
-def _evidence(tape: Tape, net: CompactNet, states: Var, own: Var, looking: Var) -> _Evidence:
-    """See `ObjectReader.forward`. ``looking`` ``[rows, places]``."""
-    reader, config = net.head.reader, net.config
-    assert net.patches.seen is not None  # noqa: S101
-    objects = tape.given("objects", (SLOTS, 6))
-    kind = tape.reshape(tape.part(objects, 1, 0, 1), [-1], (SLOTS,))
-    kind = tape.node("Cast", [kind], (SLOTS,), dtype=np.int64, to=7)
-    score = tape.reshape(tape.part(objects, 1, 1, 2), [1, -1], (1, SLOTS))
-    places = _cover(tape, objects, config.cells // 2)
-    area = tape.plus(tape.reshape(tape.mean(places, 1), [1, -1], (1, SLOTS)), tape.fixed("number.0.01", 0.01))
-    density = tape.over(tape.product(looking, tape.turned(places)), area)
-    names = net.patches.seen.class_meaning.weight.T  # [classes, meaning_dim]
-    named = tape.node("Gather", [tape.fixed("objects.names", names), kind], (SLOTS, config.meaning_dim))
-    keys = tape.node("Gather", [tape.fixed("objects.keys", names @ reader.named.weight.T), kind], (SLOTS, "width"))
-    match = tape.product(
-        tape.linear(states, "objects.asked", reader.asked.weight, reader.asked.bias), tape.turned(keys)
-    )
-    match = tape.plus(match, tape.linear(states, "objects.matters", reader.matters.weight, reader.matters.bias))
-    beside = tape.node("Equal", [tape.unsqueeze(own, 2), tape.fixed("number.0.0", 0.0)], match.shape, dtype=np.bool_)
-    match = tape.filled(match, beside, -1e30)
-    match = tape.node("ReduceLogSumExp", [match], ("rows", SLOTS), axes=[1], keepdims=0)
-    match = tape.clip(match, NEVER)
-    seen = tape.clip(score, 0.01, 0.99)
-    seen = tape.minus(tape.log(seen), tape.log(tape.plus(tape.times(seen, -1.0), tape.fixed("number.1.0", 1.0))))
-    look = tape.log(tape.plus(density, tape.fixed("number.0.01", 0.01)))
-    odds = tape.plus(match, tape.times(look, float(reader.of_look)))
-    odds = tape.plus(odds, tape.times(seen, float(reader.of_score)))
-    odds = tape.clip(tape.plus(odds, tape.fixed("objects.offset", reader.offset)), -MOST, MOST)
-    empty = tape.node("LessOrEqual", [score, tape.fixed("number.0.0", 0.0)], score.shape, dtype=np.bool_)
-    odds = tape.filled(odds, empty, NEVER)
-    chance = tape.sigmoid(odds)
-    none = tape.clip(tape.times(tape.sum(tape.softplus(odds), 1, keep=True), -1.0), None, -1e-6)
-    # log(1 - e^n) - n, where n may be next to 0: 1 - e^n = tanh(-n / 2) (1 + e^n)
-    one = tape.plus(tape.exp(none), tape.fixed("number.1.0", 1.0))
-    some = tape.plus(tape.log(tape.tanh(tape.times(none, -0.5))), tape.log(one))
-    presence = tape.clip(tape.plus(some, tape.times(none, -1.0)), -MOST, MOST)
-    share = tape.over(chance, tape.clip(tape.sum(chance, 1, keep=True), 1.0))
-    look = tape.over(looking, tape.clip(tape.sum(looking, 1, keep=True), 1e-3))
-    place_colours, object_colours = (
-        tape.given(name, (size, len(COLOURS)))
-        for name, size in (("place_colours", "places"), ("object_colours", SLOTS))
-    )
-    looked_at = tape.product(look, place_colours)
-    colours = tape.join([looked_at, tape.product(share, object_colours)])
-    every = tape.times(tape.sum(place_colours, 0, keep=True), 1.0 / (config.cells // 2) ** 2)
-    whole = tape.plus(tape.times(looked_at, 0.0), every)
-    hues = tape.log(tape.plus(tape.join([looked_at, whole]), tape.fixed("number.0.01", LEAST_SHARE)))
-    counts = tape.log(tape.clip(_count(tape, chance), LEAST_CHANCE))
-    return _Evidence(counts, presence, colours, tape.product(share, named), hues)
-
-
-def _cover(tape: Tape, objects: Var, cells: int) -> Var:
-    """See `model.compact.objects.cover`: ``[SLOTS, cells * cells]``."""
-    edges = np.arange(cells + 1, dtype=np.float32) / np.float32(cells)
-    starts, ends = tape.fixed("edges.starts", edges[:-1].tolist()), tape.fixed("edges.ends", edges[1:].tolist())
-
-    def along(low: int) -> Var:
-        left, right = tape.part(objects, 1, low, low + 1), tape.part(objects, 1, low + 2, low + 3)
-        shape = (SLOTS, cells)
-        shared = tape.minus(tape.node("Min", [right, ends], shape), tape.node("Max", [left, starts], shape))
-        return tape.times(tape.clip(shared, 0.0), float(cells))
-
-    down, across = tape.unsqueeze(along(3), 2), tape.unsqueeze(along(2), 1)
-    return tape.reshape(tape.times(down, across), [SLOTS, cells * cells], (SLOTS, cells * cells))
-
-
-def _count(tape: Tape, chance: Var) -> Var:
-    """See `model.compact.objects._count`: ``[rows, SLOTS]`` -> ``[rows, COUNTS]``."""
-    slots = 1 << (SLOTS - 1).bit_length()
-    if slots > SLOTS:
-        chance = tape.join([chance, tape.times(tape.part(chance, 1, 0, slots - SLOTS), 0.0)])
-    none = tape.plus(tape.times(chance, -1.0), tape.fixed("number.1.0", 1.0))
-    counts, size = tape.join([tape.unsqueeze(none, 2), tape.unsqueeze(chance, 2)]), 2
-    while slots > 1:
-        slots //= 2
-        sums = sums_of_counts(size)
-        pairs = tape.reshape(counts, [0, slots, 2 * size], ("rows", slots, 2 * size))
-        left, right = tape.part(pairs, 2, 0, size), tape.part(pairs, 2, size, 2 * size)
-        shape = ("rows", slots, size * size)
-        every = tape.reshape(tape.times(tape.unsqueeze(left, 3), tape.unsqueeze(right, 2)), [0, slots, size**2], shape)
-        counts, size = tape.product(every, tape.fixed(f"sums.{size}", sums)), sums.shape[1]
-    return tape.reshape(counts, [0, COUNTS], ("rows", COUNTS))
+def _pooling(config: CompactConfig) -> Tensor:
+    """See `CompactNet._at_places`: which coarse place each key is in, ``[keys, places]``."""
+    cells, half = config.cells, config.cells // 2
+    places = torch.arange(half * half).view(half, half).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    found = torch.zeros(FIRST_PATCH + cells * cells, half * half)
+    found[FIRST_PATCH:] = F.one_hot(places.flatten(), half * half)
+    return found
 
 
 def _vector(
-    tape: Tape, net: CompactNet, fused: Var, asked: Var, looked_at: Var, fit: Var, evidence: _Evidence | None
+    tape: Tape, net: CompactNet, fused: Var, asked: Var, looked_at: Var, fit: Var, evidence: EvidenceVars | None
 ) -> Var:
     """See `AnswerHead.vector`."""
     head, config = net.head, net.config
@@ -305,9 +215,8 @@ def _vector(
     if evidence is not None:
         gates = tape.linear(said, "head.gates", head.gates.weight, head.gates.bias)
         colours = tape.linear(evidence.colours, "head.read_colours", head.read_colours.weight)
-        objects = tape.linear(evidence.meaning, "head.read_objects", head.read_objects.weight)
         read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 0, 1)), colours))
-        read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 1, 2)), objects))
+        read = tape.plus(read, tape.times(tape.sigmoid(tape.part(gates, 1, 1, 2)), evidence.meaning))
         if head.hues:
             gate = tape.sigmoid(tape.linear(said, "head.hue_gate", head.hue_gate.weight, head.hue_gate.bias))
             hues = tape.linear(evidence.hues, "head.read_hues", head.read_hues.weight, head.read_hues.bias)
@@ -358,12 +267,13 @@ def _of_vector(back: Tape, vector: Var, logits: Var) -> Var:
 
 
 def _shown(
-    back: Tape, changes: Sequence[Var], maps: Sequence[Var], looked: Sequence[Var], mask: Var, layers: Var
+    back: Tape, changes: Sequence[Var], maps: Sequence[Var], looks: Sequence[Var], mask: Var, layers: Var
 ) -> Var:
     """Gradient maps (see `model.compact.token_maps`) from the gradients of the scores: of those that are 1 in
     ``layers`` ``[layers]``."""
     tokens, answer = None, None
-    for index, (change, looking, own) in enumerate(zip(changes, maps, looked, strict=True)):
+    for index, (change, looking, look) in enumerate(zip(changes, maps, looks, strict=True)):
+        own = back.reshape(back.part(look, 1, 1, 2), [0, -1], ("rows", "keys"))
         each = back.times(_by_row(back, back.mean_of_heads(back.relu(change)), mask), looking)
         whole = back.times(back.mean_of_heads(back.relu(back.sum(_by_row(back, change, mask), 2))), own)
         if len(changes) > 1:

@@ -130,9 +130,12 @@ def _joined(parts: Sequence[NDArray[np.float32]]) -> Tensor:
 def _by_image(states: Tensor, mask: Tensor, asked: Sequence[Asked], width: int) -> Iterator[dict[str, NDArray[Any]]]:
     """The inputs of `fusion_tape` for each image, but ``layers``. ``width``: of an answer's vector."""
     weights, own, start = mask.float(), own_tokens(mask).float(), 0
+    first = torch.zeros_like(own)
+    first[:, 0] = 1.0
+    lookers = torch.stack([first, own / own.sum(1, keepdim=True).clamp_min(1.0)], 1)
     for state, rows, choices, temperatures, raised in asked:
         part = slice(start, start := start + rows)
-        given = {"states": states[part], "mask": weights[part], "own": own[part]}
+        given = {"states": states[part], "mask": weights[part], "own": own[part], "lookers": lookers[part]}
         for layer, (keys, values) in enumerate(state.layers):
             given |= {f"keys.{layer}": keys[0], f"values.{layer}": values[0]}
         given |= {"meaning": state.meaning[0], "places": state.places[0]}

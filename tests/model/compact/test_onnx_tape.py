@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.compact.evidence_graphs import outer_halves
 from model.compact.image_networks import open_session
 from model.compact.onnx_backward import PREFIX, gradients, only_if
 from model.compact.onnx_builder import Graph
@@ -30,6 +31,11 @@ CASES: dict[str, tuple[Callable[[Tape, Var], Var], Callable[[Tensor], Tensor]]] 
     "first of unknown many": (lambda t, x: t.part(x, 0, 0, 1), lambda x: x[:1]),
     "rest of unknown many": (lambda t, x: t.part(x, 0, 1), lambda x: x[1:]),
     "join": (lambda t, x: t.join([x, t.exp(x)]), lambda x: torch.cat([x, x.exp()], -1)),
+    "longer": (lambda t, x: t.longer(x, 9), lambda x: F.pad(x, (0, 3))),
+    "outer halves": (
+        lambda t, x: outer_halves(t, t.reshape(x, [2, 4, -1], (2, 4, "m"))),
+        lambda x: (lambda y: y[:, None, :2] * y[None, :, 2:])(x.reshape(2, 4, -1)).reshape(4, -1),
+    ),
     "plus a column": (lambda t, x: t.plus(x, t.sum(x, 1, keep=True)), lambda x: x + x.sum(1, keepdim=True)),
     "minus a row": (lambda t, x: t.minus(x, t.sum(x, 0)), lambda x: x - x.sum(0)),
     "a sum of sums": (lambda t, x: t.sum(t.plus(t.sum(x, 0), x), 1), lambda x: (x.sum(0) + x).sum(1)),
