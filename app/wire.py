@@ -76,16 +76,14 @@ def encode_maps(sources: Sequence[model.Map | None], encoding: wire.MapEncoding)
             for rows, source in zip(rounded, given, strict=True)
         )
     else:
-        scales = values.max(axis=(1, 2), initial=0.0).astype(np.float64) / 255.0
-        steps = np.where(scales > 0.0, scales, 1.0)[:, None, None]
-        levels = np.clip(np.rint(values / steps), 0, 255).astype(np.uint8)
+        flat = values.reshape(len(values), -1)
+        scales = flat.max(1, initial=0.0).astype(np.float64) / 255.0
+        levels = np.rint(np.maximum(flat, 0.0) / np.where(scales > 0.0, scales, 1.0)[:, None]).astype(np.uint8)
         made = (
             wire.U8Map(
-                data=base64.b64encode(level.tobytes()).decode(),
-                scale=number(float(scale), 6),
-                elsewhere=number(source.elsewhere),
+                data=base64.b64encode(level).decode(), scale=number(scale, 6), elsewhere=number(source.elsewhere)
             )
-            for level, scale, source in zip(levels, scales, given, strict=True)
+            for level, scale, source in zip(levels, scales.tolist(), given, strict=True)
         )
     return [None if source is None else next(made) for source in sources]
 

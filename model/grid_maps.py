@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.interface import Geometry, Map, Token, Word
+from model.interface import Geometry, Map, TextOutput, Token, Word
 
 _MARK = "\u0300"
 _LETTERS = rf"\w[\w{_MARK}]*"
@@ -73,6 +74,24 @@ def place_on_grid(
     elsewhere = others if total is None else np.maximum(0.0, total - patches.sum(1).astype(np.float64))
     grids = patches.reshape(-1, geometry.rows, geometry.columns)
     return [Map(grid, other) for grid, other in zip(grids, elsewhere.tolist(), strict=True)]
+
+
+def with_maps(
+    output: TextOutput,
+    text: str,
+    texts: Sequence[str],
+    spans: Sequence[Span | None],
+    words: Sequence[Span] | None,
+    rows: NDArray[np.float32],
+    geometry: Geometry,
+    first_patch: int,
+    total: float | None,
+) -> TextOutput:
+    """``output`` of ``text`` with tokens (``texts`` at ``spans``), words, and maps from attention ``rows`` ``[tokens +
+    1, keys]``, or more: the text's own behind all others. See `find_words` and `place_on_grid`."""
+    maps = place_on_grid(rows, geometry, first_patch, total=total)
+    tokens = make_tokens(texts, spans, maps[: len(spans)])
+    return replace(output, tokens=tokens, words=find_words(text, spans, words), answer_map=maps[-1])
 
 
 def make_tokens(

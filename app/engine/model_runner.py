@@ -164,7 +164,7 @@ class ModelRunner:
         parts = [replace(item, texts=item.texts[:middle]), replace(item, texts=item.texts[middle:])]
         first, second = (self._attempt([part], call)[0] for part in parts)
         if isinstance(first, Output) and isinstance(second, Output):
-            return [Output(first.texts + second.texts, first.maps)]
+            return [Output((*first.texts, *second.texts), first.maps)]
         if isinstance(first, Output) and isinstance(second, ItemError):
             return [second.moved(middle)]
         return [second if isinstance(first, Output) else first]

@@ -198,7 +198,9 @@ class Replica:
             raise error.moved(size * len(outputs)) from None
         finally:
             self.asked -= item.cost
-        return outputs[0] if len(outputs) == 1 else Output(sum((o.texts for o in outputs), ()), outputs[0].maps)
+        if len(outputs) == 1:
+            return outputs[0]
+        return Output([text for one in outputs for text in one.texts], outputs[0].maps)
 
     async def _write_out(
         self,

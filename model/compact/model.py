@@ -36,12 +36,13 @@ from model.compact.storage import FITTED, Uninitialised, forget, load_fitted, re
 from model.compact.texts import Texts
 from model.compact.toy import tiny_parts
 from model.family import Family, TokenizedText
-from model.grid_maps import find_words, make_tokens, place_on_grid
+from model.grid_maps import with_maps
 from model.interface import (
     EncodedImage,
     Geometry,
     Item,
     ItemError,
+    LaterTexts,
     MapInfo,
     MapKind,
     MapRequest,
@@ -282,9 +283,10 @@ class CompactModel(Family):
             else:
                 results = self._space.rank(logits, item, one.choices)
             results = [replace(result, token_count=len(text.ids)) for result, text in zip(results, group, strict=True)]
+            shown: Sequence[TextOutput] = tuple(results)
             if found.rows is not None and info is not None:
-                results = self._with_maps(item, group, results, found.rows.every[part], info.kind)
-            outputs.append(Output(tuple(results), info))
+                shown = self._with_maps(item, group, results, found.rows.every[part], info.kind)
+            outputs.append(Output(shown, info))
         return outputs
 
     def _with_maps(
@@ -294,20 +296,21 @@ class CompactModel(Family):
         results: Sequence[TextOutput],
         rows: torch.Tensor,
         kind: MapKind,
-    ) -> list[TextOutput]:
+    ) -> LaterTexts:
         """The results with tokens, words and maps; ``rows``: see `MapRows`."""
-        grid = item.image.geometry
-        every = rows.float().cpu().numpy()  # all at once: a call of numpy costs more than a map
         total = None if kind == "raw" else 1.0
-        maps = place_on_grid(every.reshape(-1, every.shape[-1]), grid, FIRST_PATCH, total=total)
-        found = []
-        for index, (result, text, tokens) in enumerate(zip(results, item.texts, texts, strict=True)):
-            own = maps[index * every.shape[1] : (index + 1) * every.shape[1]]
-            made = make_tokens(tokens.texts, tokens.spans, own[: len(tokens.spans)])
-            found.append(
-                replace(result, tokens=made, words=find_words(text, tokens.spans, tokens.words), answer_map=own[-1])
-            )
-        return found
+        return LaterTexts(
+            [
+                partial(
+                    with_maps,
+                    *(result, text, tokens.texts, tokens.spans, tokens.words),
+                    *(own, item.image.geometry, FIRST_PATCH, total),
+                )
+                for result, text, tokens, own in zip(
+                    results, item.texts, texts, rows.float().cpu().numpy(), strict=True
+                )
+            ]
+        )
 
 
 def load(

@@ -119,7 +119,7 @@ class MapMaker:
         for members in by_batch_key(images):
             outputs = model.run(self.task, [Item(images[i], texts[i], top_k=1, maps=request) for i in members])
             for i, output in zip(members, outputs, strict=True):
-                found[i] = () if isinstance(output, ItemError) else output.texts
+                found[i] = () if isinstance(output, ItemError) else tuple(output.texts)
         return found
 
     def _made(self, image: EncodedImage, outputs: dict[str, TextOutput]) -> Made | None:

@@ -6,9 +6,10 @@ pickle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,35 @@ class TextOutput:
     None where that is not measured."""
 
 
+class LaterTexts(Sequence[TextOutput]):
+    """Texts that ``makers`` make when one is first looked at. Pickled they are what the makers are; unpickled, a tuple:
+    what a worker's answers are made of goes through its socket in few pieces, and the rest is done by who reads it."""
+
+    def __init__(self, makers: Sequence[Callable[[], TextOutput]]) -> None:
+        self._makers = tuple(makers)
+
+    @cached_property
+    def _made(self) -> tuple[TextOutput, ...]:
+        return _make(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> TextOutput: ...
+    @overload
+    def __getitem__(self, index: slice) -> LaterTexts: ...
+    def __getitem__(self, index: int | slice) -> TextOutput | LaterTexts:
+        return LaterTexts(self._makers[index]) if isinstance(index, slice) else self._made[index]
+
+    def __reduce__(self) -> tuple[Callable[..., tuple[TextOutput, ...]], tuple[Any, ...]]:
+        return _make, (self._makers,)
+
+
+def _make(makers: Sequence[Callable[[], TextOutput]]) -> tuple[TextOutput, ...]:
+    return tuple(make() for make in makers)
+
+
 @dataclass(frozen=True, slots=True)
 class MapStep:
     """One step of a composed map: ``asking`` and ``asked`` name sequences (``answer``, ``question``, ``image``), and
@@ -156,7 +186,7 @@ class MapInfo:
 class Output:
     """What came of one item: one `TextOutput` a text, in order."""
 
-    texts: tuple[TextOutput, ...]
+    texts: Sequence[TextOutput]
     maps: MapInfo | None = None
     embedding: NDArray[np.float32] | None = None
     """embed: the image's feature, a unit vector ``[dimensions]`` in the same space."""

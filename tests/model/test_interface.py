@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import numpy as np
 
-from model.interface import Geometry, ItemError, Map, Pixels, Region, among, together
+from model.interface import (
+    Geometry,
+    ItemError,
+    LaterTexts,
+    Map,
+    Output,
+    Pixels,
+    Ranked,
+    Region,
+    TextOutput,
+    among,
+    together,
+)
 
 
 def image(width: int) -> Pixels:
@@ -24,6 +37,31 @@ def test_a_map_goes_to_another_process_in_float32() -> None:
     assert arrived.values.dtype == arrived.others[0].dtype == np.float32
     np.testing.assert_array_equal(arrived.values, sent.values)
     np.testing.assert_array_equal(arrived.others[0], sent.others[0])
+
+
+made: list[str] = []
+
+
+def make(answer: str) -> TextOutput:
+    made.append(answer)
+    return TextOutput((Ranked(answer, 1.0),), "vocabulary", 0.0)
+
+
+def test_texts_are_made_once_by_who_looks_at_them() -> None:
+    """Those of a part of a batch, in the process that unpickles them."""
+    made.clear()
+    sent = pickle.dumps(Output(LaterTexts([partial(make, answer) for answer in ("a", "b", "c")])[1:]))
+    assert made == []
+    arrived = pickle.loads(sent)  # noqa: S301
+    assert made == ["b", "c"]
+    assert isinstance(arrived.texts, tuple)
+    assert [text.ranking[0].answer for text in arrived.texts] == ["b", "c"]
+    made.clear()
+    here = LaterTexts([partial(make, answer) for answer in ("a", "b")])
+    assert len(here) == 2
+    assert made == []
+    assert [here[-1].ranking[0].answer, *(text.ranking[0].answer for text in here)] == ["b", "a", "b"]
+    assert made == ["a", "b"]
 
 
 def test_an_error_goes_to_another_process_whole() -> None:
