@@ -4,7 +4,8 @@ A caption gives, drawn anew each time:
 
 * a masked word: "a [MASK] runs through the grass" -> dog, through the same answer head;
 * a statement to judge: the caption itself is true; with one noun, colour or number changed, or of another image, false;
-* a question about what it names: is there a ..., what color is the ..., how many ..., what is the ... doing.
+* a question about what it names: is there a ..., what color is the ..., how many ..., what is the ... doing, what is it
+  holding (or wearing, riding), where is it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,28 @@ _NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
 _NOUN = re.compile(
     r"\b(?:a|an|the|his|her|their|two|three|four)\s+(?:\w+\s+)?(\w+)\s+(?:is|are|in|on|with|and|at|of|to)\b"
 )
+_WHO = r"\b(man|woman|boy|girl|dog|child|person|kid|lady|men|people|dogs|children|boys|girls)\b"
+_MANY = frozenset(("men", "people", "dogs", "children", "boys", "girls"))
+_WITH = re.compile(  # what somebody has or does something to; the things are the words that follow
+    _WHO + r"(?: \w+){0,4}? (wearing|holding|riding|carrying|throwing|catching|eating|playing|sitting on|standing on)"
+    r" (?:(?:a|an|the|his|her|their|some|in) )?((?:\w+ ?){1,4})"
+)
+_AT = re.compile(r"(?: \w+){0,5}? (in|on|at|through|across|along|down) (?:the|a|an|some) ((?:\w+ ?){1,3})")
+_SCENE_NAMES = (
+    "water snow grass beach street road hill mountain mountains ocean river sidewalk park city sand dirt bridge "
+    "kitchen field pool forest woods lake track court yard stage store restaurant outside inside"
+)
+_THING_NAMES = "tree trees bench couch sofa chair table bed car boat rock rocks wall fence floor room"
+_SCENES = frozenset(_SCENE_NAMES.split())
+_PLACES = _SCENES.union(_THING_NAMES.split())
 _NOT_THINGS = (
     "a an the in on at of to with and is are his her their its it from by as for into while one some who "
-    "front next side top middle edge group pair number lot bunch couple air sits stands posing front back other"
+    "front next side top middle edge group pair number lot bunch couple air up down sits stands posing front back other"
 )
 _STOP = frozenset(_NOT_THINGS.split())
 _LONGEST_CAPTION = 14  # words; the rest is cut, so that nothing asked for lies behind what training reads
 _TRIES = 4
-_NUMBER_WEIGHT = 2.0  # of people's counts, beside made ones, whose answers are spread otherwise
+_NUMBER_WEIGHT = 3.0  # of people's counts, beside made ones, whose answers are spread otherwise
 _STOCK = 4  # examples that are made from an image's captions
 _WORD = re.compile(r"[a-z]+")
 
@@ -106,9 +121,9 @@ class CaptionTasks:
         kind = rng.random()
         for _ in range(_TRIES):
             caption = _shorten(rng.choice(record.captions))
-            if kind < 0.3:
+            if kind < 0.15:
                 example = self._masked(caption, rng)
-            elif kind < 0.55:
+            elif kind < 0.35:
                 example = self._statement(record, caption, rng)
             else:
                 example = self._question(record, caption, rng)
@@ -151,7 +166,7 @@ class CaptionTasks:
         return None
 
     def _question(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
-        makers = [self._color, self._count, self._doing, self._what]
+        makers = [self._color, self._count, self._doing, self._what, self._has, self._where]
         if rng.random() < 0.3:
             makers = [self._is_there]
         rng.shuffle(makers)
@@ -196,6 +211,40 @@ class CaptionTasks:
         return Example(
             rng.choice((f"What {verb} the {who} doing?", f"what is the activity of the {who}?")), {doing: 1.0}
         )
+
+    def _has(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        found = [(who, doing, self._thing(rest)) for who, doing, rest in _WITH.findall(caption)]
+        found = [(who, doing, thing) for who, doing, thing in found if thing and thing not in _SCENES]
+        if not found:
+            return None
+        who, doing, thing = rng.choice(found)
+        return Example(f"What {'are' if who in _MANY else 'is'} the {who} {doing}?", {thing: 1.0})
+
+    def _where(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
+        noun = next((word for word in _WORD.finditer(caption) if word.group() in self._noun_set), None)
+        at = _AT.match(caption, noun.end()) if noun else None
+        if noun is None or at is None or (place := self._thing(at[2])) not in _PLACES:
+            return None
+        how, name = at[1], noun.group()
+        verb = "are" if name in _MANY or (name.endswith("s") and not name.endswith("ss")) else "is"
+        wording = f"Where {verb} the {name}?"
+        if place in _SCENES and rng.random() < 0.3:
+            wording = rng.choice(("Where was this picture taken?", "Where is this?"))
+        spelled = f"{how} {place}"  # people answer with and without the preposition
+        return Example(wording, {place: 0.6, spelled: 0.4} if spelled in self.answers else {place: 1.0})
+
+    def _thing(self, words: str) -> str:
+        """The noun that ends a phrase, if it is an answer, else nothing: "blue dirt bike near" -> dirt bike."""
+        phrase: list[str] = []
+        for word in words.split():
+            if word in _STOP or word.endswith("ing"):
+                break
+            phrase.append(word)
+        for length in (2, 1):
+            thing = " ".join(phrase[-length:])
+            if len(phrase) >= length and thing in self.answers and thing not in COLORS:
+                return thing
+        return ""
 
     def _what(self, record: Captions, caption: str, rng: random.Random) -> Example | None:
         found = re.findall(r"\b(?:a|an|the) (\w+) (\w+ing|is|are|in|on|with|and) ((?:\w+ ){1,6}\w+)", caption)

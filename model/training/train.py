@@ -1,7 +1,8 @@
 """Train the default model: ``crosslook-server train --data DIR`` (or ``scripts/train --data DIR``).
 
 The vision network is frozen, its features are cached once; text layers are frozen too; the fusion, the patch
-embedding and the head are trained. A new model then learns matching, colours, and *yes* from *no* anew. A run's folder
+embedding and the head are trained. A new model then learns matching, colours (unless it began with them), and *yes*
+from *no* anew. A run's folder
 holds its settings, a log of figures, and a checkpoint from which the same command goes on.
 """
 
@@ -142,7 +143,8 @@ def train(
             take_over(net, answers, _load(warm[-1]), settings.kept)
         if captions and not settings.blind:
             fit_match(model, captions, features, texts, seed=settings.seed)
-        fit_colours(model, parts.train, features, seed=settings.seed)
+        if not any(_load(one).net.config.hues for one in warm):  # which the steps have gone on with
+            fit_colours(model, parts.train, features, seed=settings.seed)
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
     set_temperatures(model, parts.tune, features)

@@ -70,6 +70,26 @@ def test_what_is_asked_of_a_caption(tasks: CaptionTasks) -> None:
     assert ("what are the dogs doing", "running") in asked
 
 
+@pytest.mark.parametrize(
+    ("caption", "text", "targets"),
+    [
+        ("A girl holding a big blue toy stands there.", "What is the girl holding?", {"toy": 1.0}),
+        ("Two dogs run in the snow.", "Where are the dogs?", {"snow": 1.0}),
+        ("A dog swims in the cold water.", "Where is the dog?", {"water": 0.6, "in water": 0.4}),
+        ("The girl is riding down a hill.", None, {}),
+        ("A dog playing in the water.", "Where is the dog?", {"water": 0.6, "in water": 0.4}),
+        ("A girl near a dog in the park.", "Where is the girl?", {"park": 1.0}),
+    ],
+)
+def test_what_somebody_has_and_where_things_are(caption: str, text: str | None, targets: dict[str, float]) -> None:
+    record = Captions(ImageRef("toy.tar", "one"), (caption,), "toy", "train")
+    tasks = CaptionTasks(ANSWERS | {"toy", "water", "in water"}, [DOGS, GIRL] * 12)
+    asked = [example for example in examples(tasks, record) if example.text.startswith(("What is the", "Where"))]
+    asked = [example for example in asked if not example.text.endswith(("doing?", "taken?", "this?"))]
+    assert all((example.text, example.targets) == (text, targets) for example in asked), asked
+    assert bool(asked) == (text is not None)
+
+
 def test_drawing_is_repeatable(tasks: CaptionTasks) -> None:
     assert examples(tasks, GIRL)[:50] == examples(tasks, GIRL)[:50]
 
@@ -80,7 +100,7 @@ def test_questions_keep_their_answers_and_statements_become_questions() -> None:
     statement = Statement(ref, "The cat is on the mat.", False, "vsr", "train")
     found = question_examples([question], [statement])
     targets = {"2": pytest.approx(0.75), "3": pytest.approx(0.25)}
-    assert found[0] == (question, Example("How many?", targets, weight=2.0))  # people's counts are few
+    assert found[0] == (question, Example("How many?", targets, weight=3.0))  # people's counts are few
     assert [example.text for _, example in found[1:]] == [
         "Is the cat on the mat?",
         f"{MATCH_PROMPT}The cat is on the mat.",
