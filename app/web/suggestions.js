@@ -3,12 +3,12 @@
 export const SUGGESTIONS = {
   "cat": [
     "What animal is this?",
+    "Is there a cat?",
     "What color is the cat's fur?",
     "Is there a boat?"
   ],
   "coffee": [
     "What drink is this?",
-    "What color is the handle?",
     "Is there a horse?"
   ],
   "rocket": [
@@ -18,12 +18,11 @@ export const SUGGESTIONS = {
   ],
   "astronaut": [
     "What color is the jacket?",
-    "Is there a dog?"
+    "Is there a horse?"
   ],
   "camera": [
     "What color is his coat?",
-    "What color is the man's glove?",
-    "Is there a cat?"
+    "Is there a dog?"
   ],
   "raccoon": [
     "What animal is this?",
@@ -37,15 +36,15 @@ export const SUGGESTIONS = {
 export const SUGGESTIONS_ZH = {
   "cat": [
     "这是什么动物？",
-    "这只猫的毛是什么颜色？",
+    "有猫吗？",
     "有船吗？"
   ],
   "coffee": [
-    "这是什么饮料？",
     "有马吗？"
   ],
   "rocket": [
     "天空是什么颜色的？",
+    "有塔吗？",
     "有狗吗？"
   ],
   "astronaut": [
@@ -54,12 +53,12 @@ export const SUGGESTIONS_ZH = {
   ],
   "camera": [
     "他的衣服是什么颜色？",
-    "有猫吗？"
+    "有马吗？"
   ],
   "raccoon": [
     "这是什么动物？",
     "叶子是什么颜色？",
-    "有船吗？"
+    "照片里有汽车吗？"
   ]
 };
 

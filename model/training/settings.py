@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class Settings:
     """Everything that a run depends on beside its data."""
 
-    steps: int = 1200
+    steps: int = 2200
     images: int = 24
-    rows: int = 3
-    learning_rate: float = 4e-4
+    rows: int = 4
+    learning_rate: float = 3e-4
     answers_rate: float = 6e-5
     """Of the answers' vectors, which start from what the answers mean."""
     weight_decay: float = 0.05
@@ -24,7 +24,7 @@ class Settings:
     captioned_images: int = 2000
     """Of the images that have captions: what the texts of more cost in time is more than they teach."""
     turned_share: float = 0.0
-    made: int = 3
+    made: int = 2
     """Questions an image whose answers the detector knows."""
     map_weight: float = 0.3
     """Of the boxes that a made question's word should look at."""
