@@ -5,8 +5,8 @@
 right and is sure of, with what the page outlines of the answer's map in the boxes: at most `MOST` about things that are
 there, since their maps have something to show, then one whose thing is not there, that with the most of its map off the
 image. Two with one answer about one thing are one too many. Those that are marked as a failure are kept where the model
-does fail: they show what it cannot do. Where the model reads Chinese, the same is done with the questions in Chinese.
-The choice is written to app/web/suggestions.js.
+does fail, behind the others: they show what it cannot do. Where the model reads Chinese, the same is done with the
+questions in Chinese. The choice is written to app/web/suggestions.js.
 """
 
 from __future__ import annotations
@@ -131,11 +131,11 @@ def best(kept: list[Asked]) -> list[Asked]:
     told: set[tuple[str, str]] = set()
     there: list[Asked] = []
     for each in kept:
-        if each.failure or (each.about and (each.answer, each.about) not in told):
+        if each.about and (each.answer, each.about) not in told:
             there.append(each)
             told.add((each.answer, each.about))
     absent = sorted((each for each in kept if not each.about and not each.failure), key=lambda each: -each.off)
-    return [*there[:MOST], *absent[:1]]
+    return [*there[:MOST], *absent[:1], *(each for each in kept if each.failure)]
 
 
 def main() -> int:

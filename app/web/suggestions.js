@@ -8,7 +8,8 @@ export const SUGGESTIONS = {
     "Is there a boat?"
   ],
   "coffee": [
-    "What drink is this?",
+    "What drink is in the cup?",
+    "What color is the coffee cup?",
     "Is there a horse?"
   ],
   "rocket": [
@@ -18,17 +19,19 @@ export const SUGGESTIONS = {
   ],
   "astronaut": [
     "What color is the jacket?",
+    "What color is the lady's hair?",
     "Is there a horse?"
   ],
   "camera": [
     "What color is his coat?",
+    "Are there buildings?",
     "Is there a dog?"
   ],
   "raccoon": [
-    "What animal is this?",
     "What color are the leaves?",
     "Is there an animal?",
-    "Is there a boat?"
+    "Is there a boat?",
+    "What animal is this?"
   ]
 };
 
@@ -40,6 +43,7 @@ export const SUGGESTIONS_ZH = {
     "有船吗？"
   ],
   "coffee": [
+    "这是什么饮品？",
     "有马吗？"
   ],
   "rocket": [
@@ -49,16 +53,19 @@ export const SUGGESTIONS_ZH = {
   ],
   "astronaut": [
     "这是男人还是女人？",
+    "那位女士的头发是什么颜色？",
     "有马吗？"
   ],
   "camera": [
     "他的衣服是什么颜色？",
+    "有楼吗？",
     "有马吗？"
   ],
   "raccoon": [
-    "这是什么动物？",
     "叶子是什么颜色？",
-    "照片里有汽车吗？"
+    "有动物吗？",
+    "照片里有汽车吗？",
+    "这是什么动物？"
   ]
 };
 
