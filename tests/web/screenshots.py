@@ -44,7 +44,7 @@ def main(url: str) -> None:
         save(page, "page.jpg")
         page = browser.new_page(**options, locale="zh-CN", color_scheme="dark")
         page.goto(url)
-        ask(page, "coffee", "这是什么饮料？")
+        ask(page, "coffee", "这是什么饮品？")
         page.select_option("#colours", "magma")
         save(page, "page-dark-zh.jpg")
         browser.close()
