@@ -79,7 +79,8 @@ def _card_page(path: Path) -> str | None:
         return None
     body = MarkdownIt("commonmark").enable("table").render(path.read_text("utf-8"))
     body = re.sub(r"<h2>(.*?)</h2>", _with_id, body)
-    body = re.sub(r'<a href="\.[^"]*">(.*?)</a>', r"\1", body)  # files of the repository, which are not served
+    # Files of the repository, which are not served; the name of a link may go over two lines.
+    body = re.sub(r'<a href="\.[^"]*">(.*?)</a>', r"\1", body, flags=re.DOTALL)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Model card</title>'
