@@ -132,12 +132,12 @@ def _make(
     about = hashlib.sha256(repr(list(what)).encode()).hexdigest()
     done = json.loads(progress.read_text()) if progress.exists() else {}
     begin = done["images"] if done.get("about") == about else 0
-    arrays = {
-        part: np.lib.format.open_memmap(
-            folder / f"{stem}.{part}.npy", "r+" if begin else "w+", dtype, (len(what), *shape)
-        )
-        for part, (dtype, shape) in _shapes(model.net).items()
-    }
+    arrays = {}
+    for name, (dtype, shape) in _shapes(model.net).items():
+        file = folder / f"{stem}.{name}.npy"
+        if not begin:
+            file.unlink(missing_ok=True)  # another run that reads it keeps what it has
+        arrays[name] = np.lib.format.open_memmap(file, "r+" if begin else "w+", dtype, (len(what), *shape))
     prepare, net = model.info.preprocess, model.net
     net.to(device)
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():

@@ -123,6 +123,17 @@ def test_a_collage_has_the_features_of_its_four_images(data: DataSet, tmp_path: 
     assert (collage.seen.objects[0] - moved).abs().sum(-1).min() < 1e-6, "its best object is there, at half the size"
 
 
+def test_features_of_other_images_leave_those_in_use_as_they_are(data: DataSet, tmp_path: Path) -> None:
+    model, refs = tiny(), data.image_refs
+    some = load_features(data, model, tmp_path, CPU, refs[:2])
+    before = some.take([0, 1], CPU)[0].coarse
+    others = load_features(data, model, tmp_path, CPU, refs[::-1])
+    assert torch.equal(some.take([0, 1], CPU)[0].coarse, before)
+    found = others.take([others.index[ref] for ref in refs[:2]], CPU)[0].coarse
+    assert torch.equal(found, before), "of the same images"
+    assert len(others.index) == len(refs)
+
+
 def test_features_are_made_once_and_go_on_after_a_break(
     data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
