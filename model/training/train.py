@@ -2,8 +2,8 @@
 
 The vision network is frozen, its features are cached once; text layers are frozen too; the fusion, the patch
 embedding and the head are trained. A new model then learns matching, colours (unless it began with them), and *yes*
-from *no* anew. A run's folder
-holds its settings, a log of figures, and a checkpoint from which the same command goes on.
+from *no* anew. A run's folder holds its settings, a log of figures, and a checkpoint from which the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def train(
             take_over(net, answers, _load(warm[-1]), settings.kept)
         if captions and not settings.blind:
             fit_match(model, captions, features, texts, seed=settings.seed)
-        if not any(_load(one).net.config.hues for one in warm):  # which the steps have gone on with
+        if not any(_load(one).net.config.hues for one in warm):  # the steps went on with these; anew they are worse
             fit_colours(model, parts.train, features, seed=settings.seed)
         fit_yes_no(model, parts.train, features, seed=settings.seed)
     fit_unseen(model)
